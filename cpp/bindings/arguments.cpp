@@ -1,0 +1,202 @@
+#include "arguments.hpp"
+
+#include <cstdint>
+#include <cstdlib>
+#include <numeric>
+#include <string>
+
+namespace {
+
+std::string text(py::handle object) { return py::cast<std::string>(py::str(object)); }
+std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name; }
+
+py::object convert(const char* function) { return py::module_::import("kdloss._convert").attr(function); }
+
+bool is_ndarray(py::handle object) { return py::isinstance<py::array>(object); }
+
+// What may be read without a look at its class: numpy.ndarray itself and memory maps, but no masked array.
+bool is_plain_ndarray(py::handle object) {
+  if (!is_ndarray(object)) return false;
+  static const PyTypeObject* const ndarray = py::detail::npy_api::get().PyArray_Type_;
+  if (Py_TYPE(object.ptr()) == ndarray) return true;
+  return !py::hasattr(object, "mask");
+}
+
+// In place means that elements can be reached as elements: native, aligned, at strides that are whole
+// elements.
+bool in_place(const py::array& a, py::ssize_t size) {
+  if (reinterpret_cast<std::uintptr_t>(a.data()) % static_cast<std::uintptr_t>(size) != 0) return false;
+  for (py::ssize_t i = 0; i < a.ndim(); ++i)
+    if (a.strides(i) % size != 0) return false;
+  return true;
+}
+
+bool has_type(const py::array& a, int number) {
+  const auto* proxy = py::detail::array_proxy(a.ptr());
+  const auto* descr = py::detail::array_descriptor_proxy(proxy->descr);
+  return descr->type_num == number && descr->byteorder != '>';
+}
+
+bool is_plain_float(const py::array& a) {
+  if (has_type(a, py::detail::npy_api::NPY_FLOAT_)) return in_place(a, 4);
+  if (has_type(a, py::detail::npy_api::NPY_DOUBLE_)) return in_place(a, 8);
+  return false;
+}
+
+struct Extent {
+  std::intptr_t begin, end;
+};
+Extent extent(const py::array& a) {
+  Extent e{reinterpret_cast<std::intptr_t>(a.data()),
+           reinterpret_cast<std::intptr_t>(a.data()) + a.itemsize()};
+  for (py::ssize_t i = 0; i < a.ndim(); ++i) {
+    if (a.shape(i) == 0) return {e.begin, e.begin};
+    const py::ssize_t reach = (a.shape(i) - 1) * a.strides(i);
+    (reach < 0 ? e.begin : e.end) += reach;
+  }
+  return e;
+}
+
+bool same_memory(const py::array& a, const py::array& b) {
+  return a.data() == b.data() && a.shape(0) == b.shape(0) && a.shape(1) == b.shape(1) &&
+         a.strides(0) == b.strides(0) && a.strides(1) == b.strides(1);
+}
+
+// Two different elements at one address: i row_stride = j class_stride with 0 < |i| < rows and 0 < |j| <
+// classes, or a stride of zero.
+bool overlaps_itself(const py::array& a) {
+  const py::ssize_t rows = a.shape(0), classes = a.shape(1);
+  const py::ssize_t row = std::abs(a.strides(0)), col = std::abs(a.strides(1));
+  if (rows == 0 || classes == 0) return false;
+  if ((row == 0 && rows > 1) || (col == 0 && classes > 1)) return true;
+  if (rows == 1 || classes == 1) return false;
+  const py::ssize_t common = std::gcd(row, col);
+  return col / common < rows && row / common < classes;
+}
+
+}  // namespace
+
+py::array as_floats(py::handle object, const char* name, const FloatType* wanted) {
+  if (is_plain_ndarray(object)) {
+    auto array = py::reinterpret_borrow<py::array>(object);
+    if (is_plain_float(array) && (wanted == nullptr || float_type(array) == *wanted)) return array;
+  }
+  const char* type = wanted == nullptr ? "" : (*wanted == FloatType::kFloat ? "float32" : "float64");
+  return py::cast<py::array>(convert("as_floats")(object, name, type));
+}
+
+FloatType float_type(const py::array& array) {
+  return has_type(array, py::detail::npy_api::NPY_FLOAT_) ? FloatType::kFloat : FloatType::kDouble;
+}
+
+void require_2d(const py::array& array, const char* name) {
+  if (array.ndim() == 2) return;
+  std::string message = std::string(name) + " has shape " + text(array.attr("shape")) +
+                        ", expected logits of shape (rows, classes)";
+  if (array.ndim() > 2)
+    message += "; reshape it, with " + std::string(name) + ".reshape(-1, " +
+               std::to_string(array.shape(array.ndim() - 1)) + ")";
+  if (array.ndim() == 1) message += "; one row is " + std::string(name) + "[None, :]";
+  throw py::value_error(message);
+}
+
+py::object as_labels(py::handle object) {
+  if (object.is_none()) return py::none();
+  if (is_plain_ndarray(object)) {
+    auto array = py::reinterpret_borrow<py::array>(object);
+    if ((has_type(array, py::detail::npy_api::NPY_LONG_) ||
+         has_type(array, py::detail::npy_api::NPY_LONGLONG_)) &&
+        array.itemsize() == 8 && array.ndim() == 1 && in_place(array, 8))
+      return std::move(array);
+  }
+  return convert("as_labels")(object);
+}
+
+kdloss::Labels labels_view(const py::object& labels) {
+  if (labels.is_none()) return {};
+  const auto array = py::reinterpret_borrow<py::array>(labels);
+  return {static_cast<const std::int64_t*>(array.data()), array.shape(0), array.strides(0) / 8};
+}
+
+double as_number(py::handle object, const char* name) {
+  const double x = PyFloat_AsDouble(object.ptr());
+  if (x == -1.0 && PyErr_Occurred()) {
+    PyErr_Clear();
+    throw py::type_error(std::string(name) + " is of type " + type_name(object) + ", expected a number");
+  }
+  return x;
+}
+
+kdloss::Reduction as_reduction(py::handle object) {
+  if (PyUnicode_Check(object.ptr())) {
+    if (PyUnicode_CompareWithASCIIString(object.ptr(), "mean") == 0) return kdloss::Reduction::kMean;
+    if (PyUnicode_CompareWithASCIIString(object.ptr(), "sum") == 0) return kdloss::Reduction::kSum;
+    if (PyUnicode_CompareWithASCIIString(object.ptr(), "none") == 0) return kdloss::Reduction::kNone;
+    throw py::value_error("reduction is '" + text(object) + "', expected 'mean', 'sum' or 'none'");
+  }
+  throw py::type_error("reduction is of type " + type_name(object) + ", expected 'mean', 'sum' or 'none'");
+}
+
+int as_num_threads(py::handle object) {
+  if (object.is_none()) return 0;
+  const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
+  if (!index) {
+    PyErr_Clear();
+    throw py::type_error("num_threads is of type " + type_name(object) + ", expected a whole number or None");
+  }
+  const long n = PyLong_AsLong(index.ptr());
+  if (n < 1 || n > 65536) {
+    PyErr_Clear();
+    throw py::value_error("num_threads is " + text(object) +
+                          ", expected at least 1 (and at most 65536), or None");
+  }
+  return static_cast<int>(n);
+}
+
+std::int64_t as_ignore_index(py::handle object) {
+  const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
+  const long long i = index ? PyLong_AsLongLong(index.ptr()) : 0;
+  if (PyErr_Occurred()) {
+    PyErr_Clear();
+    throw py::type_error("ignore_index is " + py::cast<std::string>(py::repr(object)) +
+                         ", expected a whole number of 64 bits");
+  }
+  return i;
+}
+
+py::array output(py::handle out, const py::array& logits, std::initializer_list<py::handle> inputs) {
+  if (out.is_none()) {
+    const py::ssize_t rows = logits.shape(0), classes = logits.shape(1), size = logits.itemsize();
+    const bool by_class = std::abs(logits.strides(0)) < std::abs(logits.strides(1)) && rows > 1;
+    return by_class ? py::array(logits.dtype(), {rows, classes}, {size, rows * size})
+                    : py::array(logits.dtype(), {rows, classes});
+  }
+  if (!is_plain_ndarray(out))
+    throw py::type_error("out is of type " + type_name(out) + ", expected a NumPy array");
+  auto array = py::reinterpret_borrow<py::array>(out);
+  if (array.ndim() != 2 || array.shape(0) != logits.shape(0) || array.shape(1) != logits.shape(1))
+    throw py::value_error("out has shape " + text(array.attr("shape")) + ", expected that of the logits, " +
+                          text(logits.attr("shape")));
+  if (!is_plain_float(array) || float_type(array) != float_type(logits))
+    throw py::value_error("out has dtype " + text(array.dtype()) + ", expected " + text(logits.dtype()) +
+                          ", aligned and in native byte order");
+  if (!array.writeable()) throw py::value_error("out is read-only, expected a writeable array");
+  if (overlaps_itself(array))
+    throw py::value_error("out has strides " + text(array.attr("strides")) +
+                          ", at which elements overlap, expected an array with an address for each element");
+  const Extent mine = extent(array);
+  bool first = true;
+  for (const py::handle& handle : inputs) {
+    const bool is_logits = first;
+    first = false;
+    if (!is_ndarray(handle)) continue;
+    const auto input = py::reinterpret_borrow<py::array>(handle);
+    const Extent theirs = extent(input);
+    if (mine.end <= theirs.begin || theirs.end <= mine.begin) continue;
+    if (is_logits && same_memory(array, input)) continue;
+    if (py::cast<bool>(py::module_::import("numpy").attr("shares_memory")(array, input)))
+      throw py::value_error(
+          "out overlaps an input, expected memory of its own (or the very array of the logits)");
+  }
+  return array;
+}

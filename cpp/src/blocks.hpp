@@ -1,0 +1,31 @@
+// Cuts the rows of a call into blocks and runs them on threads.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "parallel.hpp"
+#include "scratch.hpp"
+
+namespace kdloss {
+
+// Elements that a block has at least, so that taking one costs little beside working on it.
+constexpr std::int64_t kBlockElements = 16384;
+// Rows that share work in a kernel, at the most; blocks begin at multiples of it.
+constexpr std::int64_t kRowGroup = 16;
+
+// Runs work(begin, end, scratch) over all rows.
+template <class T, class Work>
+void for_row_blocks(std::int64_t rows, std::int64_t classes, std::int64_t scratch_elements, int threads,
+                    Work&& work) {
+  const std::int64_t groups = std::max<std::int64_t>(1, kBlockElements / (classes * kRowGroup));
+  const std::int64_t block = threads == 1 ? rows : groups * kRowGroup;
+  const std::int64_t count = block == 0 ? 0 : (rows + block - 1) / block;
+  threads = static_cast<int>(std::min<std::int64_t>(threads, std::max<std::int64_t>(count, 1)));
+  Scratch scratch(scratch_elements, sizeof(T), threads);
+  parallel_for(count, threads, [&](std::int64_t i, int thread) {
+    work(i * block, std::min(rows, (i + 1) * block), scratch.piece<T>(thread));
+  });
+}
+
+}  // namespace kdloss

@@ -1,0 +1,81 @@
+// What a kernel is given and which kernels there are: the border between the batch and the instruction sets.
+#pragma once
+
+#include <cstdint>
+
+namespace kdloss {
+
+// A 2-D array whose elements may lie at any distance; strides count elements.
+template <class T>
+struct Matrix {
+  T* data = nullptr;
+  std::int64_t row_stride = 0, class_stride = 0;
+};
+
+// Runs task(context, i) for i in [0, count), in any order, perhaps on several threads.
+using Task = void (*)(void* context, std::int64_t i);
+using Runner = void (*)(std::int64_t count, Task task, void* context, int threads);
+
+// Sums over some rows. Rows that do not count have added 0.
+struct KdSums {
+  double loss = 0, hard = 0, soft = 0;
+};
+
+// One call of the loss, as every row sees it. Rows are (rows, classes); teacher, labels, grad and each of the
+// row outputs may be absent (null).
+template <class T>
+struct KdCall {
+  Matrix<const T> student, teacher;
+  Matrix<T> grad;
+  const std::int64_t* labels = nullptr;
+  std::int64_t label_stride = 0;
+  std::int64_t rows = 0, classes = 0;
+  std::int64_t ignore_index = -100;
+  double alpha = 0.5, tau = 4;
+  double grad_scale = 1;                                // 1 / rows that count, for the mean
+  bool both_parts = false;                              // hard and soft whatever alpha is
+  T *loss = nullptr, *hard = nullptr, *soft = nullptr;  // (rows,)
+  KdSums* sums = nullptr;          // one for every rows_per_sum rows, so that their order never changes
+  Runner split_columns = nullptr;  // spreads the columns of one row over threads; null: does not
+  int threads = 1;
+};
+
+// What a softmax-like call writes: one matrix or one number a row.
+template <class T>
+struct SoftmaxCall {
+  Matrix<const T> logits;
+  Matrix<T> out;
+  T* row_out = nullptr;
+  std::int64_t rows = 0, classes = 0;
+  double tau = 1;
+};
+
+// Each works on rows [begin, end) of its call, with a scratch of as many elements as the call says, aligned
+// to 64 bytes. A row's result never depends on where the rows were cut.
+
+template <class T>
+struct KernelsFor {
+  void (*kd)(const KdCall<T>&, std::int64_t begin, std::int64_t end, T* scratch);
+  std::int64_t (*kd_scratch)(const KdCall<T>&);
+  std::int64_t (*rows_per_sum)(std::int64_t classes);  // of KdCall::sums; blocks begin at a multiple of it
+  using Softmax = void (*)(const SoftmaxCall<T>&, std::int64_t begin, std::int64_t end, T* scratch);
+  Softmax softmax, log_softmax, log_sum_exp;
+  std::int64_t (*softmax_scratch)(const SoftmaxCall<T>&);
+};
+
+struct Kernels {
+  KernelsFor<float> for_float;
+  KernelsFor<double> for_double;
+  template <class T>
+  const KernelsFor<T>& of() const;
+};
+template <>
+inline const KernelsFor<float>& Kernels::of<float>() const {
+  return for_float;
+}
+template <>
+inline const KernelsFor<double>& Kernels::of<double>() const {
+  return for_double;
+}
+
+}  // namespace kdloss

@@ -1,0 +1,195 @@
+// exp, expm1 and log on Lanes, for the ranges that the loss needs.
+//
+// Valid ranges and largest errors are promised in docs/accuracy.md's table, which the tests read.
+#pragma once
+
+#include "lanes.hpp"
+
+namespace kdloss {
+namespace KDLOSS_ISA {
+namespace {
+
+// ---- Constants of each type
+// ----------------------------------------------------------------------------------
+
+template <class T>
+struct Format;
+template <>
+struct Format<float> {
+  static constexpr int kMantissaBits = 23;
+  static constexpr int kBias = 127;
+  static constexpr double kLargest = 0x1.fffffep127;
+  static constexpr std::uint32_t kOne = 0x3f800000u;
+  static constexpr std::uint32_t kSqrtHalf = 0x3f3504f3u;
+  static constexpr std::uint32_t kIntoMantissa =
+      0x4b000000u;                              // 2^23: an integer or-ed in reads as 2^23 + integer
+  static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr float kTwoToMantissaBits = 8388608.0f;
+  static constexpr float kHeadroomExponent = 64.0f;
+  static constexpr float kHeadroom = 0x1p-64f;
+  static constexpr float kLn2High = 0x1.62e400p-1f;
+  static constexpr float kLn2Low = 0x1.7f7d1cp-20f;
+};
+template <>
+struct Format<double> {
+  static constexpr int kMantissaBits = 52;
+  static constexpr int kBias = 1023;
+  static constexpr double kLargest = 0x1.fffffffffffffp1023;
+  static constexpr std::uint64_t kOne = 0x3ff0000000000000u;
+  static constexpr std::uint64_t kSqrtHalf = 0x3fe6a09e667f3bcdu;
+  static constexpr std::uint64_t kIntoMantissa = 0x4330000000000000u;
+  static constexpr double kRound = 6755399441055744.0;
+  static constexpr double kTwoToMantissaBits = 4503599627370496.0;
+  static constexpr double kHeadroomExponent = 200.0;
+  static constexpr double kHeadroom = 0x1p-200;
+  static constexpr double kLn2High = 0x1.62e42fee00000p-1;
+  static constexpr double kLn2Low = 0x1.a39ef35793c76p-33;
+};
+
+// Horner's rule, highest power first.
+template <class T>
+KDLOSS_INLINE Lanes<T> horner(Lanes<T>, Lanes<T> value) {
+  return value;
+}
+template <class T, class... Rest>
+KDLOSS_INLINE Lanes<T> horner(Lanes<T> x, Lanes<T> value, T next, Rest... rest) {
+  return horner(x, fma(value, x, Lanes<T>(next)), rest...);
+}
+
+// ---- exp
+// -----------------------------------------------------------------------------------------------------
+
+// e^x kept apart as scale * (1 + fraction), scale a power of two and fraction in [-0.3, 0.42], so that both
+// exp and expm1 can be put together from it without cancellation.
+template <class T>
+struct SplitExp {
+  Lanes<T> fraction, scale;
+};
+template <class T>
+KDLOSS_INLINE Lanes<T> exp(SplitExp<T> e) {
+  return fma(e.fraction, e.scale, e.scale);
+}
+template <class T>
+KDLOSS_INLINE Lanes<T> expm1(SplitExp<T> e) {
+  return fma(e.fraction, e.scale, e.scale - Lanes<T>(1));
+}
+
+// (2^r - 1) / r on [-1/2, 1/2], minimax; relative error 1.1e-8 and 1.8e-17.
+KDLOSS_INLINE Lanes<float> exp2m1_over(Lanes<float> r) {
+  return horner(r, Lanes<float>(0x1.4308fcp-13f), 0x1.5f07c8p-10f, 0x1.3b2ba0p-7f, 0x1.c6af6ep-5f,
+                0x1.ebfbdep-3f, 0x1.62e430p-1f);
+}
+KDLOSS_INLINE Lanes<double> exp2m1_over(Lanes<double> r) {
+  return horner(r, Lanes<double>(0x1.e8cac688006c5p-32), 0x1.e605e23b52b5dp-28, 0x1.b525a094637a3p-24,
+                0x1.62bfd4acdb99ep-20, 0x1.ffcbfc1e9e6c7p-17, 0x1.430913095b766p-13, 0x1.5d87fe78b2136p-10,
+                0x1.3b2ab6fba1e36p-7, 0x1.c6b08d704a08ep-5, 0x1.ebfbdff82c598p-3, 0x1.62e42fefa39efp-1);
+}
+
+template <class T>
+KDLOSS_INLINE Lanes<T> power_of_two(Lanes<T> rounded) {
+  // The rounded sum holds the biased exponent in its lowest bits; the shift drops everything else.
+  KDLOSS_EACH_PART rounded.part[i] =
+      (typename Lanes<T>::Native)((typename Lanes<T>::NativeUint)rounded.part[i] << Format<T>::kMantissaBits);
+  return rounded;
+}
+
+// 2^(x k), for -127 <= x k <= 115 (float) or -1023 <= x k <= 1010. k = log2(e) / tau makes it exp(x / tau).
+template <class T>
+KDLOSS_INLINE SplitExp<T> split_exp(Lanes<T> x, Lanes<T> k) {
+  using F = Format<T>;
+  const Lanes<T> rounder(F::kRound + F::kBias);
+  const Lanes<T> rounded = fma(x, k, rounder);
+  const Lanes<T> r = fma(x, k, rounder - rounded);
+  return {exp2m1_over(r) * r, power_of_two(rounded)};
+}
+
+// The x at which 2^(x k) may be taken as 0: there the biased exponent is 0, and so is the scale, without a
+// denormal number on the way.
+template <class T>
+T zero_at(double k, double headroom_exponent) {
+  const double x = -(Format<T>::kBias + headroom_exponent) / k;
+  return static_cast<T>(x < -Format<T>::kLargest ? -Format<T>::kLargest : x);
+}
+
+// 2^(x k) for any x <= 0, 0 below 2^-126 (float) or 2^-1022; -inf gives 0 and NaN gives NaN. zero =
+// zero_at(k, 0).
+template <class T>
+KDLOSS_INLINE Lanes<T> exp_to_zero(Lanes<T> x, Lanes<T> k, Lanes<T> zero) {
+  return exp(split_exp(max(zero, x), k));  // in this order a NaN stays
+}
+
+// The same times 2^64 (float) or 2^200, so that what underflows in the end still has all its digits.
+// zero = zero_at(k, kHeadroomExponent).
+template <class T>
+KDLOSS_INLINE Lanes<T> exp_with_headroom(Lanes<T> x, Lanes<T> k, Lanes<T> zero) {
+  using F = Format<T>;
+  x = max(zero, x);
+  const Lanes<T> rounder(F::kRound + F::kBias + F::kHeadroomExponent);
+  const Lanes<T> rounded = fma(x, k, rounder);
+  const Lanes<T> r = fma(x, k, rounder - rounded);
+  return exp(SplitExp<T>{exp2m1_over(r) * r, power_of_two(rounded)});
+}
+
+// With gradual underflow. zero = zero_at(k, kHeadroomExponent).
+template <class T>
+KDLOSS_INLINE Lanes<T> exp_any(Lanes<T> x, Lanes<T> k, Lanes<T> zero) {
+  return exp_with_headroom(x, k, zero) * Lanes<T>(Format<T>::kHeadroom);
+}
+
+// (e^u - 1 - u) / u^2 for |u| <= 1, minimax; relative error 4.3e-9 and 1.2e-17.
+KDLOSS_INLINE Lanes<float> expm1_remainder_over_square(Lanes<float> u) {
+  return horner(u, Lanes<float>(0x1.7416f4p-19f), 0x1.a9622ap-16f, 0x1.a028cap-13f, 0x1.6bffb0p-10f,
+                0x1.1110e0p-7f, 0x1.55557ap-5f, 0x1.555556p-3f, 0x1.0p-1f);
+}
+KDLOSS_INLINE Lanes<double> expm1_remainder_over_square(Lanes<double> u) {
+  return horner(u, Lanes<double>(0x1.b054467812871p-41), 0x1.997e1d4cfef23p-37, 0x1.6128d47a4b00dp-33,
+                0x1.1ee5774d439c0p-29, 0x1.ae6442bf7d260p-26, 0x1.27e50672b2ea1p-22, 0x1.71de3a72396edp-19,
+                0x1.a01a0190d4e30p-16, 0x1.a01a019ff4eefp-13, 0x1.6c16c16c20d88p-10, 0x1.111111111124bp-7,
+                0x1.5555555555506p-5, 0x1.5555555555555p-3, 0x1.0p-1);
+}
+
+// ---- log
+// -----------------------------------------------------------------------------------------------------
+
+// (2 atanh(s) / s - 2) / s^2 as a polynomial in z = s^2 <= 0.0295.
+KDLOSS_INLINE Lanes<float> atanh_tail(Lanes<float> z) {
+  return horner(z, Lanes<float>(0x1.dddb4cp-3f), 0x1.245c00p-2f, 0x1.9999ecp-2f, 0x1.555556p-1f);
+}
+KDLOSS_INLINE Lanes<double> atanh_tail(Lanes<double> z) {
+  return horner(z, Lanes<double>(0x1.0c0d82664d80dp-3), 0x1.0fbd97af7863ap-3, 0x1.3b1c3f5c1ea1ap-3,
+                0x1.745cf8d2969fap-3, 0x1.c71c7201d90e3p-3, 0x1.24924924767ecp-2, 0x1.9999999999a3ap-2,
+                0x1.5555555555555p-1);
+}
+
+// log(u + c) for normal u > 0, where c is what rounding took from u (0 if nothing); inf and NaN give NaN.
+// With u = 1 + x rounded and c = x - (u - 1) this is log1p(x), accurate also where x is tiny.
+template <class T>
+KDLOSS_INLINE Lanes<T> log_sum(Lanes<T> u, Lanes<T> c) {
+  using F = Format<T>;
+  using L = Lanes<T>;
+  L exponent, m;
+  KDLOSS_EACH_PART {
+    const typename L::NativeUint bits = (typename L::NativeUint)u.part[i];
+    const typename L::NativeUint e = (bits + (F::kOne - F::kSqrtHalf)) >> F::kMantissaBits;
+    exponent.part[i] = (typename L::Native)(e | F::kIntoMantissa) - (F::kTwoToMantissaBits + F::kBias);
+    m.part[i] = (typename L::Native)(bits - (e << F::kMantissaBits) + F::kOne);  // in [sqrt(1/2), sqrt(2))
+  }
+  // log(1 + f) = 2 atanh(s), s = f / (2 + f), written as f minus a small correction.
+  const L f = m - L(1), s = f / (L(2) + f), z = s * s, half_square = L(T(0.5)) * f * f;
+  const L tail = s * fma(z, atanh_tail(z), half_square);
+  const L low = fma(exponent, L(F::kLn2Low), c / u);
+  return fma(exponent, L(F::kLn2High), f - (half_square - (tail + low))) + (u - u);
+}
+template <class T>
+KDLOSS_INLINE Lanes<T> log(Lanes<T> u) {
+  return log_sum(u, Lanes<T>(0));
+}
+template <class T>
+KDLOSS_INLINE Lanes<T> log1p(Lanes<T> x) {
+  const Lanes<T> u = Lanes<T>(1) + x;
+  return log_sum(u, x - (u - Lanes<T>(1)));
+}
+
+}  // namespace
+}  // namespace KDLOSS_ISA
+}  // namespace kdloss

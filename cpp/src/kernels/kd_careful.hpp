@@ -1,0 +1,113 @@
+// The loss for rows beyond the plain path's reach: masked or infinite logits, NaN, probabilities that
+// underflow, logits that agree to the last digit. One row at a time, in double, whatever the type of the
+// arrays.
+#pragma once
+
+#include "columns.hpp"
+#include "kd_formula.hpp"
+#include "kd_plan.hpp"
+#include "transpose.hpp"
+
+namespace kdloss {
+namespace KDLOSS_ISA {
+namespace {
+
+// A row's logits as doubles, filled up to whole Lanes by classes that both mask, which add exactly 0.
+struct CarefulRow {
+  double *s, *t, *grad;
+  Span columns;
+
+  static constexpr std::int64_t padded(std::int64_t classes) {
+    constexpr std::int64_t n = Lanes<double>::kCount;
+    return (classes + n - 1) / n * n;
+  }
+  static std::int64_t size(std::int64_t classes) { return 3 * padded(classes); }
+  CarefulRow(double* scratch, std::int64_t classes)
+      : s(scratch), t(s + padded(classes)), grad(t + padded(classes)), columns{0, padded(classes)} {}
+};
+
+template <class T>
+void widen(const Matrix<const T>& from, std::int64_t row, std::int64_t classes, std::int64_t padded,
+           double* to) {
+  for (std::int64_t c = 0; c < classes; ++c) to[c] = static_cast<double>(*at(from, row, c));
+  for (std::int64_t c = classes; c < padded; ++c) to[c] = -infinity<double>();
+}
+
+template <bool Hard, bool Soft, bool Grad>
+RowLoss careful_row(const CarefulRow& row, std::int64_t label, double exact_tau, const RowPlan& plan,
+                    double grad_scale) {
+  using L = Lanes<double>;
+  const Temperature<double> temperature(exact_tau);
+  const L tau(temperature.tau), zero(temperature.zero);
+  const auto at_label = [&](std::int64_t c) { return static_cast<std::uint64_t>(label - c) < L::kCount; };
+  RowLoss loss;
+
+  L ms(-infinity<double>()), mt = ms;
+  for_columns<double>(row.columns, [&](std::int64_t c, std::int64_t) {
+    ms = max(load(row.s + c), ms);
+    if constexpr (Soft) mt = max(load(row.t + c), mt);
+  });
+  const Frame<double> frame(L(largest(ms)), L(largest(mt)), temperature);
+
+  Sums<L> lanes;
+  double label_e1 = 0;
+  for_columns<double>(row.columns, [&](std::int64_t c, std::int64_t) {
+    Terms<double> x = careful_terms<Hard, Soft>(load(row.s + c), Soft ? load(row.t + c) : L(0), frame, zero);
+    if (Hard && at_label(c)) {
+      label_e1 = lane(x.e1, label - c);
+      x.e1 = with_lane(x.e1, label - c, 0.0);
+    }
+    add<Hard, Soft>(lanes, x);
+  });
+  Sums<L> sums;
+  sums.zt = sum(lanes.zt), sums.zs = sum(lanes.zs), sums.d = sum(lanes.d);
+  sums.others = sum(lanes.others), sums.label = label_e1;
+
+  SoftResult<double> soft{L(0), L(0), L(0)};
+  if constexpr (Soft) soft = soft_result(sums, tau);
+  if constexpr (Hard) loss.hard = first(hard_result(sums, frame.ms - L(row.s[Hard ? label : 0])));
+  const L tau_over_zs = tau / sums.zs, tau_over_zt = tau / sums.zt;
+  const L hard_factor = L(plan.hard_weight * grad_scale) / (sums.others + sums.label);
+  const L soft_factor(plan.soft_weight * grad_scale);
+
+  L kl(0.0);
+  if (Soft || Grad)
+    for_columns<double>(row.columns, [&](std::int64_t c, std::int64_t) {
+      const L s = load(row.s + c), t = Soft ? load(row.t + c) : L(0);
+      Terms<double> x = careful_terms < Hard && Grad, Soft > (s, t, frame, zero);
+      L g(0.0);
+      if constexpr (Hard && Grad) {
+        if (at_label(c)) x.e1 = with_lane(x.e1, label - c, -first(sums.others));
+        g = hard_factor * x.e1;
+      }
+      if constexpr (Soft) {
+        const KlTerm<double> term =
+            careful_kl_term(s, t, x, frame, soft.log_ratio, tau, tau_over_zs, tau_over_zt);
+        kl = kl + term.k;
+        g = fma(soft_factor, term.difference, g);
+      }
+      if constexpr (Grad) store(row.grad + c, g);
+    });
+  loss.soft = sum(kl);
+  return loss;
+}
+
+// The same for row i of a call, from its arrays and to them.
+template <class T>
+RowLoss careful_row(const KdCall<T>& call, std::int64_t i, std::int64_t label, const RowPlan& plan,
+                    double* scratch) {
+  const CarefulRow row(scratch, call.classes);
+  widen(call.student, i, call.classes, row.columns.end, row.s);
+  if (plan.soft) widen(call.teacher, i, call.classes, row.columns.end, row.t);
+  const bool grad = call.grad.data != nullptr;
+  const RowLoss loss = with_parts(plan, grad, [&](auto hard, auto soft, auto with_grad) {
+    return careful_row<hard.value, soft.value, with_grad.value>(row, label, call.tau, plan, call.grad_scale);
+  });
+  if (grad)
+    for (std::int64_t c = 0; c < call.classes; ++c) *at(call.grad, i, c) = static_cast<T>(row.grad[c]);
+  return loss;
+}
+
+}  // namespace
+}  // namespace KDLOSS_ISA
+}  // namespace kdloss

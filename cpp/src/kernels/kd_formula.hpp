@@ -1,0 +1,350 @@
+// The knowledge-distillation loss of one row, and its gradient: the formulas, class by class.
+//
+// With student logits s, teacher logits t, label y, temperature tau and weight alpha
+//
+//     p1 = softmax(s)      p = softmax(s / tau)      q = softmax(t / tau)
+//     hard = -log p1[y]
+//     soft = tau^2 KL(q || p) = tau^2 sum q log(q / p)              the teacher first
+//     loss = alpha hard + (1 - alpha) soft
+//     grad = alpha (p1 - onehot(y)) + (1 - alpha) tau (p - q)
+//
+// Written like this, differences of nearly equal numbers would eat the digits of every row whose student is
+// close to its teacher, or sure of itself. With ms and mt the largest logits of the row,
+//
+//     gap  = (s - t) - (ms - mt)           v = gap / tau = log(es / et)
+//     et   = exp((t - mt) / tau)           Zt = sum et
+//     es   = et exp(v)                     Zs = sum es
+//     de   = et expm1(v) = es - et         D  = sum de = Zs - Zt
+//     L    = log(Zs / Zt) = log1p(D / Zt)  u  = v - L = log(p / q)
+//
+// nothing cancels:
+//
+//     p - q = (de - (D / Zt) et) / Zs
+//     KL    = L - sum q v             where that difference keeps its digits (KLIsFar), else
+//     KL    = sum q (expm1(u) - u)    every term of which is >= 0
+//     hard  = log1p(others)           others = sum over c != y of exp(s - ms), when y is the largest, else
+//     hard  = log(others + exp(s_y - ms)) + (ms - s_y)
+//     p1[y] - 1 = -others / total     so that the gradient's rows sum to zero
+//
+// Each function below is one of these lines for a whole Lanes value: sixteen classes of one row, or one class
+// of sixteen rows.
+#pragma once
+
+#include "elementary.hpp"
+
+namespace kdloss {
+namespace KDLOSS_ISA {
+namespace {
+
+constexpr double kLog2E = 1.4426950408889634;
+
+// An infinite constant, without the standard library.
+template <class T>
+KDLOSS_INLINE T infinity() {
+  return static_cast<T>(__builtin_inf());
+}
+
+template <class T>
+struct Difference {
+  Lanes<T> value, error;  // value + error = a - b exactly
+};
+template <class T>
+KDLOSS_INLINE Difference<T> two_diff(Lanes<T> a, Lanes<T> b) {
+  const Lanes<T> d = a - b, minus_b = d - a;
+  return {d, (a - (d - minus_b)) - (b + minus_b)};
+}
+
+// ---- What is known before a row's classes are read
+// ---------------------------------------------------------------
+
+// What the plain path takes; all other rows (masked or infinite logits, NaN, the extremes of scale) are
+// computed by the careful path, in double whatever their type.
+template <class T>
+struct Reach;
+template <>
+struct Reach<float> {
+  // How far below its row's largest a logit may lie. In units of tau: exp(-80) is normal, 2^(80 log2 e) an
+  // exponent.
+  static constexpr float kSoftened = 80;
+  // In logits, for p1's exponential taken as a power of es: t - mt is rounded to 2^-24 of itself, and that
+  // error comes back as (t - mt) 2^-24 in exp(s - ms): 3.8e-6 at 64.
+  static constexpr float kTeacher = 64;
+  // A sum of tails this small is made of exponentials near exp(-28) and below, whose arguments' rounding,
+  // 2^-24 of 28 twice over, is 3.3e-6 of the sum: the least that others and KL may be.
+  static constexpr float kTail = 1e-12f;
+  static constexpr double kLeastTau = 1e-15, kMostTau = 1e15;
+};
+template <>
+struct Reach<double> {
+  static constexpr double kSoftened = 700;
+  static constexpr double kTeacher = 3600;  // 4e-13
+  static constexpr double kTail = 1e-250;
+  static constexpr double kLeastTau = 1e-30, kMostTau = 1e30;
+};
+
+constexpr int kMostPower = 8;  // see power()
+
+// The temperature, in the forms that the loops use.
+template <class T>
+struct Temperature {
+  T tau, inverse;
+  T k;            // exp(x / tau) = 2^(x k)
+  T zero;         // where exp_with_headroom is 0
+  int power;      // tau, if exp(x) can be taken as exp(x / tau)^tau, else 0
+  bool ordinary;  // within the plain path's reach
+  explicit Temperature(double t) {
+    ordinary = t >= Reach<T>::kLeastTau && t <= Reach<T>::kMostTau;
+    const double largest = 1e-2 * Format<T>::kLargest;  // beyond, the limits are reached
+    t = t > largest ? largest : (t < 1 / largest ? 1 / largest : t);
+    tau = static_cast<T>(t);
+    inverse = static_cast<T>(1 / t);
+    k = static_cast<T>(kLog2E / t);
+    zero = zero_at<T>(kLog2E / t, Format<T>::kHeadroomExponent);
+    power = t <= kMostPower && t == static_cast<int>(t) ? static_cast<int>(t) : 0;
+  }
+};
+
+// The frame that a row's logits are seen in: their largest values, and the difference of these.
+template <class T>
+struct Frame {
+  Lanes<T> ms, mt;
+  Difference<T> dm;  // ms - mt
+  Lanes<T> k, inverse_tau;
+  Frame(Lanes<T> ms_, Lanes<T> mt_, const Temperature<T>& temperature)
+      : ms(ms_), mt(mt_), dm(two_diff(ms_, mt_)), k(temperature.k), inverse_tau(temperature.inverse) {}
+};
+
+// ---- The terms of one class
+// --------------------------------------------------------------------------------------
+
+template <class T>
+struct Terms {
+  Lanes<T> e1;  // exp(s - ms)
+  Lanes<T> et, es, de, gap;
+};
+
+// (s - t) - (ms - mt), with the rounding errors of both differences kept.
+template <class T>
+KDLOSS_INLINE Lanes<T> logit_gap(Lanes<T> s, Lanes<T> t, const Frame<T>& frame) {
+  const Difference<T> d = two_diff(s, t);
+  return (d.value - frame.dm.value) + (d.error - frame.dm.error);
+}
+
+// How p1's exponential exp(s - ms) comes about: as es^n for n = tau in 1..8, or (0) by an exponential of its
+// own. An error of es is multiplied by n: 8 times its 5 half-ulps is 2.4e-6 in float.
+template <int N, class T>
+KDLOSS_INLINE Lanes<T> power(Lanes<T> e) {
+  if constexpr (N == 1) return e;
+  if constexpr (N % 2 == 0) {
+    const Lanes<T> half = power<N / 2>(e);
+    return half * half;
+  } else if constexpr (N > 1) {
+    return power<N - 1>(e) * e;
+  }
+}
+
+template <bool Hard, bool Soft, int Power, class T>
+KDLOSS_INLINE Terms<T> plain_terms(Lanes<T> s, Lanes<T> t, const Frame<T>& frame) {
+  Terms<T> x;
+  if constexpr (Soft) {
+    x.et = exp(split_exp(t - frame.mt, frame.k));
+    x.gap = logit_gap(s, t, frame);
+    const SplitExp<T> ratio = split_exp(x.gap, frame.k);
+    x.es = x.et * exp(ratio);
+    x.de = x.et * expm1(ratio);
+  }
+  if constexpr (Hard) {
+    if constexpr (Soft && Power != 0)
+      x.e1 = power<Power>(x.es);
+    else
+      x.e1 = exp_to_zero(s - frame.ms, Lanes<T>(static_cast<T>(kLog2E)), Lanes<T>(zero_at<T>(kLog2E, 0)));
+  }
+  return x;
+}
+
+// The same for any logits: masked ones (-inf), gaps of thousands, differences that overflow. et, es and de
+// are 2^kHeadroomExponent times themselves, so that tau q keeps its digits where q underflows.
+template <bool Hard, bool Soft, class T>
+KDLOSS_INLINE Terms<T> careful_terms(Lanes<T> s, Lanes<T> t, const Frame<T>& frame, Lanes<T> zero) {
+  using L = Lanes<T>;
+  Terms<T> x;
+  const L s_below = s - frame.ms;
+  if constexpr (Soft) {
+    const L t_below = t - frame.mt;
+    x.et = exp_with_headroom(t_below, frame.k, zero);
+    x.es = exp_with_headroom(s_below, frame.k, zero);
+    const L exact = logit_gap(s, t, frame);
+    const L rounded = where(s_below == t_below, L(0), s_below - t_below);  // 0 where both are masked
+    x.gap = where(abs(exact) < L(infinity<T>()), exact, rounded);
+    const L v = x.gap * frame.inverse_tau;
+    x.de = where(abs(v) < L(1), x.et * fma(v * v, expm1_remainder_over_square(v), v), x.es - x.et);
+  }
+  if constexpr (Hard)
+    x.e1 = exp_any(s_below, L(static_cast<T>(kLog2E)), L(zero_at<T>(kLog2E, Format<T>::kHeadroomExponent)));
+  return x;
+}
+
+// Calls f(integral constant) for a power known at run time, so that the choice stands outside the loops.
+template <int N>
+struct PowerOf {
+  static constexpr int value = N;
+};
+template <class F>
+KDLOSS_INLINE void with_power(int power, F&& f) {
+  switch (power) {
+    case 1:
+      return f(PowerOf<1>{});
+    case 2:
+      return f(PowerOf<2>{});
+    case 3:
+      return f(PowerOf<3>{});
+    case 4:
+      return f(PowerOf<4>{});
+    case 5:
+      return f(PowerOf<5>{});
+    case 6:
+      return f(PowerOf<6>{});
+    case 7:
+      return f(PowerOf<7>{});
+    case 8:
+      return f(PowerOf<8>{});
+    default:
+      return f(PowerOf<0>{});
+  }
+}
+
+// ---- Sums over the classes, and what follows from them
+// --------------------------------------------------------------
+
+template <class V>
+struct Sums {
+  V zt = V(0), zs = V(0), d = V(0);  // sum et, sum es, sum de
+  V moved = V(0);                    // sum et gap = Zt tau sum q v
+  V others = V(0), label = V(0);     // sum of e1 without the label's, and the label's
+
+  void add(const Sums& x) {
+    zt = zt + x.zt, zs = zs + x.zs, d = d + x.d, moved = moved + x.moved;
+    others = others + x.others, label = label + x.label;
+  }
+};
+template <bool Hard, bool Soft, class T>
+KDLOSS_INLINE void add(Sums<Lanes<T>>& sums, const Terms<T>& x) {
+  if constexpr (Soft) {
+    sums.zt = sums.zt + x.et;
+    sums.zs = sums.zs + x.es;
+    sums.d = sums.d + x.de;
+    sums.moved = fma(x.et, x.gap, sums.moved);
+  }
+  if constexpr (Hard) sums.others = sums.others + x.e1;
+}
+
+template <class T>
+struct SoftResult {
+  Lanes<T> kl;         // L - sum q v
+  Lanes<T> log_ratio;  // L = log(Zs / Zt)
+  Lanes<T> mean_de;    // D / Zt = sum q expm1(v)
+};
+template <class T>
+KDLOSS_INLINE SoftResult<T> soft_result(const Sums<Lanes<T>>& sums, Lanes<T> tau) {
+  using L = Lanes<T>;
+  const L mean_de = sums.d / sums.zt, sum1 = L(1) + mean_de;
+  // A peaked student under a flat teacher: D is close to -Zt, and Zs has the digits that Zt + D has lost.
+  const Mask<T> near = abs(mean_de) <= L(T(0.5));
+  const L log_ratio =
+      log_sum(where(near, sum1, sums.zs / sums.zt), where(near, mean_de - (sum1 - L(1)), L(0)));
+  return {log_ratio - sums.moved / (sums.zt * tau), log_ratio, mean_de};
+}
+
+// Whether L - sum q v keeps its digits. Its error is at most some 4 half-ulps of sum q |v| <= |L| + sum q
+// |u|, and sum q |u| <= h^-1(KL) with h(a) = exp(-a) - 1 + a, by Jensen: 0.21 where KL = 0.02. So these
+// bounds leave a relative error of 2.5e-6 and 2e-6 in float at the worst, and KL > 0 for certain. NaN is not
+// far.
+template <class T>
+KDLOSS_INLINE Mask<T> kl_is_far(const SoftResult<T>& r) {
+  return (Lanes<T>(T(0.02)) <= r.kl) & (abs(r.log_ratio) * Lanes<T>(T(0.125)) <= r.kl);
+}
+
+// The hard loss, from the sums and the label's distance below the largest logit.
+template <class T>
+KDLOSS_INLINE Lanes<T> hard_result(const Sums<Lanes<T>>& sums, Lanes<T> label_below) {
+  using L = Lanes<T>;
+  const Mask<T> largest = label_below == L(0);
+  const L sum1 = L(1) + sums.others;
+  const L total = sums.others + sums.label;
+  return log_sum(where(largest, sum1, total), where(largest, sums.others - (sum1 - L(1)), L(0))) +
+         where(largest, L(0), label_below);
+}
+
+// Whether the sum of k keeps its digits, tau^2 KL and the type's kTail given: it does not where nearly all
+// classes agree in v = L and differ in u by little, since v's own error, a half-ulp or two of |L|, then is a
+// share of u; and where only tails are left. The first leaves a relative error of 4e-6 in float.
+template <class T>
+KDLOSS_INLINE Mask<T> near_kl_is_fit(Lanes<T> soft, Lanes<T> log_ratio, Lanes<T> tau, T tail) {
+  const Lanes<T> tau_ratio = log_ratio * tau;
+  return (Lanes<T>(tail) * (tau * tau) <= soft) & (tau_ratio * tau_ratio * Lanes<T>(T(1.0 / 128)) <= soft);
+}
+
+// ---- KL, term by term
+// ------------------------------------------------------------------------------------------------
+
+// tau^2 k, k = q (expm1(u) - u) >= 0, for a row of the plain path that is not far from its teacher.
+// difference = p - q = (de - (D / Zt) et) / Zs, and tau_u = tau u: squared before it is divided by tau, lest
+// it underflow where tau is large.
+template <class T>
+KDLOSS_INLINE Lanes<T> near_kl_term(Lanes<T> q, Lanes<T> tau_u, Lanes<T> difference, Lanes<T> tau,
+                                    Lanes<T> inverse_tau) {
+  const Lanes<T> u = tau_u * inverse_tau;
+  const Lanes<T> small = q * (tau_u * tau_u) * expm1_remainder_over_square(u);
+  return where(abs(u) < Lanes<T>(1), small, tau * tau * (difference - q * u));
+}
+
+// The same for any row, with the difference. All are times tau: tau q and tau p come from the exponentials
+// and their headroom by factors tau / Zt and tau / Zs.
+template <class T>
+struct KlTerm {
+  Lanes<T> k;           // tau^2 q (expm1(u) - u)
+  Lanes<T> difference;  // tau (p - q)
+};
+template <class T>
+KDLOSS_INLINE KlTerm<T> careful_kl_term(Lanes<T> s, Lanes<T> t, const Terms<T>& x, const Frame<T>& frame,
+                                        Lanes<T> log_ratio, Lanes<T> tau, Lanes<T> tau_over_zs,
+                                        Lanes<T> tau_over_zt) {
+  using L = Lanes<T>;
+  const L q = x.et * tau_over_zt, p = x.es * tau_over_zs;
+  const L u = x.gap * frame.inverse_tau - log_ratio, tau_u = x.gap - log_ratio * tau;
+  const Mask<T> is_small = abs(u) < L(1);
+  const L remainder = expm1_remainder_over_square(u);
+  const L difference = where(is_small, q * fma(u * u, remainder, u), p - q);
+  const L q_u = where(q == L(0), L(0), q * u);
+  const L k = where(is_small, q * tau_u * (u * remainder), tau * (difference - q_u));
+  const L minus_inf(-infinity<T>());
+  const Mask<T> wanted_but_masked = (s == minus_inf) & (minus_inf < t);
+  return {where(wanted_but_masked, L(infinity<T>()), k), difference};
+}
+
+// ---- The gradient
+// ------------------------------------------------------------------------------------------------------
+
+// hard_weight (p1 - onehot) + soft_weight tau (p - q) as a sum of multiples of e1, de and et, when e1 at the
+// label is replaced by -others.
+template <class V>
+struct GradientFactors {
+  V e1, de, et;
+};
+template <class T>
+KDLOSS_INLINE GradientFactors<Lanes<T>> gradient_factors(const Sums<Lanes<T>>& sums,
+                                                         const SoftResult<T>& soft, Lanes<T> hard_weight,
+                                                         Lanes<T> soft_weight_tau) {
+  const Lanes<T> de = soft_weight_tau / sums.zs;
+  return {hard_weight / (sums.others + sums.label), de, Lanes<T>(0) - de * soft.mean_de};
+}
+
+// weight * value, where a weight of 0 means that the value, infinite or not, is not used.
+template <class T>
+KDLOSS_INLINE Lanes<T> weighted(Lanes<T> weight, Lanes<T> value) {
+  return where(weight == Lanes<T>(0), Lanes<T>(0), weight * value);
+}
+
+}  // namespace
+}  // namespace KDLOSS_ISA
+}  // namespace kdloss

@@ -1,0 +1,27 @@
+// Every kernel, compiled once for each instruction set: KDLOSS_ISA names this one.
+#include "kd_rows.hpp"
+#include "softmax.hpp"
+
+namespace kdloss {
+namespace KDLOSS_ISA {
+namespace {
+
+template <class T>
+constexpr KernelsFor<T> kernels_for() {
+  return {kd<T>,
+          kd_scratch<T>,
+          rows_per_sum<T>,
+          softmax_rows<Want::kSoftmax, T>,
+          softmax_rows<Want::kLogSoftmax, T>,
+          softmax_rows<Want::kLogSumExp, T>,
+          softmax_scratch<T>};
+}
+constexpr Kernels kKernels = {kernels_for<float>(), kernels_for<double>()};
+
+}  // namespace
+
+extern const Kernels& kernels;
+const Kernels& kernels = kKernels;
+
+}  // namespace KDLOSS_ISA
+}  // namespace kdloss

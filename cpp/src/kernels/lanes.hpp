@@ -1,0 +1,257 @@
+// Sixteen floats or eight doubles that move together, whatever the instruction set.
+//
+// A Lanes value is always 64 bytes, held in as many native vectors as the target needs (one with AVX-512,
+// two with AVX2, four with SSE2 or NEON). Because the number of lanes never changes, neither does the order
+// in which sums are taken, and a result has the same bits on every instruction set with a fused multiply-add.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace kdloss {
+namespace KDLOSS_ISA {
+namespace {  // internal linkage: nothing compiled here may be shared with another instruction set's object
+
+#define KDLOSS_INLINE inline __attribute__((always_inline))
+#define KDLOSS_INLINE_LAMBDA \
+  __attribute__((always_inline))  // behind a loop body's parameters: GCC would call it
+
+#if defined(__AVX512F__)
+constexpr int kNativeBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kNativeBytes = 32;
+#else
+constexpr int kNativeBytes = 16;
+#endif
+
+template <class T>
+struct Bits;
+template <>
+struct Bits<float> {
+  using Int = std::int32_t;
+  using Uint = std::uint32_t;
+};
+template <>
+struct Bits<double> {
+  using Int = std::int64_t;
+  using Uint = std::uint64_t;
+};
+
+template <class T>
+struct Lanes {
+  static constexpr int kCount = 64 / sizeof(T);
+  static constexpr int kParts = 64 / kNativeBytes;
+  using Value = T;
+  using Int = typename Bits<T>::Int;
+  using Uint = typename Bits<T>::Uint;
+  typedef T Native __attribute__((vector_size(kNativeBytes)));
+  typedef Int NativeInt __attribute__((vector_size(kNativeBytes)));
+  typedef Uint NativeUint __attribute__((vector_size(kNativeBytes)));
+  Native part[kParts];
+
+  Lanes() = default;
+  KDLOSS_INLINE Lanes(T x) {
+    for (int i = 0; i < kParts; ++i) part[i] = x - Native{};  // the vector syntax's broadcast
+  }
+};
+
+// ---- The few operations that the generic vector syntax does not have
+// -----------------------------------------
+
+#if defined(__AVX512F__)
+KDLOSS_INLINE __m512 native_fma(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
+KDLOSS_INLINE __m512d native_fma(__m512d a, __m512d b, __m512d c) { return _mm512_fmadd_pd(a, b, c); }
+KDLOSS_INLINE __m512 native_max(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
+KDLOSS_INLINE __m512d native_max(__m512d a, __m512d b) { return _mm512_max_pd(a, b); }
+KDLOSS_INLINE __m512 native_min(__m512 a, __m512 b) { return _mm512_min_ps(a, b); }
+KDLOSS_INLINE __m512d native_min(__m512d a, __m512d b) { return _mm512_min_pd(a, b); }
+#elif defined(__AVX2__)
+KDLOSS_INLINE __m256 native_fma(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
+KDLOSS_INLINE __m256d native_fma(__m256d a, __m256d b, __m256d c) { return _mm256_fmadd_pd(a, b, c); }
+KDLOSS_INLINE __m256 native_max(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+KDLOSS_INLINE __m256d native_max(__m256d a, __m256d b) { return _mm256_max_pd(a, b); }
+KDLOSS_INLINE __m256 native_min(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
+KDLOSS_INLINE __m256d native_min(__m256d a, __m256d b) { return _mm256_min_pd(a, b); }
+#else
+template <class N>
+KDLOSS_INLINE N native_max(N a, N b) {
+  return a > b ? a : b;
+}
+template <class N>
+KDLOSS_INLINE N native_min(N a, N b) {
+  return a < b ? a : b;
+}
+#if defined(__ARM_NEON)
+KDLOSS_INLINE float32x4_t native_fma(float32x4_t a, float32x4_t b, float32x4_t c) {
+  return vfmaq_f32(c, a, b);
+}
+KDLOSS_INLINE float64x2_t native_fma(float64x2_t a, float64x2_t b, float64x2_t c) {
+  return vfmaq_f64(c, a, b);
+}
+#else
+// The x86-64 baseline has no fused multiply-add, and a library call per element would cost more than it
+// gives.
+template <class N>
+KDLOSS_INLINE N native_fma(N a, N b, N c) {
+  return a * b + c;
+}
+#endif
+#endif
+
+// ---- Arithmetic
+// ----------------------------------------------------------------------------------------------
+
+#define KDLOSS_EACH_PART for (int i = 0; i < Lanes<T>::kParts; ++i)
+#define KDLOSS_BINARY(op)                                      \
+  template <class T>                                           \
+  KDLOSS_INLINE Lanes<T> operator op(Lanes<T> a, Lanes<T> b) { \
+    Lanes<T> r;                                                \
+    KDLOSS_EACH_PART r.part[i] = a.part[i] op b.part[i];       \
+    return r;                                                  \
+  }
+KDLOSS_BINARY(+)
+KDLOSS_BINARY(-)
+KDLOSS_BINARY(*)
+KDLOSS_BINARY(/)
+#undef KDLOSS_BINARY
+
+// a * b + c, rounded once where the instruction set can.
+template <class T>
+KDLOSS_INLINE Lanes<T> fma(Lanes<T> a, Lanes<T> b, Lanes<T> c) {
+  Lanes<T> r;
+  KDLOSS_EACH_PART r.part[i] = native_fma(a.part[i], b.part[i], c.part[i]);
+  return r;
+}
+// The second operand where either is NaN (x86's rule).
+template <class T>
+KDLOSS_INLINE Lanes<T> max(Lanes<T> a, Lanes<T> b) {
+  Lanes<T> r;
+  KDLOSS_EACH_PART r.part[i] = native_max(a.part[i], b.part[i]);
+  return r;
+}
+template <class T>
+KDLOSS_INLINE Lanes<T> min(Lanes<T> a, Lanes<T> b) {
+  Lanes<T> r;
+  KDLOSS_EACH_PART r.part[i] = native_min(a.part[i], b.part[i]);
+  return r;
+}
+
+// ---- Masks: one bit pattern of all ones or all zeros a lane
+// -----------------------------------------------------
+
+template <class T>
+struct Mask {
+  typename Lanes<T>::NativeInt part[Lanes<T>::kParts];
+};
+
+#define KDLOSS_COMPARE(op)                                    \
+  template <class T>                                          \
+  KDLOSS_INLINE Mask<T> operator op(Lanes<T> a, Lanes<T> b) { \
+    Mask<T> r;                                                \
+    KDLOSS_EACH_PART r.part[i] = a.part[i] op b.part[i];      \
+    return r;                                                 \
+  }
+KDLOSS_COMPARE(<)
+KDLOSS_COMPARE(<=)
+KDLOSS_COMPARE(==)
+#undef KDLOSS_COMPARE
+#define KDLOSS_LOGIC(op)                                    \
+  template <class T>                                        \
+  KDLOSS_INLINE Mask<T> operator op(Mask<T> a, Mask<T> b) { \
+    Mask<T> r;                                              \
+    KDLOSS_EACH_PART r.part[i] = a.part[i] op b.part[i];    \
+    return r;                                               \
+  }
+KDLOSS_LOGIC(&)
+KDLOSS_LOGIC(|)
+#undef KDLOSS_LOGIC
+template <class T>
+KDLOSS_INLINE Mask<T> operator~(Mask<T> a) {
+  KDLOSS_EACH_PART a.part[i] = ~a.part[i];
+  return a;
+}
+template <class T>
+KDLOSS_INLINE Lanes<T> where(Mask<T> m, Lanes<T> yes, Lanes<T> no) {
+  Lanes<T> r;
+  KDLOSS_EACH_PART r.part[i] = m.part[i] ? yes.part[i] : no.part[i];
+  return r;
+}
+template <class T>
+KDLOSS_INLINE bool any(Mask<T> m) {
+  typename Lanes<T>::NativeInt some = m.part[0];
+  for (int i = 1; i < Lanes<T>::kParts; ++i) some |= m.part[i];
+  typename Lanes<T>::Int bits = 0;
+  for (unsigned i = 0; i < kNativeBytes / sizeof(T); ++i) bits |= some[i];
+  return bits != 0;
+}
+template <class T>
+KDLOSS_INLINE Lanes<T> abs(Lanes<T> x) {
+  using Uint = typename Lanes<T>::Uint;
+  const Uint keep = static_cast<Uint>(~Uint(0)) >> 1;
+  KDLOSS_EACH_PART x.part[i] = (typename Lanes<T>::Native)((typename Lanes<T>::NativeUint)x.part[i] & keep);
+  return x;
+}
+
+// ---- Memory
+// --------------------------------------------------------------------------------------------------
+
+template <class T>
+KDLOSS_INLINE Lanes<T> load(const T* p) {
+  Lanes<T> r;
+  // A copy for each part, since GCC moves larger ones in pieces that the next load cannot forward.
+  KDLOSS_EACH_PART __builtin_memcpy(&r.part[i], p + i * (kNativeBytes / sizeof(T)), kNativeBytes);
+  return r;
+}
+template <class T>
+KDLOSS_INLINE void store(T* p, Lanes<T> x) {
+  KDLOSS_EACH_PART __builtin_memcpy(p + i * (kNativeBytes / sizeof(T)), &x.part[i], kNativeBytes);
+}
+
+// All lanes added, always in the same order: halves onto halves.
+template <class T>
+KDLOSS_INLINE T sum(Lanes<T> x) {
+  alignas(64) T lane[Lanes<T>::kCount];
+  store(lane, x);
+  for (int half = Lanes<T>::kCount / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+  return lane[0];
+}
+
+template <class T>
+KDLOSS_INLINE T first(Lanes<T> x) {
+  return x.part[0][0];
+}
+template <class T>
+KDLOSS_INLINE T lane(Lanes<T> x, std::int64_t i) {
+  alignas(64) T lanes[Lanes<T>::kCount];
+  store(lanes, x);
+  return lanes[i];
+}
+template <class T>
+KDLOSS_INLINE Lanes<T> with_lane(Lanes<T> x, std::int64_t i, T value) {
+  alignas(64) T lanes[Lanes<T>::kCount];
+  store(lanes, x);
+  lanes[i] = value;
+  return load(lanes);
+}
+template <class T>
+KDLOSS_INLINE T largest(Lanes<T> x) {
+  alignas(64) T lane[Lanes<T>::kCount];
+  store(lane, x);
+  for (int half = Lanes<T>::kCount / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
+  return lane[0];
+}
+template <class T>
+KDLOSS_INLINE T smallest(Lanes<T> x) {
+  return -largest(Lanes<T>(0) - x);
+}
+
+}  // namespace
+}  // namespace KDLOSS_ISA
+}  // namespace kdloss

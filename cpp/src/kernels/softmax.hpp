@@ -1,0 +1,171 @@
+// softmax, log-softmax and log-sum-exp of rows at a temperature.
+//
+//     Z = sum exp((x - m) / tau), m the largest      softmax = exp((x - m) / tau) / Z
+//     log Z = log1p(ties - 1 + others)               log_softmax = (x - m) / tau - log Z
+//                                                    log_sum_exp = m / tau + log Z
+//
+// ties counts the classes that equal m, and others is the sum over the rest: so log Z keeps its digits where
+// it is close to 0.
+#pragma once
+
+#include "columns.hpp"
+#include "elementary.hpp"
+#include "lane_rows.hpp"
+
+namespace kdloss {
+namespace KDLOSS_ISA {
+namespace {
+
+constexpr std::int64_t kMostSoftmaxLaneClasses = 144;
+
+enum class Want { kSoftmax, kLogSoftmax, kLogSumExp };
+
+template <class T>
+struct Softened {
+  T k, inverse, zero;
+  explicit Softened(double tau) : Softened(within(tau), true) {}
+
+ private:
+  // Beyond the type's range the limits are reached.
+  static double within(double tau) {
+    const double largest = 1e-2 * Format<T>::kLargest;
+    return tau > largest ? largest : (tau < 1 / largest ? 1 / largest : tau);
+  }
+  Softened(double tau, bool)
+      : k(static_cast<T>(1.4426950408889634 / tau)),
+        inverse(static_cast<T>(1 / tau)),
+        zero(zero_at<T>(1.4426950408889634 / tau, Format<T>::kHeadroomExponent)) {}
+};
+
+// For softmax the sum itself; for the logarithms ties - 1 + others, which is Z - 1.
+template <Want W, class T>
+KDLOSS_INLINE Lanes<T> counted(Lanes<T> e, Lanes<T> x, Lanes<T> m) {
+  return W == Want::kSoftmax ? e : where(x == m, Lanes<T>(0), e);
+}
+
+// log_sum_exp and log_softmax need log Z; an infinite m makes log_softmax NaN.
+template <class T>
+KDLOSS_INLINE Lanes<T> log_z(Lanes<T> others, Lanes<T> ties) {
+  return log1p((ties - Lanes<T>(1)) + others);
+}
+
+template <Want W, class T>
+void softmax_row(const T* x, std::int64_t classes, const Softened<T>& tau, double exact_tau, T* scratch,
+                 T* out, T* row_out) {
+  using L = Lanes<T>;
+  using D = Lanes<double>;
+  const Span all{0, classes};
+  L largest_lanes(static_cast<T>(-__builtin_inf()));
+  for_columns<T>(all, [&](std::int64_t c, std::int64_t)
+                          KDLOSS_INLINE_LAMBDA { largest_lanes = max(load(x + c), largest_lanes); });
+  const T largest_x = largest(largest_lanes);
+  const L m(largest_x), k(tau.k), zero(tau.zero);
+
+  double others = 0, ties = 0;
+  for_blocks(all, [&](Span block) KDLOSS_INLINE_LAMBDA {
+    L sum_e(T(0)), sum_ties(T(0));
+    for_columns<T>(block, [&](std::int64_t c, std::int64_t fresh) KDLOSS_INLINE_LAMBDA {
+      const L v = load(x + c);
+      const L e = exp_any(v - m, k, zero);
+      if constexpr (W == Want::kSoftmax) store(scratch + c, e);
+      L add = counted<W>(e, v, m), tie = where(v == m, L(1), L(0));
+      if (fresh != c) add = only_fresh(add, fresh - c), tie = only_fresh(tie, fresh - c);
+      sum_e = sum_e + add;
+      sum_ties = sum_ties + tie;
+    });
+    others += sum(sum_e);
+    ties += sum(sum_ties);
+  });
+
+  if constexpr (W == Want::kSoftmax) {
+    const L inverse(static_cast<T>(1 / others));
+    for_columns<T>(all, [&](std::int64_t c, std::int64_t)
+                            KDLOSS_INLINE_LAMBDA { store(out + c, load(scratch + c) * inverse); });
+  } else {
+    const double logz = first(log_z(D(others), D(ties)));
+    if constexpr (W == Want::kLogSumExp) {
+      *row_out = static_cast<T>(static_cast<double>(largest_x) / exact_tau + logz);
+    } else {
+      const L shift(static_cast<T>(logz + (static_cast<double>(largest_x) - static_cast<double>(largest_x))));
+      // Through the scratch row, since out may be x, whose last columns are read twice.
+      for_columns<T>(all, [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA {
+        store(scratch + c, fma(load(x + c) - m, L(tau.inverse), L(0) - shift));
+      });
+      for_columns<T>(
+          all, [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA { store(out + c, load(scratch + c)); });
+    }
+  }
+}
+
+template <Want W, class T>
+Lanes<T> softmax_tile(T* tile, std::int64_t classes, const Softened<T>& tau) {
+  using L = Lanes<T>;
+  constexpr int n = L::kCount;
+  L m(static_cast<T>(-__builtin_inf()));
+  for (std::int64_t c = 0; c < classes; ++c) m = max(load(tile + c * n), m);
+  L others(T(0)), ties(T(0));
+  for (std::int64_t c = 0; c < classes; ++c) {
+    const L v = load(tile + c * n), e = exp_any(v - m, L(tau.k), L(tau.zero));
+    others = others + counted<W>(e, v, m);
+    ties = ties + where(v == m, L(1), L(0));
+    if constexpr (W == Want::kSoftmax) store(tile + c * n, e);
+  }
+  if constexpr (W == Want::kSoftmax) {
+    const L inverse = L(1) / others;
+    for (std::int64_t c = 0; c < classes; ++c) store(tile + c * n, load(tile + c * n) * inverse);
+  } else if constexpr (W == Want::kLogSoftmax) {
+    const L shift = L(0) - (log_z(others, ties) + (m - m));
+    for (std::int64_t c = 0; c < classes; ++c)
+      store(tile + c * n, fma(load(tile + c * n) - m, L(tau.inverse), shift));
+  } else {
+    return fma(m, L(tau.inverse), log_z(others, ties));
+  }
+  return m;
+}
+
+template <Want W, class T>
+void softmax_rows(const SoftmaxCall<T>& call, std::int64_t begin, std::int64_t end, T* scratch) {
+  constexpr int n = Lanes<T>::kCount;
+  const Softened<T> tau(call.tau);
+  const std::int64_t classes = call.classes;
+  const bool in_lanes = classes <= kMostSoftmaxLaneClasses;
+  const bool pack = call.logits.class_stride != 1;
+  const bool unpack = call.out.data != nullptr && call.out.class_stride != 1;
+  T* const block = scratch + classes;
+  T* const out_block = block + n * classes;
+  for (std::int64_t first_row = begin; first_row < end; first_row += n) {
+    const int count = static_cast<int>(end - first_row < n ? end - first_row : n);
+    if (in_lanes) {
+      LaneRows<T> rows;
+      for (int i = 0; i < count; ++i) rows.push(first_row + i);
+      gather(call.logits, rows, classes, scratch);
+      alignas(64) T number[n];
+      store(number, softmax_tile<W>(scratch, classes, tau));
+      if constexpr (W == Want::kLogSumExp)
+        for (int i = 0; i < count; ++i) call.row_out[first_row + i] = number[i];
+      else
+        scatter(scratch, rows, classes, call.out);
+      continue;
+    }
+    if (pack) pack_rows(call.logits, first_row, count, classes, block);
+    for (int i = 0; i < count; ++i) {
+      const T* x = pack ? block + i * classes : at(call.logits, first_row + i);
+      T* out = call.out.data == nullptr ? nullptr
+                                        : (unpack ? out_block + i * classes : at(call.out, first_row + i));
+      T* number = call.row_out == nullptr ? nullptr : call.row_out + first_row + i;
+      softmax_row<W>(x, classes, tau, call.tau, scratch, out, number);
+    }
+    if (unpack) unpack_rows(out_block, first_row, count, classes, nullptr, call.out);
+  }
+}
+
+template <class T>
+std::int64_t softmax_scratch(const SoftmaxCall<T>& call) {
+  if (call.classes <= kMostSoftmaxLaneClasses) return call.classes * Lanes<T>::kCount;
+  const bool pack = call.logits.class_stride != 1 || call.out.class_stride != 1;
+  return call.classes * (1 + (pack ? 2 * Lanes<T>::kCount : 0));
+}
+
+}  // namespace
+}  // namespace KDLOSS_ISA
+}  // namespace kdloss

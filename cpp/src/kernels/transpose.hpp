@@ -1,0 +1,104 @@
+// Copies between a matrix of any strides and the contiguous blocks that the loops want.
+#pragma once
+
+#include "../kernel_table.hpp"
+#include "lanes.hpp"
+
+namespace kdloss {
+namespace KDLOSS_ISA {
+namespace {
+
+// Squares of one 16-byte vector a row: 4 x 4 floats or 2 x 2 doubles. That is half the speed of the best
+// shuffles and the same on every instruction set.
+typedef float Float4 __attribute__((vector_size(16)));
+typedef double Double2 __attribute__((vector_size(16)));
+template <class V, class T>
+KDLOSS_INLINE V load_vector(const T* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class V, class T>
+KDLOSS_INLINE void store_vector(T* p, V v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+#if defined(__clang__)
+#define KDLOSS_SHUFFLE4(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#define KDLOSS_SHUFFLE2(a, b, i, j) __builtin_shufflevector(a, b, i, j)
+#else
+typedef std::int32_t Index4 __attribute__((vector_size(16)));
+typedef std::int64_t Index2 __attribute__((vector_size(16)));
+#define KDLOSS_SHUFFLE4(a, b, i, j, k, l) __builtin_shuffle(a, b, Index4{i, j, k, l})
+#define KDLOSS_SHUFFLE2(a, b, i, j) __builtin_shuffle(a, b, Index2{i, j})
+#endif
+
+KDLOSS_INLINE void transpose_square(const float* from, std::int64_t from_stride, float* to,
+                                    std::int64_t to_stride) {
+  const Float4 a = load_vector<Float4>(from), b = load_vector<Float4>(from + from_stride);
+  const Float4 c = load_vector<Float4>(from + 2 * from_stride),
+               d = load_vector<Float4>(from + 3 * from_stride);
+  const Float4 ab_low = KDLOSS_SHUFFLE4(a, b, 0, 4, 1, 5), ab_high = KDLOSS_SHUFFLE4(a, b, 2, 6, 3, 7);
+  const Float4 cd_low = KDLOSS_SHUFFLE4(c, d, 0, 4, 1, 5), cd_high = KDLOSS_SHUFFLE4(c, d, 2, 6, 3, 7);
+  store_vector(to, KDLOSS_SHUFFLE4(ab_low, cd_low, 0, 1, 4, 5));
+  store_vector(to + to_stride, KDLOSS_SHUFFLE4(ab_low, cd_low, 2, 3, 6, 7));
+  store_vector(to + 2 * to_stride, KDLOSS_SHUFFLE4(ab_high, cd_high, 0, 1, 4, 5));
+  store_vector(to + 3 * to_stride, KDLOSS_SHUFFLE4(ab_high, cd_high, 2, 3, 6, 7));
+}
+KDLOSS_INLINE void transpose_square(const double* from, std::int64_t from_stride, double* to,
+                                    std::int64_t to_stride) {
+  const Double2 a = load_vector<Double2>(from), b = load_vector<Double2>(from + from_stride);
+  store_vector(to, KDLOSS_SHUFFLE2(a, b, 0, 2));
+  store_vector(to + to_stride, KDLOSS_SHUFFLE2(a, b, 1, 3));
+}
+
+// to[c, r] = from[r, c] for r < rows, c < columns; both arrays have unit stride along their last axis. The
+// last squares reach back over what was already copied.
+template <class T>
+KDLOSS_INLINE void transpose(const T* from, std::int64_t from_stride, T* to, std::int64_t to_stride,
+                             std::int64_t rows, std::int64_t columns) {
+  constexpr std::int64_t n = 16 / sizeof(T);
+  if (rows < n || columns < n) {
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t c = 0; c < columns; ++c) to[c * to_stride + r] = from[r * from_stride + c];
+    return;
+  }
+  for (std::int64_t column = 0; column < columns; column += n) {
+    const std::int64_t c = column + n <= columns ? column : columns - n;
+    for (std::int64_t row = 0; row < rows; row += n) {
+      const std::int64_t r = row + n <= rows ? row : rows - n;
+      transpose_square(from + r * from_stride + c, from_stride, to + c * to_stride + r, to_stride);
+    }
+  }
+}
+
+// Element (r, c) of a matrix.
+template <class T>
+KDLOSS_INLINE T* at(const Matrix<T>& m, std::int64_t r, std::int64_t c = 0) {
+  return m.data + r * m.row_stride + c * m.class_stride;
+}
+
+// rows x classes of a matrix, from the given row, to a contiguous block with one row after another.
+template <class T>
+void pack_rows(const Matrix<const T>& from, std::int64_t row, std::int64_t rows, std::int64_t classes,
+               T* block) {
+  if (from.row_stride == 1) return transpose(at(from, row), from.class_stride, block, classes, classes, rows);
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t c = 0; c < classes; ++c) block[r * classes + c] = *at(from, row + r, c);
+}
+// And back, but for the rows to skip, if any.
+template <class T>
+void unpack_rows(const T* block, std::int64_t row, std::int64_t rows, std::int64_t classes, const bool* skip,
+                 const Matrix<T>& to) {
+  bool all = true;
+  for (std::int64_t r = 0; r < rows && skip != nullptr; ++r) all = all && !skip[r];
+  if (all && to.row_stride == 1)
+    return transpose(block, classes, at(to, row), to.class_stride, rows, classes);
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t c = 0; c < classes && (all || !skip[r]); ++c)
+      *at(to, row + r, c) = block[r * classes + c];
+}
+
+}  // namespace
+}  // namespace KDLOSS_ISA
+}  // namespace kdloss

@@ -1,0 +1,76 @@
+#include "parallel.hpp"
+
+#include <omp.h>
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <fstream>
+#include <string>
+
+#include "kdloss/kdloss.hpp"
+
+namespace kdloss {
+namespace {
+
+// A parallel region costs a few microseconds; this many elements take about as long on one thread (measured
+// on two cores with AVX2, 0.8 elements a nanosecond).
+constexpr std::int64_t kGrain = 16384;
+
+// libgomp's threads do not survive a fork, and a region in the child would wait for them forever.
+std::atomic<bool> pool_started{false}, pool_lost{false};
+void watch_forks() {
+  static const int registered = pthread_atfork(nullptr, nullptr, [] {
+    if (pool_started) pool_lost = true;
+  });
+  (void)registered;
+}
+
+// The processors that the control group's quota amounts to, which OpenMP does not look at; 0 without a quota.
+int quota() {
+  static const int processors = [] {
+    std::string limit;
+    double period = 0;
+    std::ifstream v2("/sys/fs/cgroup/cpu.max");
+    if (v2 >> limit >> period && limit != "max" && period > 0)
+      return std::max(1, static_cast<int>(std::ceil(std::stod(limit) / period)));
+    double micros = 0;
+    std::ifstream v1("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
+        v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+    if (v1 >> micros && v1_period >> period && micros > 0 && period > 0)
+      return std::max(1, static_cast<int>(std::ceil(micros / period)));
+    return 0;
+  }();
+  return processors;
+}
+
+}  // namespace
+
+int max_threads() {
+  // Asked at every call: the limit belongs to the calling thread, and threadpoolctl changes it.
+  if (pool_lost) return 1;
+  const int allowed = omp_get_max_threads();
+  return quota() > 0 ? std::min(allowed, quota()) : allowed;
+}
+
+int threads_for(int num_threads, std::int64_t elements) {
+  if (elements < 2 * kGrain || pool_lost || omp_in_parallel()) return 1;
+  const int most = num_threads > 0 ? num_threads : max_threads();
+  return static_cast<int>(std::min<std::int64_t>(most, elements / kGrain));
+}
+
+void parallel_for(std::int64_t count, int threads, void (*body)(void* context, std::int64_t i, int thread),
+                  void* context) {
+  threads = static_cast<int>(std::min<std::int64_t>(threads, count));
+  if (threads <= 1) {
+    for (std::int64_t i = 0; i < count; ++i) body(context, i, 0);
+    return;
+  }
+  watch_forks();
+  pool_started = true;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+  for (std::int64_t i = 0; i < count; ++i) body(context, i, omp_get_thread_num());
+}
+
+}  // namespace kdloss
