@@ -1,0 +1,69 @@
+"""Turns what cannot be read in place into arrays that can, or says what it was given."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def as_array(value: Any, name: str) -> NDArray[Any]:
+    """``value`` as a NumPy array: by ``numpy.asarray``, or through DLPack for arrays on the CPU."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be ignored; mask a class with -inf, "
+            "or a row with the label -100"
+        )
+    if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack_device__"):
+        device, _ = value.__dlpack_device__()
+        if device != 1:  # kDLCPU
+            raise TypeError(
+                f"{name} is a {type(value).__name__} on a device (DLPack type {int(device)}), "
+                "expected an array in the memory of the CPU"
+            )
+        try:
+            return np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError):
+            pass  # a type that DLPack or NumPy does not know; its own conversion may
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is no array of numbers: {error}") from None
+
+
+def as_floats(value: Any, name: str, dtype: str = "") -> NDArray[Any]:
+    """``value`` as aligned, native float32 or float64; ``dtype`` names the one that is wanted.
+
+    Integers and float64 become float64, float16 becomes float32.
+    """
+    array = as_array(value, name)
+    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
+        raise TypeError(
+            f"{name} has dtype {array.dtype}, expected numbers: "
+            "float32 or float64 are read in place, float16 and integers converted"
+        )
+    if not dtype:
+        dtype = "float32" if array.dtype.kind == "f" and array.dtype.itemsize <= 4 else "float64"
+    if array.dtype == dtype and array.dtype.isnative:
+        return array.copy(order="K")  # right as it is, but for its alignment or its strides
+    return array.astype(dtype, order="K")
+
+
+def as_labels(value: Any) -> NDArray[np.int64]:
+    """``value`` as a 1-D array of int64."""
+    array = as_array(value, "labels")
+    if array.dtype.kind == "f" and array.size == 0:
+        array = array.astype(np.int64)  # an empty list
+    if array.dtype.kind not in "iu":
+        hint = "; use labels.astype(numpy.int64)" if array.dtype.kind in "bf" else ""
+        raise TypeError(f"labels has dtype {array.dtype}, expected integers{hint}")
+    if array.ndim != 1:
+        raise ValueError(
+            f"labels has shape {array.shape}, expected one label for each row, shape (rows,)"
+            + ("; reshape it, with labels.reshape(-1)" if array.ndim > 1 else "")
+        )
+    if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        row = int(np.argmax(array > np.iinfo(np.int64).max))
+        raise ValueError(f"labels[{row}] is {int(array[row])}, expected a class index")
+    if array.dtype == np.int64 and array.dtype.isnative:
+        return array.copy()
+    return array.astype(np.int64)

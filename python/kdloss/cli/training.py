@@ -1,0 +1,167 @@
+"""What `train` and `tune` share: the data and the trainer's settings as flags, scores, pictures."""
+
+import argparse
+import dataclasses
+import platform
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..trainer import SCHEDULES, LinearStudent, Record, Settings
+from . import console
+from .files import read_labels, read_matrix
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+VALIDATION = 0.2
+FIELDS = {field.name: field.default for field in dataclasses.fields(Settings)}
+HELP = {
+    "alpha": "weight of the labels, in [0, 1]; the teacher's is 1 - alpha",
+    "tau": "temperature, > 0",
+    "learning_rate": "length of the first step",
+    "epochs": "passes over the rows",
+    "batch_size": "rows per step",
+    "schedule": "how the learning rate changes from epoch to epoch",
+    "momentum": "share of the last step that is kept, in [0, 1)",
+    "l2": "weight of the L2 term, which leaves the bias free",
+    "bias": "learn a bias",
+    "shuffle": "visit the rows in a new order in every epoch",
+    "seed": "decides the order of the rows and the validation split",
+    "patience": "stop after this many epochs without a lower validation loss, keep the best",
+}
+
+
+class Data(NamedTuple):
+    """Features (N, D), labels (N,) and teacher logits (N, C), as `LinearStudent.fit` takes them."""
+
+    features: NDArray[Any]
+    labels: NDArray[Any] | None
+    teacher_logits: NDArray[Any] | None
+
+
+def add_file_flags(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Add the files to read, of which two may be `required` or not, and the folder to write."""
+    group = parser.add_argument_group("files")
+    group.add_argument("--features", metavar="FILE", required=True, help="numbers (rows, features)")
+    group.add_argument(
+        "--labels",
+        metavar="FILE",
+        required=required,
+        help="integers (rows,): a class from 0 on, -1 for a row that only the teacher has seen, "
+        "-100 for a row to leave out" + ("" if required else "; needed unless --alpha 0"),
+    )
+    group.add_argument(
+        "--teacher-logits",
+        metavar="FILE",
+        required=required,
+        help="numbers (rows, classes): logits, not probabilities; log-probabilities are logits"
+        + ("" if required else "; needed unless --alpha 1"),
+    )
+    group.add_argument(
+        "--out",
+        metavar="FOLDER",
+        required=True,
+        help="a folder that is new, empty, or an earlier result's, which is replaced",
+    )
+
+
+def add_setting_flags(parser: argparse.ArgumentParser, *, without: tuple[str, ...] = ()) -> None:
+    """Add a flag for each of the trainer's settings, with its name and default."""
+    group = parser.add_argument_group("settings")
+    group.add_argument(
+        "--validation",
+        type=float,
+        default=VALIDATION,
+        metavar="X",
+        help="share of the rows, drawn with the seed, that is kept from training "
+        "(default: %(default)s; train takes 0 for none)",
+    )
+    for name, default in FIELDS.items():
+        if name in without:
+            continue
+        kind: dict[str, Any]
+        if isinstance(default, bool):
+            kind = {"action": argparse.BooleanOptionalAction}
+        elif name == "schedule":
+            kind = {"choices": tuple(SCHEDULES)}
+        elif isinstance(default, float):
+            kind = {"type": float, "metavar": "X"}
+        else:
+            kind = {"type": int, "metavar": "N"}
+        text = HELP[name] + (" (default: %(default)s)" if default is not None else "")
+        group.add_argument(_flag(name), default=default, help=text, **kind)
+
+
+def read_data(args: argparse.Namespace) -> Data:
+    """Read the three files, and compare their numbers of rows."""
+    features = read_matrix(args.features, "--features")
+    like = (f"--features {args.features}", features)
+    labels = teacher_logits = None
+    if args.labels is not None:
+        labels = read_labels(args.labels, "--labels", like)
+    if args.teacher_logits is not None:
+        teacher_logits = read_matrix(args.teacher_logits, "--teacher-logits", like)
+    return Data(features, labels, teacher_logits)
+
+
+def new_student(args: argparse.Namespace, **settings: Any) -> LinearStudent:
+    """Return an untrained student with the settings of the flags, and those given here."""
+    return LinearStudent(
+        **{name: getattr(args, name) for name in FIELDS.keys() - settings.keys()} | settings
+    )
+
+
+def final_record(student: LinearStudent) -> Record:
+    """Return the record of the epoch whose weights the student has."""
+    last = student.history[-1]
+    early = student.settings.patience is not None
+    return student.history[int(last["best_epoch"]) - 1] if early else last
+
+
+def origin(args: argparse.Namespace, data: Data) -> dict[str, Any]:
+    """Say from which settings and files, and with which versions, a result was made."""
+    names = [name for name in (*FIELDS, "validation") if hasattr(args, name)]
+    return {
+        "settings": {name: getattr(args, name) for name in names},
+        "files": {name: getattr(args, name) for name in Data._fields},
+        "shapes": {name: None if a is None else a.shape for name, a in data._asdict().items()},
+        "versions": {
+            "kdloss": __version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def command(args: argparse.Namespace, out: str, **settings: Any) -> str:
+    """Return the `kdloss train` of these files and settings, as typed in a shell."""
+    words = ["kdloss", "train"]
+    for name in Data._fields:
+        words += [_flag(name), getattr(args, name)]
+    if args.validation != VALIDATION:
+        words += ["--validation", str(args.validation)]
+    for name, value in (vars(args) | settings).items():
+        if name in settings or (name in FIELDS and value != FIELDS[name]):
+            # The settings that can be False are True by default.
+            words += [f"--no-{name}"] if value is False else [_flag(name), str(value)]
+    return shlex.join([*words, "--out", out])
+
+
+def save_picture(path: Path, draw: Callable[[], "Figure"]) -> None:
+    """Write the picture, or say how to get it: a result without one is worth keeping."""
+    try:
+        figure = draw()
+    except ImportError as error:
+        console.note(f"no {path.name}: {error}")
+    else:
+        figure.savefig(path)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,382 @@
+"""The knowledge-distillation loss, its parts and its gradient."""
+
+import operator
+from typing import Any, Literal, NamedTuple
+
+from numpy.typing import ArrayLike, NDArray
+
+from . import _core
+from ._convert import as_array
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+class KDResult(NamedTuple):
+    """What `kd_loss_and_grad` returns."""
+
+    loss: Any
+    """The loss: a float, or an array (rows,) where ``reduction="none"``."""
+    grad_logits: NDArray[Any]
+    """Its gradient with respect to the student's logits, (rows, classes)."""
+
+
+class KDParts(NamedTuple):
+    """What `kd_loss_parts` returns: floats, or arrays (rows,) where ``reduction="none"``."""
+
+    loss: Any
+    """alpha * hard + (1 - alpha) * soft."""
+    hard: Any
+    """The hard loss, -log softmax(s)[label]."""
+    soft: Any
+    """The soft loss, tau^2 KL(softmax(t / tau) || softmax(s / tau))."""
+
+
+def kd_loss_batch(
+    student_logits: ArrayLike,
+    teacher: ArrayLike | None,
+    labels: ArrayLike | None,
+    *,
+    alpha: float = 0.5,
+    tau: float = 4.0,
+    reduction: Reduction = "mean",
+    ignore_index: int = -100,
+    num_threads: int | None = None,
+) -> Any:
+    r"""The knowledge-distillation loss of a batch.
+
+    With student logits s, teacher logits t and label y, per row
+
+    .. math::
+        L = \alpha \, (-\log p^{(1)}_y) + (1 - \alpha) \, \tau^2 \, D_{KL}(q \,\|\, p)
+
+    where p1 = softmax(s), p = softmax(s / tau), q = softmax(t / tau): the teacher comes first.
+
+    Parameters
+    ----------
+    student_logits : array_like (rows, classes) of float
+        float32 and float64 are read in place, at any strides, read-only or memory-mapped too.
+        float16 becomes float32; integers and lists become float64.
+    teacher : array_like (rows, classes) of float, or None
+        The teacher's logits, a constant. Another float type than the student's is converted to
+        it. Log-probabilities are logits. None only where ``alpha`` is 1.
+    labels : array_like (rows,) of int, or None
+        A class in [0, classes); or -1, *unlabelled*: the row learns from the teacher alone, as if
+        its alpha were 0; or ``ignore_index``, *padding*: loss 0, gradient 0, not counted. int64 is
+        read in place. None only where ``alpha`` is 0.
+    alpha : float, default 0.5
+        The weight of the hard loss, in [0, 1]. What has weight 0 is not used, and may hold NaN.
+    tau : float, default 4
+        Temperature, in units of the logits, > 0.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        "mean" divides by the number of rows that count, all but padding; over no rows that count
+        the loss is 0, so that a batch of padding does not poison a training run.
+    ignore_index : int, default -100
+        The label of padding. It wins over -1, should it be -1.
+    num_threads : int, optional
+        At most so many threads; by default as many as OpenMP gives. The result does not depend
+        on it.
+
+    Returns
+    -------
+    float, or ndarray (rows,) of the student's type where ``reduction="none"``
+        Never negative. Within 1e-5 (float32) or 1e-12 (float64) of the true value, for
+        1e-3 <= tau <= 1e6. +inf where the student masks, by a logit of -inf, a class that the
+        label or the teacher wants; NaN where a row that counts holds NaN or +inf, or -inf alone.
+
+    Raises
+    ------
+    ValueError
+        For shapes that differ, labels out of range, alpha, tau or reduction out of theirs.
+    TypeError
+        For arguments of a wrong kind. Nothing has been written by then.
+
+    See Also
+    --------
+    kd_loss_and_grad : the loss with its gradient.
+    kd_loss_parts : the loss with its two parts.
+
+    References
+    ----------
+    Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv:1503.02531 (2015).
+
+    Examples
+    --------
+    >>> import kdloss
+    >>> student = [[2.0, 0.5, -1.0], [0.2, -0.1, 1.2]]
+    >>> teacher = [[3.0, 1.0, -0.5], [-0.2, 0.3, 2.0]]
+    >>> round(kdloss.kd_loss_batch(student, teacher, [0, 2], alpha=0.5, tau=3.0), 12)
+    0.221605937332
+    """
+    return _core.kd_loss_batch(
+        student_logits, teacher, labels, alpha, tau, reduction, ignore_index, num_threads
+    )
+
+
+def kd_loss_and_grad(
+    student_logits: ArrayLike,
+    teacher: ArrayLike | None,
+    labels: ArrayLike | None,
+    *,
+    alpha: float = 0.5,
+    tau: float = 4.0,
+    reduction: Reduction = "mean",
+    ignore_index: int = -100,
+    num_threads: int | None = None,
+    out: NDArray[Any] | None = None,
+) -> KDResult:
+    r"""The loss of `kd_loss_batch` and its gradient with respect to the student's logits.
+
+    .. math::
+        \nabla_s L = \alpha \, (p^{(1)} - e_y) + (1 - \alpha) \, \tau \, (p - q)
+
+    and that divided by the number of rows that count, where ``reduction="mean"``.
+
+    Parameters
+    ----------
+    student_logits, teacher, labels, alpha, tau, reduction, ignore_index, num_threads
+        As in `kd_loss_batch`. With ``reduction="none"`` each row's gradient is that of its own
+        loss.
+    out : ndarray (rows, classes), optional
+        Where to write the gradient: the student's shape and type, any strides, no overlap with
+        itself or with an input, except that it may be the student's own array. By default a new
+        array of the student's layout.
+
+    Returns
+    -------
+    KDResult
+        ``(loss, grad_logits)``. Each part of the gradient is within 1e-5 (float32) or 1e-12
+        (float64), relative to the largest entry of that part in its row. Beside an infinite loss
+        the gradient keeps its finite value.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `kd_loss_batch`, and for an ``out`` that does not fit.
+
+    References
+    ----------
+    Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv:1503.02531 (2015).
+
+    Examples
+    --------
+    >>> import kdloss
+    >>> loss, grad = kdloss.kd_loss_and_grad([[2.0, 0.5, -1.0]], [[3.0, 1.0, -0.5]], [0], tau=3.0)
+    >>> round(loss, 6)
+    0.136202
+    >>> grad.round(4).tolist()
+    [[-0.1695, 0.1264, 0.0431]]
+    """
+    return KDResult._make(
+        _core.kd_loss_and_grad(
+            student_logits, teacher, labels, alpha, tau, reduction, ignore_index, num_threads, out
+        )
+    )
+
+
+def kd_loss_parts(
+    student_logits: ArrayLike,
+    teacher: ArrayLike | None,
+    labels: ArrayLike | None,
+    *,
+    alpha: float = 0.5,
+    tau: float = 4.0,
+    reduction: Reduction = "mean",
+    ignore_index: int = -100,
+    num_threads: int | None = None,
+) -> KDParts:
+    r"""The loss of `kd_loss_batch` and its two parts, in one pass, for logs.
+
+    Both parts are given whatever ``alpha`` is, where their inputs exist.
+
+    Parameters
+    ----------
+    student_logits, teacher, labels, alpha, tau, reduction, ignore_index, num_threads
+        As in `kd_loss_batch`.
+
+    Returns
+    -------
+    KDParts
+        ``(loss, hard, soft)``. With "mean", hard is the mean over the labelled rows and soft, with
+        its factor tau^2, the mean over all rows that count, so that with unlabelled rows in the
+        batch the loss is no mixture of the two; NaN where there is nothing to average. With
+        "none", hard is NaN in rows without a label.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `kd_loss_batch`.
+
+    References
+    ----------
+    Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv:1503.02531 (2015).
+
+    Examples
+    --------
+    >>> import kdloss
+    >>> parts = kdloss.kd_loss_parts([[2.0, 0.5, -1.0]], [[3.0, 1.0, -0.5]], [0], tau=3.0)
+    >>> [round(x, 6) for x in parts]
+    [0.136202, 0.241311, 0.031092]
+    """
+    return KDParts._make(
+        _core.kd_loss_parts(
+            student_logits, teacher, labels, alpha, tau, reduction, ignore_index, num_threads
+        )
+    )
+
+
+def kd_loss_single(
+    student: ArrayLike,
+    teacher: ArrayLike | None,
+    label: int | None,
+    *,
+    alpha: float = 0.5,
+    tau: float = 4.0,
+) -> float:
+    r"""The knowledge-distillation loss of one row; the formula is that of `kd_loss_batch`.
+
+    Parameters
+    ----------
+    student, teacher : array_like (classes,) of float
+        The row's logits.
+    label : int or None
+        Its class, or -1 for a row that learns from the teacher alone; None only where ``alpha``
+        is 0.
+    alpha : float, default 0.5
+        The weight of the hard loss, in [0, 1].
+    tau : float, default 4
+        Temperature, in units of the logits, > 0.
+
+    Returns
+    -------
+    float
+        The loss, >= 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `kd_loss_batch`.
+
+    References
+    ----------
+    ``kd_loss_single`` of the knowledge-distillation document, of whose first example this is the
+    result.
+
+    Examples
+    --------
+    >>> import kdloss
+    >>> round(kdloss.kd_loss_single([2.0, 0.5, -1.0], [3.0, 1.0, -0.5], 0, alpha=0.5, tau=3.0), 12)
+    0.13620160016
+    """
+    s = _one_row(student, "student")
+    t = None if teacher is None else _one_row(teacher, "teacher")
+    if t is not None and t.shape != s.shape:
+        raise ValueError(f"teacher has shape {t.shape}, expected the shape of student, {s.shape}")
+    if label is None:
+        if alpha != 0:
+            raise ValueError("label is absent, expected one where alpha is not 0")
+        label = -1
+    try:
+        label = operator.index(label)
+    except TypeError:
+        raise TypeError(f"label is {label!r}, expected a whole number") from None
+    loss: float = _core.kd_loss_single(s, t, label, alpha, tau)
+    return loss
+
+
+def cross_entropy_hard(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    reduction: Reduction = "mean",
+    ignore_index: int = -100,
+    num_threads: int | None = None,
+) -> Any:
+    r"""The hard loss alone: the cross-entropy of the labels at temperature 1.
+
+    .. math:: L_{hard} = -\log \mathrm{softmax}(z)_y
+
+    Parameters
+    ----------
+    logits : array_like (rows, classes) of float
+        As ``student_logits`` in `kd_loss_batch`.
+    labels : array_like (rows,) of int
+        Classes in [0, classes), or ``ignore_index`` for padding. There is no teacher, so -1,
+        unlabelled, is refused.
+    reduction, ignore_index, num_threads
+        As in `kd_loss_batch`.
+
+    Returns
+    -------
+    float, or ndarray (rows,) where ``reduction="none"``
+        The loss, >= 0, accurate also where the label holds nearly all of the probability.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `kd_loss_batch`.
+
+    References
+    ----------
+    ``cross_entropy_hard`` of the knowledge-distillation document.
+
+    Examples
+    --------
+    >>> import kdloss
+    >>> kdloss.cross_entropy_hard([[0.0, -40.0]], [0])
+    4.248354255291589e-18
+    """
+    return _core.cross_entropy_hard(logits, labels, reduction, ignore_index, num_threads)
+
+
+def kl_divergence(q: ArrayLike, p: ArrayLike, *, reduction: Reduction = "mean") -> Any:
+    r"""KL divergence of probabilities, the first from the second: KL(q || p).
+
+    .. math:: D_{KL}(q \,\|\, p) = \sum_c q_c \log \frac{q_c}{p_c} - q_c + p_c
+
+    whose terms are all >= 0; the last two sum to 0. 0 log 0 is 0. For a teacher and a student q is
+    the teacher's.
+
+    Parameters
+    ----------
+    q, p : array_like (rows, classes) or (classes,) of float
+        Probabilities, one shape for both. `softmax_temp` makes them from logits.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        Over the rows.
+
+    Returns
+    -------
+    float, or ndarray (rows,) where ``reduction="none"``
+        The divergence, >= 0; +inf where q is positive and p is 0.
+
+    Raises
+    ------
+    ValueError
+        For a negative entry, a row whose sum is further than 1e-3 from 1, shapes that differ.
+    TypeError
+        For arguments that are no numbers.
+
+    References
+    ----------
+    Kullback, Leibler: On Information and Sufficiency, Ann. Math. Statist. 22 (1951).
+
+    Examples
+    --------
+    >>> import kdloss
+    >>> round(kdloss.kl_divergence([0.5, 0.5], [0.25, 0.75]), 12)
+    0.143841036226
+    """
+    rows = [as_array(x, name) for x, name in ((q, "q"), (p, "p"))]
+    if rows[0].shape != rows[1].shape:
+        raise ValueError(f"p has shape {rows[1].shape}, expected that of q, {rows[0].shape}")
+    if rows[0].ndim == 1:
+        rows = [x[None, :] for x in rows]
+    return _core.kl_divergence(rows[0], rows[1], reduction)
+
+
+def _one_row(values: ArrayLike, name: str) -> NDArray[Any]:
+    array = as_array(values, name)
+    if array.ndim != 1:
+        raise ValueError(
+            f"{name} has shape {array.shape}, expected the logits of one row, shape (classes,)"
+        )
+    return array

@@ -1,0 +1,344 @@
+"""Scores of predicted probabilities against labels: accuracy, likelihood, Brier score, calibration.
+
+Every function takes probabilities (N, C) and labels (N,). Rows labelled -1 (unlabelled) or -100
+(padding) do not count; without any row that counts a score is NaN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+UNLABELLED = -1
+PADDING = -100
+
+BINS = 15  # as in Guo et al. 2017, so that calibration errors compare with published ones
+SUM_TOLERANCE = 1e-3  # a row whose sum is further than this from 1 is not a row of probabilities
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReliabilityBins:
+    """What a reliability diagram shows, one entry for each of the bins (0, 1/M], ..., ((M-1)/M, 1].
+
+    Attributes
+    ----------
+    count : (M,) int64 array
+        Labelled rows whose confidence lies in the bin.
+    confidence, accuracy : (M,) float64 arrays
+        Mean confidence and share of correct predictions of those rows; NaN in an empty bin.
+    """
+
+    count: Array
+    confidence: Array
+    accuracy: Array
+
+
+def accuracy(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Share of labelled rows whose most probable class is their label.
+
+    Formula: ``mean(argmax_c p[c] == y)``; of equally probable classes the first one is predicted.
+
+    Parameters
+    ----------
+    probabilities : (N, C) array of floats
+        One probability per class; each row sums to 1.
+    labels : (N,) array of integers
+        A class in [0, C), or -1 or -100 for a row that does not count.
+
+    Returns
+    -------
+    float
+        Between 0 and 1; NaN if no row is labelled.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of that kind, shape or range.
+
+    Examples
+    --------
+    >>> from kdloss.metrics import accuracy
+    >>> accuracy([[0.75, 0.25], [0.5, 0.5], [0.25, 0.75]], [0, 1, -1])
+    0.5
+    """
+    p, y = _labelled_rows(probabilities, labels)
+    return _mean(p.argmax(axis=1) == y)
+
+
+def negative_log_likelihood(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Mean over labelled rows of -log of the probability given to the label, in nats.
+
+    Formula: ``mean(-log p[y])``. A label of probability 0 makes it inf: nothing is clipped.
+
+    Parameters
+    ----------
+    probabilities : (N, C) array of floats
+        One probability per class; each row sums to 1.
+    labels : (N,) array of integers
+        A class in [0, C), or -1 or -100 for a row that does not count.
+
+    Returns
+    -------
+    float
+        Between 0 and inf; NaN if no row is labelled.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of that kind, shape or range.
+
+    Examples
+    --------
+    >>> from kdloss.metrics import negative_log_likelihood
+    >>> round(negative_log_likelihood([[0.75, 0.25], [0.5, 0.5]], [0, 1]), 6)
+    0.490415
+    >>> negative_log_likelihood([[1.0, 0.0]], [1])
+    inf
+    """
+    p, y = _labelled_rows(probabilities, labels)
+    with np.errstate(divide="ignore"):  # log 0 = -inf is the answer, not a mishap
+        return _mean(-np.log(p[np.arange(len(y)), y]))
+
+
+def brier_score(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Mean over labelled rows of the squared distance between prediction and one-hot label.
+
+    Formula: ``mean(sum_c (p[c] - [c == y])^2)``, summed over all classes as Brier defined it, so
+    that it lies between 0 and 2 (the form for two classes that looks at one of them is half of it).
+
+    Parameters
+    ----------
+    probabilities : (N, C) array of floats
+        One probability per class; each row sums to 1.
+    labels : (N,) array of integers
+        A class in [0, C), or -1 or -100 for a row that does not count.
+
+    Returns
+    -------
+    float
+        Between 0 and 2; NaN if no row is labelled.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of that kind, shape or range.
+
+    References
+    ----------
+    Brier 1950, Verification of forecasts expressed in terms of probability.
+
+    Examples
+    --------
+    >>> from kdloss.metrics import brier_score
+    >>> brier_score([[0.75, 0.25], [0.5, 0.5]], [0, 1])
+    0.3125
+    """
+    p, y = _labelled_rows(probabilities, labels)
+    return _mean(_squared_distance(p, y))
+
+
+def reliability_bins(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: int = BINS
+) -> ReliabilityBins:
+    """Confidence and accuracy of labelled rows, grouped by confidence: a reliability diagram.
+
+    A row's confidence is its largest probability. Bin m of M holds ``m/M < confidence <= (m+1)/M``.
+
+    Parameters
+    ----------
+    probabilities : (N, C) array of floats
+        One probability per class; each row sums to 1.
+    labels : (N,) array of integers
+        A class in [0, C), or -1 or -100 for a row that does not count.
+    bins : int
+        Number M of bins of equal width.
+
+    Returns
+    -------
+    ReliabilityBins
+        ``count``, ``confidence`` and ``accuracy``, each (bins,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of that kind, shape or range.
+
+    Examples
+    --------
+    >>> from kdloss.metrics import reliability_bins
+    >>> found = reliability_bins([[0.75, 0.25], [0.875, 0.125], [0.5, 0.5]], [0, 1, 0], bins=2)
+    >>> found.count, found.confidence, found.accuracy
+    (array([1, 2]), array([0.5   , 0.8125]), array([1. , 0.5]))
+    """
+    count, confidence, correct = _bin_sums(*_labelled_rows(probabilities, labels), bins)
+    with np.errstate(invalid="ignore"):  # 0 / 0 in an empty bin: NaN, as promised
+        return ReliabilityBins(count.astype(np.int64), confidence / count, correct / count)
+
+
+def expected_calibration_error(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: int = BINS
+) -> float:
+    """Mean gap between confidence and accuracy, over bins of equal width (15, as in Guo et al.).
+
+    Formula: ``sum_m count[m] / N * |accuracy[m] - confidence[m]|`` over the bins of
+    `reliability_bins`. Only the most probable class is looked at.
+
+    Parameters
+    ----------
+    probabilities : (N, C) array of floats
+        One probability per class; each row sums to 1.
+    labels : (N,) array of integers
+        A class in [0, C), or -1 or -100 for a row that does not count.
+    bins : int
+        Number of bins of equal width.
+
+    Returns
+    -------
+    float
+        Between 0 and 1; NaN if no row is labelled.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of that kind, shape or range.
+
+    References
+    ----------
+    Guo, Pleiss, Sun, Weinberger 2017, On calibration of modern neural networks, arXiv:1706.04599.
+
+    Examples
+    --------
+    >>> from kdloss.metrics import expected_calibration_error
+    >>> expected_calibration_error([[0.75, 0.25], [0.75, 0.25]], [0, 1])
+    0.25
+    """
+    return _calibration_error(_bin_sums(*_labelled_rows(probabilities, labels), bins))
+
+
+class MetricSums:
+    """Running accuracy, Brier score and calibration error of labelled rows that pass in batches.
+
+    Keeps sums and no rows, and gives what the functions of this module give for all rows at once.
+    It is meant for probabilities that were just computed: their values are not checked, and every
+    label must be a class.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kdloss.metrics import MetricSums
+    >>> sums = MetricSums()
+    >>> sums.add(np.array([[0.75, 0.25]]), np.array([0]))
+    >>> sums.add(np.array([[0.5, 0.5]]), np.array([1]))
+    >>> sums.means()
+    {'accuracy': 0.5, 'brier': 0.3125, 'ece': 0.375}
+    """
+
+    def __init__(self) -> None:
+        self._squared_distance = 0.0
+        self._bins = np.zeros((3, BINS))
+
+    @property
+    def rows(self) -> int:
+        """The number of rows so far."""
+        return int(self._bins[0].sum())
+
+    def add(self, probabilities: Array, labels: Array) -> None:
+        """Add a batch: probabilities (B, C) and labels (B,), each in [0, C)."""
+        self._squared_distance += float(_squared_distance(probabilities, labels).sum())
+        self._bins += _bin_sums(probabilities, labels, BINS)
+
+    def means(self) -> dict[str, float]:
+        """Return accuracy, brier and ece over the rows so far; NaN if there were none."""
+        rows = self.rows or float("nan")
+        return {
+            "accuracy": float(self._bins[2].sum()) / rows,
+            "brier": self._squared_distance / rows,
+            "ece": _calibration_error(self._bins),
+        }
+
+
+# Below, p is probabilities (N, C) and y is labels (N,), of labelled rows only.
+
+
+def _squared_distance(p: Array, y: Array) -> Array:
+    difference = p.astype(np.float64)  # a copy
+    difference[np.arange(len(y)), y] -= 1.0
+    return np.asarray(np.einsum("nc,nc->n", difference, difference))
+
+
+def _bin_sums(p: Array, y: Array, bins: int) -> Array:
+    """Sums per bin (3, bins): rows, their confidence, their correct predictions."""
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, not {bins}")
+    predicted = p.argmax(axis=1)
+    confidence = p[np.arange(len(y)), predicted].astype(np.float64)
+    # A confidence that rounding left above 1 belongs to the last bin.
+    index = np.minimum(np.ceil(confidence * bins).astype(np.intp) - 1, bins - 1)
+    return np.array(
+        [
+            np.bincount(index, minlength=bins),
+            np.bincount(index, weights=confidence, minlength=bins),
+            np.bincount(index, weights=predicted == y, minlength=bins),
+        ]
+    )
+
+
+def _calibration_error(bin_sums: Array) -> float:
+    # count / N * |correct / count - confidence / count|: the counts cancel, empty bins add 0.
+    count, confidence, correct = bin_sums
+    rows = count.sum()
+    return float(np.abs(correct - confidence).sum() / rows) if rows else float("nan")
+
+
+def _mean(values: Array) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def check_labels(
+    labels: npt.ArrayLike, rows: int, classes: int | None, name: str = "labels"
+) -> Array:
+    """Return `labels` as int64 (rows,), refusing what is no class in [0, classes), no -1, no -100.
+
+    Without a number of classes every label from 0 on is a class. Messages call the labels `name`.
+    """
+    array = np.asarray(labels)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, not {array.dtype}")
+    if array.shape != (rows,):
+        raise ValueError(f"{name} must have shape ({rows},), one per row, not {array.shape}")
+    # Compared as they are: a huge unsigned label would turn negative as an int64.
+    largest = np.iinfo(np.int64).max if classes is None else classes - 1
+    bad = (array > largest) | ((array < 0) & (array != UNLABELLED) & (array != PADDING))
+    if bad.any():
+        row = int(bad.argmax())
+        expected = ">= 0" if classes is None else f"in [0, {classes})"
+        raise ValueError(
+            f"{name} must be {expected}, -1 (unlabelled) or -100 (padding), "
+            f"but row {row} has label {array[row]}"
+        )
+    return array.astype(np.int64, copy=False)
+
+
+def _labelled_rows(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Array, Array]:
+    p = np.asarray(probabilities)
+    if p.dtype.kind not in "fiu":
+        raise TypeError(f"probabilities must be real numbers, not {p.dtype}")
+    if p.ndim != 2 or p.shape[1] == 0:
+        raise ValueError(f"probabilities must have shape (N, C) with C >= 1, not {p.shape}")
+    y = check_labels(labels, *p.shape)
+    labelled = y >= 0
+    p, rows = p[labelled].astype(np.float64), np.flatnonzero(labelled)
+    # Written so that NaN is refused as well.
+    good = (p >= 0).all(axis=1) & (np.abs(p.sum(axis=1) - 1) <= SUM_TOLERANCE)
+    if not good.all():
+        bad = int(good.argmin())
+        raise ValueError(
+            "probabilities must be >= 0 and each row must sum to 1; "
+            f"row {rows[bad]} has smallest entry {p[bad].min():g} and sum {p[bad].sum():g}"
+        )
+    return p, y[labelled]

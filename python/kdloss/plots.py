@@ -1,0 +1,317 @@
+"""Pictures of a training, of calibration, of a comparison and of a tuning, as matplotlib figures.
+
+Figures are made without pyplot: no window opens, and the caller's matplotlib settings stay as they
+are. matplotlib is imported when a picture is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart with any kind of colour vision.
+COLOURS = ("#D55E00", "#E69F00", "#0072B2", "#009E73", "#555555")
+ORANGE, BLUE, GREEN, GREY = COLOURS[1:]
+FEWEST = 10  # rows, below which a point of a reliability diagram is noise
+
+
+class Model(NamedTuple):
+    """One trained model, as `comparison` draws it.
+
+    Attributes
+    ----------
+    history : list of dict
+        `LinearStudent.history` with held-out rows as validation; empty for a fixed model.
+    probabilities : (N, C) array
+        Predictions for the held-out rows.
+    labels : (N,) array
+        Their labels.
+    """
+
+    history: Sequence[Mapping[str, float]]
+    probabilities: npt.NDArray[Any]
+    labels: npt.NDArray[Any]
+
+
+def training_curves(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss, accuracy and calibration error by epoch, from `LinearStudent.history`.
+
+    Parameters
+    ----------
+    history : sequence of dict
+        One record per epoch. Validation is drawn, dashed, where the records have it.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        ``figure.savefig(path)`` writes it.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from kdloss.trainer import LinearStudent
+    >>> student = LinearStudent(epochs=3).fit(np.eye(3), [0, 1, 2], 5 * np.eye(3))
+    >>> [axes.get_ylabel() for axes in training_curves(student.history).axes]
+    ['loss (nats)', 'accuracy (%)', 'calibration error (%)']
+    """
+    figure = _figure(11, 3.4)
+    panels = {
+        "loss (nats)": {"loss": BLUE, "hard": ORANGE, "soft": GREEN},
+        "accuracy (%)": {"accuracy": BLUE},
+        "calibration error (%)": {"ece": BLUE},
+    }
+    for axes, (ylabel, names) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        scale = 100 if "%" in ylabel else 1
+        for name, colour in names.items():
+            for prefix, rows, line in (("", "training", "o-"), ("val_", "validation", "s--")):
+                values = scale * _column(history, prefix + name)
+                if not np.isnan(values).all():
+                    label = f"{name}, {rows}" if len(names) > 1 else rows
+                    axes.plot(
+                        _column(history, "epoch"),
+                        values,
+                        line,
+                        color=colour,
+                        label=label,
+                        # Markers only where there is no line to see.
+                        markersize=4 if len(history) == 1 else 0,
+                    )
+        axes.set(xlabel="epoch", ylabel=ylabel)
+        _tidy(axes)
+        if axes.lines:
+            axes.legend(frameon=False, fontsize=8)
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+def reliability_diagram(
+    axes: Axes, probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, colour: str = BLUE
+) -> None:
+    """Draw accuracy against confidence, over bars with the share of rows at each confidence.
+
+    A calibrated model lies on the diagonal; below it, it is surer than it is right. The whiskers
+    are one binomial standard error, ``sqrt(a (1 - a) / n)`` for accuracy a of n rows; confidences
+    that fewer than 10 rows have get a bar but no point.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+        Where to draw.
+    probabilities : (N, C) array of floats
+        Predicted probabilities.
+    labels : (N,) array of integers
+        A class, or -1 or -100 for a row that does not count.
+    colour : str
+        Any matplotlib colour.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> axes = Figure().subplots()
+    >>> reliability_diagram(axes, [[0.75, 0.25], [0.5, 0.5]], [0, 1])
+    >>> axes.get_xlabel(), axes.get_ylabel()
+    ('confidence (%)', 'accuracy (%)')
+    """
+    bins = metrics.reliability_bins(probabilities, labels, bins=10)
+    count, told = bins.count, bins.count >= FEWEST
+    confidence, accuracy = bins.confidence[told], bins.accuracy[told]
+    error = np.sqrt(accuracy * (1 - accuracy) / count[told])
+    axes.bar(np.arange(5, 100, 10), 100 * count / max(count.sum(), 1), 10, color=colour, alpha=0.2)
+    axes.plot([0, 100], [0, 100], ":", color=GREY, linewidth=1)
+    axes.errorbar(
+        100 * confidence,
+        100 * accuracy,
+        100 * error,
+        fmt="o-",
+        color=colour,
+        markersize=4,
+        clip_on=False,
+    )
+    axes.set(xlabel="confidence (%)", ylabel="accuracy (%)", aspect="equal")
+    axes.set(xlim=(0, 100), ylim=(0, 100), xticks=(0, 50, 100), yticks=(0, 50, 100))
+    _tidy(axes)
+
+
+def comparison(models: Mapping[str, Sequence[Model]], title: str) -> Figure:
+    """Compare ways to train on held-out rows: accuracy and NLL by epoch, and calibration.
+
+    Curves are means over the repetitions of a way, in a band of one standard deviation; a fixed
+    model is a level. Reliability diagrams take the rows of all repetitions together, while the
+    calibration error above each is the mean of the repetitions' own.
+
+    Parameters
+    ----------
+    models : dict of sequence of Model
+        The repetitions of each way, by its name, in the order of the legend; at most five ways.
+    title : str
+        What is compared.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        ``figure.savefig(path)`` writes it.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    figure = _figure(12, 8.2)
+    figure.suptitle(title, fontsize=14)
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.6, 1))[:, 0]
+    curves = upper.subplots(1, 2)
+    diagrams = lower.subplots(1, len(models), sharey=True, squeeze=False)[0]
+    for (way, repetitions), diagram, colour in zip(models.items(), diagrams, COLOURS, strict=False):
+        for axes, name, score, scale in (
+            (curves[0], "val_accuracy", metrics.accuracy, 100),
+            (curves[1], "val_nll", metrics.negative_log_likelihood, 1),
+        ):
+            values = scale * np.array(
+                [
+                    [record[name] for record in model.history]
+                    or [score(model.probabilities, model.labels)]
+                    for model in repetitions
+                ]
+            )
+            _curve(axes, values, colour, way)
+        probabilities, labels = (
+            np.concatenate([getattr(model, name) for model in repetitions])
+            for name in ("probabilities", "labels")
+        )
+        reliability_diagram(diagram, probabilities, labels, colour=colour)
+        errors = [
+            metrics.expected_calibration_error(model.probabilities, model.labels)
+            for model in repetitions
+        ]
+        diagram.set_title(f"{way}\ncalibration error {100 * np.mean(errors):.1f} %", fontsize=10)
+        diagram.label_outer()
+    for axes, ylabel in zip(curves, ("held-out accuracy (%)", "held-out NLL (nats)"), strict=True):
+        axes.set(xlabel="epoch", ylabel=ylabel)
+        _tidy(axes)
+    upper.legend(
+        *curves[0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=len(models),
+        frameon=False,
+        fontsize=11,
+    )
+    figure.supxlabel(
+        "Curves: mean of the seeds, with a band of ± one standard deviation.  Diagrams: the rows "
+        "of all seeds; bars: share of rows (%); whiskers: ± one standard error.",
+        fontsize=9,
+        color=GREY,
+    )
+    return figure
+
+
+def heat_map(
+    alphas: Sequence[float],
+    taus: Sequence[float],
+    mean: npt.NDArray[np.float64],
+    spread: npt.NDArray[np.float64],
+    *,
+    best: tuple[int, int],
+    title: str,
+) -> Figure:
+    """Show a score for each alpha (down) and tau (across), with the best setting framed.
+
+    Parameters
+    ----------
+    alphas, taus : sequence of float
+        The A weights and the T temperatures.
+    mean, spread : (A, T) arrays
+        Mean and standard deviation over seeds; NaN is left blank.
+    best : pair of int
+        Row and column of the best setting.
+    title : str
+        What the numbers are.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        ``figure.savefig(path)`` writes it.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> nll = np.array([[0.5, 0.4], [0.6, 0.7]])
+    >>> figure = heat_map([0.1, 0.9], [1, 4], nll, 0 * nll, best=(0, 1), title="validation NLL")
+    >>> figure.axes[0].get_ylabel()
+    'alpha'
+    """
+    figure = _figure(max(6.5, 1.8 + 1.3 * len(taus)), 1.6 + 0.6 * len(alphas))
+    axes = figure.subplots()
+    image = axes.imshow(mean, cmap="cividis", aspect="auto")
+    figure.colorbar(image)
+    middle = (np.nanmin(mean) + np.nanmax(mean)) / 2
+    for (row, column), value in np.ndenumerate(mean):
+        if np.isnan(value):
+            continue
+        text = f"{value:.4f}"
+        if not np.isnan(spread[row, column]):
+            text += f"\n± {spread[row, column]:.4f}"
+        # White on the dark half of the colours, black on the light half.
+        colour = "white" if value < middle else "black"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+    row, column = best
+    axes.plot(
+        column + np.array([-0.5, 0.5, 0.5, -0.5, -0.5]),
+        row + np.array([-0.5, -0.5, 0.5, 0.5, -0.5]),
+        color=COLOURS[0],
+        linewidth=3,
+        clip_on=False,
+    )
+    axes.set(xlabel="tau", ylabel="alpha")
+    axes.set_xticks(range(len(taus)), [f"{tau:g}" for tau in taus])
+    axes.set_yticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'kdloss[demo]'") from error
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def _column(history: Sequence[Mapping[str, float]], name: str) -> npt.NDArray[np.float64]:
+    return np.array([record.get(name, np.nan) for record in history], dtype=np.float64)
+
+
+def _curve(axes: Axes, values: npt.NDArray[np.float64], colour: str, label: str) -> None:
+    """Mean and spread of values (repetitions, epochs); a single epoch is drawn as a level."""
+    mean = values.mean(axis=0)
+    if len(mean) == 1:
+        axes.axhline(mean[0], color=colour, linestyle=":", label=label)
+        return
+    epochs = np.arange(1, len(mean) + 1)
+    axes.plot(epochs, mean, color=colour, label=label)
+    if len(values) > 1:
+        spread = values.std(axis=0, ddof=1)
+        axes.fill_between(
+            epochs, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0
+        )
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9)

@@ -1,0 +1,195 @@
+"""Softmax, log-softmax and log-sum-exp at a temperature."""
+
+import operator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _core
+from ._convert import as_floats
+
+
+def softmax_temp(
+    logits: ArrayLike,
+    tau: float = 1.0,
+    *,
+    axis: int = -1,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    r"""Softened probabilities, the softmax of ``logits / tau``.
+
+    .. math:: p_c = \frac{\exp(z_c / \tau)}{\sum_j \exp(z_j / \tau)}
+
+    Parameters
+    ----------
+    logits : array_like of float, any shape
+        float32 and float64 are read in place at any strides; float16 becomes float32, integers
+        float64.
+    tau : float, default 1
+        Temperature, in units of the logits, > 0. The larger, the flatter the result.
+    axis : int, default -1
+        The axis of the classes.
+    out : ndarray, optional
+        Where to write the result: the logits' shape and type. It may be the logits' own array.
+
+    Returns
+    -------
+    ndarray
+        Probabilities, of the logits' shape and type, each row summing to 1. A class at -inf has
+        probability 0; a row that is all -inf, or holds +inf or NaN, is NaN.
+
+    Raises
+    ------
+    ValueError
+        If ``tau`` is not finite or not > 0, if there are no classes, or if ``out`` does not fit.
+    TypeError
+        If ``logits`` are no numbers.
+
+    See Also
+    --------
+    log_softmax_temp : its logarithm, without the loss of digits that ``log(softmax)`` has.
+
+    References
+    ----------
+    Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv:1503.02531 (2015).
+
+    Examples
+    --------
+    >>> import kdloss
+    >>> kdloss.softmax_temp([2.0, 0.5, -1.0], tau=3.0).round(4).tolist()
+    [0.5065, 0.3072, 0.1863]
+    """
+    return _along(_core.softmax_temp, logits, tau, axis, out)
+
+
+def log_softmax_temp(
+    logits: ArrayLike,
+    tau: float = 1.0,
+    *,
+    axis: int = -1,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    r"""Logarithms of the softened probabilities, accurate also where one class holds nearly all.
+
+    .. math:: \log p_c = z_c / \tau - \log \sum_j \exp(z_j / \tau)
+
+    Parameters
+    ----------
+    logits, tau, axis, out
+        As in `softmax_temp`.
+
+    Returns
+    -------
+    ndarray
+        Log probabilities, of the logits' shape and type; -inf where a class is masked by -inf.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `softmax_temp`.
+
+    References
+    ----------
+    Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv:1503.02531 (2015).
+
+    Examples
+    --------
+    >>> import kdloss
+    >>> kdloss.log_softmax_temp([0.0, -40.0]).tolist()  # log(softmax) would give 0.0 for the first
+    [-4.248354255291591e-18, -40.0]
+    """
+    return _along(_core.log_softmax_temp, logits, tau, axis, out)
+
+
+def log_sum_exp(logits: ArrayLike, tau: float = 1.0, *, axis: int = -1) -> Any:
+    r"""The logarithm of the sum of exponentials, accurate where it is close to its largest term.
+
+    .. math:: \log \sum_c \exp(z_c / \tau)
+
+    Parameters
+    ----------
+    logits, tau, axis
+        As in `softmax_temp`.
+
+    Returns
+    -------
+    ndarray or scalar
+        The logits' shape without ``axis``, and their type. A row of -inf gives -inf, one with +inf
+        gives +inf.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `softmax_temp`.
+
+    References
+    ----------
+    "Log-sum-exp trick" in the knowledge-distillation document, whose formula loses the digits
+    of the second example.
+
+    Examples
+    --------
+    >>> import kdloss
+    >>> float(kdloss.log_sum_exp([1000.0, 1000.0]))
+    1000.6931471805599
+    >>> float(kdloss.log_sum_exp([0.0, -40.0]))
+    4.248354255291589e-18
+    """
+    rows, shape, _ = _rows_along(logits, axis)
+    values = _core.log_sum_exp(rows, tau)
+    return values.reshape(shape[:-1])[()]
+
+
+def _rows_along(logits: ArrayLike, axis: int) -> tuple[NDArray[Any], tuple[int, ...], int]:
+    """The logits as (rows, classes), the shape they have with the classes last, and the axis."""
+    array = logits if isinstance(logits, np.ndarray) else as_floats(logits, "logits")
+    if array.ndim == 0:
+        raise ValueError("logits is a single number, expected at least one axis, of classes")
+    try:
+        axis = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis is {axis!r}, expected a whole number") from None
+    if not -array.ndim <= axis < array.ndim:
+        raise ValueError(
+            f"axis is {axis}, expected an axis of logits, which has shape {array.shape}"
+        )
+    moved = np.moveaxis(array, axis, -1)
+    if 0 in moved.shape and moved.shape[-1]:
+        return moved.reshape(0, moved.shape[-1]), moved.shape, axis
+    return (
+        moved.reshape(-1, moved.shape[-1]) if moved.shape[-1] else moved.reshape(1, 0),
+        moved.shape,
+        axis,
+    )
+
+
+def _along(
+    function: Any, logits: ArrayLike, tau: float, axis: int, out: NDArray[Any] | None
+) -> NDArray[Any]:
+    if isinstance(logits, np.ndarray) and logits.ndim == 2 and axis in (-1, 1):
+        return function(logits, tau, out)  # type: ignore[no-any-return]
+    rows, shape, axis = _rows_along(logits, axis)
+    if out is not None:
+        _check_out(out, np.moveaxis(np.broadcast_to(rows[:0].dtype.type(), shape), -1, axis))
+    result: NDArray[Any] = np.moveaxis(function(rows, tau, None).reshape(shape), -1, axis)
+    if out is None:
+        return result
+    out[...] = result
+    return out
+
+
+def _check_out(out: Any, like: NDArray[Any]) -> None:
+    """Refuse an ``out`` that cannot take what has the shape and the type of ``like``."""
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"out is of type {type(out).__name__}, expected a NumPy array")
+    dtype = np.float64 if like.dtype.kind != "f" or like.dtype.itemsize > 4 else np.float32
+    if out.shape != like.shape or out.dtype != dtype:
+        raise ValueError(
+            f"out has shape {out.shape} and dtype {out.dtype}, "
+            f"expected {like.shape} and {np.dtype(dtype)}"
+        )
+    if not out.flags.writeable:
+        raise ValueError("out is read-only, expected a writeable array")
+    if any(stride == 0 for stride, size in zip(out.strides, out.shape, strict=True) if size > 1):
+        raise ValueError(f"out has strides {out.strides}, at which elements overlap")
