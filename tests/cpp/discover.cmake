@@ -1,0 +1,21 @@
+# Included by CTest. KD_TESTS: the command that runs kd_tests.
+foreach(question --list --isas)
+  execute_process(COMMAND ${KD_TESTS} ${question} OUTPUT_VARIABLE answer RESULT_VARIABLE status)
+  if(NOT status EQUAL 0 OR answer STREQUAL "")
+    add_test(kd_tests_is_not_built ${KD_TESTS} --list)
+    return()
+  endif()
+  string(REGEX REPLACE "\n$" "" answer "${answer}")
+  string(REPLACE "\n" ";" answers${question} "${answer}")
+endforeach()
+
+foreach(isa IN LISTS answers--isas)
+  foreach(case IN LISTS answers--list)
+    add_test(${isa}.${case} ${KD_TESTS} ${case})
+    # Passive: with more threads than processors, threads that wait by spinning keep the others from working.
+    set_tests_properties(${isa}.${case} PROPERTIES ENVIRONMENT "KDLOSS_ISA=${isa};OMP_WAIT_POLICY=passive")
+    if(case MATCHES "^slow")
+      set_tests_properties(${isa}.${case} PROPERTIES LABELS slow)
+    endif()
+  endforeach()
+endforeach()

@@ -1,0 +1,50 @@
+// Every remainder around the lane width, the blocks, the chunks and the border between the two layouts, with
+// rows of every kind, against the slow reference.
+#include "compare.hpp"
+
+namespace {
+constexpr double kTaus[] = {4, 1, 2.5, 20, 3, 7, 0.5, 8};
+double tau_for(std::int64_t i) { return kTaus[static_cast<std::size_t>(i) % std::size(kTaus)]; }
+}  // namespace
+
+KD_CASE_EACH_TYPE(sizes.few_classes) {
+  Comparison<T> comparison;
+  for (std::int64_t classes = 1; classes <= 40; ++classes)
+    for (std::int64_t rows = 1; rows <= 35; ++rows)
+      comparison.add(
+          random_batch<T>(rows, classes, tau_for(classes + rows), static_cast<std::uint64_t>(rows)));
+}
+
+KD_CASE_EACH_TYPE(sizes.hundreds) {
+  Comparison<T> comparison;
+  for (std::int64_t classes = 127; classes <= 200; ++classes)
+    for (std::int64_t rows : {1, 11, 17})
+      comparison.add(random_batch<T>(rows, classes, tau_for(classes), static_cast<std::uint64_t>(classes)));
+}
+
+KD_CASE_EACH_TYPE(sizes.one_block) {
+  Comparison<T> comparison;
+  for (std::int64_t classes = 1020; classes <= 1030; ++classes)
+    comparison.add(random_batch<T>(10, classes, tau_for(classes), static_cast<std::uint64_t>(classes)));
+}
+
+KD_CASE_EACH_TYPE(sizes.two_blocks) {
+  Comparison<T> comparison;
+  for (std::int64_t classes = 2040; classes <= 2060; ++classes)
+    comparison.add(random_batch<T>(10, classes, tau_for(classes), static_cast<std::uint64_t>(classes)));
+}
+
+KD_CASE_EACH_TYPE(sizes.chunks) {
+  Comparison<T> comparison;
+  for (std::int64_t border : {8192, 16384, 24576})
+    for (std::int64_t classes = border - 2; classes <= border + 2; ++classes)
+      comparison.add(random_batch<T>(2, classes, tau_for(classes), static_cast<std::uint64_t>(classes)));
+}
+
+// From a temperature that makes every row peaked to one that makes every row flat.
+KD_CASE_EACH_TYPE(sizes.any_tau) {
+  Comparison<T> comparison;
+  for (std::int64_t classes : {2, 10, 144, 145, 300})
+    for (double tau : {1e-3, 1e-2, 0.1, 0.7, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 33.3, 1e3, 1e6})
+      comparison.add(random_batch<T>(30, classes, tau));
+}

@@ -1,0 +1,178 @@
+// Arrays that lie anywhere: the same bits as from rows one after another, and nothing written beside the
+// gradient.
+#include "compare.hpp"
+
+namespace {
+
+enum class Layout {
+  kRows,
+  kPaddedRows,
+  kColumns,
+  kPaddedColumns,
+  kSpread,
+  kRowsBackwards,
+  kColumnsBackwards,
+  kAllBackwards,
+  kCount
+};
+
+// A matrix in a layout of its own, with a filling in between and around it.
+template <class T>
+class Placed {
+ public:
+  static constexpr T kFilling = T(-12345.5);
+  Placed(Layout layout, const std::vector<T>& values, std::int64_t rows, std::int64_t classes)
+      : rows_(rows), classes_(classes) {
+    std::int64_t row_stride = classes, class_stride = 1;
+    if (layout == Layout::kPaddedRows) row_stride = classes + 3;
+    if (layout == Layout::kColumns || layout == Layout::kColumnsBackwards)
+      row_stride = 1, class_stride = rows;
+    if (layout == Layout::kPaddedColumns) row_stride = 1, class_stride = rows + 5;
+    if (layout == Layout::kSpread) class_stride = 2, row_stride = 2 * classes + 1;
+    if (layout == Layout::kRowsBackwards || layout == Layout::kAllBackwards) row_stride = -row_stride;
+    if (layout == Layout::kColumnsBackwards || layout == Layout::kAllBackwards) class_stride = -class_stride;
+    const std::int64_t row_reach = (rows - 1) * row_stride, class_reach = (classes - 1) * class_stride;
+    const std::int64_t lowest = std::min<std::int64_t>(row_reach, 0) + std::min<std::int64_t>(class_reach, 0);
+    const std::int64_t highest =
+        std::max<std::int64_t>(row_reach, 0) + std::max<std::int64_t>(class_reach, 0);
+    constexpr std::int64_t kAround = 40;
+    memory_.assign(static_cast<std::size_t>(highest - lowest + 1 + 2 * kAround), kFilling);
+    view_ = {memory_.data() + kAround - lowest, rows, classes, row_stride, class_stride};
+    for (std::int64_t i = 0; i < rows; ++i)
+      for (std::int64_t c = 0; c < classes; ++c) at(i, c) = values[static_cast<std::size_t>(i * classes + c)];
+  }
+  Placed(const Placed&) = delete;
+
+  kdloss::View<T> view() { return view_; }
+  kdloss::View<const T> const_view() const {
+    return {view_.data, rows_, classes_, view_.row_stride, view_.class_stride};
+  }
+  std::vector<T> values() const {
+    std::vector<T> all;
+    for (std::int64_t i = 0; i < rows_; ++i)
+      for (std::int64_t c = 0; c < classes_; ++c)
+        all.push_back(view_.data[i * view_.row_stride + c * view_.class_stride]);
+    return all;
+  }
+  bool filling_is_whole() const {
+    std::size_t filled = 0;
+    for (T x : memory_) filled += x == kFilling ? 1 : 0;
+    return filled == memory_.size() - static_cast<std::size_t>(rows_ * classes_);
+  }
+
+ private:
+  T& at(std::int64_t i, std::int64_t c) { return view_.data[i * view_.row_stride + c * view_.class_stride]; }
+  std::vector<T> memory_;
+  kdloss::View<T> view_;
+  std::int64_t rows_, classes_;
+};
+
+constexpr int kLayouts = static_cast<int>(Layout::kCount);
+const std::int64_t kClasses[] = {1, 3, 17, 144, 145, 300};
+const std::int64_t kRows[] = {1, 5, 16, 33};
+
+}  // namespace
+
+KD_CASE_EACH_TYPE(strides.any_layout) {
+  for (std::int64_t classes : kClasses)
+    for (std::int64_t rows : kRows) {
+      const Batch<T> batch = random_batch<T>(rows, classes);
+      const Result<T> expected = run(batch, 0.5);
+      for (int i = 0; i < kLayouts; ++i)
+        for (int j = 0; j < kLayouts; ++j) {
+          const Placed<T> student(static_cast<Layout>(i), batch.student, rows, classes);
+          const Placed<T> teacher(static_cast<Layout>((i + 3 * j) % kLayouts), batch.teacher, rows, classes);
+          Placed<T> grad(static_cast<Layout>(j), std::vector<T>(batch.student.size(), T(7)), rows, classes);
+          std::vector<T> loss(batch.labels.size());
+          kdloss::Options options;
+          options.reduction = kdloss::Reduction::kNone;
+          kdloss::kd_loss_and_grad<T>(student.const_view(), teacher.const_view(), batch.label_view(),
+                                      grad.view(), options, loss.data());
+          const std::string where = check::text(rows, " x ", classes, " layouts ", i, " and ", j);
+          CHECK_AT(check::same_bits(loss, expected.loss), where);
+          CHECK_AT(check::same_bits(grad.values(), expected.grad), where);
+          CHECK_AT(grad.filling_is_whole(), where);
+        }
+    }
+}
+
+KD_CASE_EACH_TYPE(strides.gradient_in_the_students_place) {
+  for (std::int64_t classes : kClasses)
+    for (std::int64_t rows : kRows)
+      for (int i = 0; i < kLayouts; ++i)
+        for (double alpha : {0.0, 0.5, 1.0}) {
+          Batch<T> batch = random_batch<T>(rows, classes);
+          if (rows > 1 && classes > 1) batch.s(1, 0) = batch.t(1, 0) = -std::numeric_limits<T>::infinity();
+          const Result<T> expected = run(batch, alpha);
+          Placed<T> student(static_cast<Layout>(i), batch.student, rows, classes);
+          std::vector<T> loss(batch.labels.size());
+          kdloss::Options options;
+          options.alpha = alpha, options.reduction = kdloss::Reduction::kNone;
+          kdloss::kd_loss_and_grad<T>(student.const_view(), batch.teacher_view(), batch.label_view(),
+                                      student.view(), options, loss.data());
+          const std::string where = check::text(rows, " x ", classes, " layout ", i, " alpha ", alpha);
+          CHECK_AT(check::same_bits(loss, expected.loss), where);
+          CHECK_AT(check::same_bits(student.values(), expected.grad), where);
+          CHECK_AT(student.filling_is_whole(), where);
+        }
+}
+
+// One row, or one class, for all: what broadcasting gives.
+KD_CASE_EACH_TYPE(strides.zero) {
+  for (std::int64_t classes : kClasses)
+    for (std::int64_t rows : kRows) {
+      Batch<T> batch = random_batch<T>(rows, classes);
+      for (std::int64_t i = 1; i < rows; ++i)
+        for (std::int64_t c = 0; c < classes; ++c) batch.t(i, c) = batch.t(0, c);
+      const auto result_with = [&](kdloss::View<const T> teacher) {
+        Result<T> r{std::vector<T>(batch.labels.size()), std::vector<T>(batch.student.size())};
+        kdloss::kd_loss_and_grad<T>(batch.student_view(), teacher, batch.label_view(),
+                                    {r.grad.data(), rows, classes}, {}, r.loss.data());
+        return r;
+      };
+      const Result<T> copied = result_with(batch.teacher_view());
+      const Result<T> one_row = result_with({batch.teacher.data(), rows, classes, 0, 1});
+      CHECK_AT(check::same_bits(one_row.loss, copied.loss), rows, " x ", classes);
+      CHECK_AT(check::same_bits(one_row.grad, copied.grad), rows, " x ", classes);
+
+      const T one = batch.teacher[0];
+      batch.teacher.assign(batch.teacher.size(), one);
+      const Result<T> flat = result_with(batch.teacher_view()),
+                      one_number = result_with({&one, rows, classes, 0, 0});
+      CHECK_AT(check::same_bits(one_number.loss, flat.loss), rows, " x ", classes);
+      CHECK_AT(check::same_bits(one_number.grad, flat.grad), rows, " x ", classes);
+    }
+}
+
+KD_CASE_EACH_TYPE(strides.softmax) {
+  for (std::int64_t classes : kClasses)
+    for (std::int64_t rows : kRows) {
+      const Batch<T> batch = random_batch<T>(rows, classes);
+      std::vector<T> softmax(batch.student.size()), logs(softmax), sums(batch.labels.size());
+      kdloss::softmax_temp<T>(batch.student_view(), 3, {softmax.data(), rows, classes});
+      kdloss::log_softmax_temp<T>(batch.student_view(), 3, {logs.data(), rows, classes});
+      kdloss::log_sum_exp<T>(batch.student_view(), 3, sums.data());
+      for (int i = 0; i < kLayouts; ++i)
+        for (int j = 0; j < kLayouts; ++j) {
+          const std::string where = check::text(rows, " x ", classes, " layouts ", i, " and ", j);
+          const Placed<T> logits(static_cast<Layout>(i), batch.student, rows, classes);
+          Placed<T> out(static_cast<Layout>(j), std::vector<T>(softmax.size(), T(7)), rows, classes);
+          kdloss::softmax_temp<T>(logits.const_view(), 3, out.view());
+          CHECK_AT(check::same_bits(out.values(), softmax) && out.filling_is_whole(), where);
+          kdloss::log_softmax_temp<T>(logits.const_view(), 3, out.view());
+          CHECK_AT(check::same_bits(out.values(), logs) && out.filling_is_whole(), where);
+          std::vector<T> found(sums.size());
+          kdloss::log_sum_exp<T>(logits.const_view(), 3, found.data());
+          CHECK_AT(check::same_bits(found, sums), where);
+        }
+      for (int i = 0; i < kLayouts; ++i) {
+        const std::string where = check::text(rows, " x ", classes, " in place, layout ", i);
+        Placed<T> own(static_cast<Layout>(i), batch.student, rows, classes);
+        kdloss::softmax_temp<T>(own.const_view(), 3, own.view());
+        CHECK_AT(check::same_bits(own.values(), softmax) && own.filling_is_whole(), where);
+        Placed<T> own_logs(static_cast<Layout>(i), batch.student, rows, classes);
+        kdloss::log_softmax_temp<T>(own_logs.const_view(), 3, own_logs.view());
+        CHECK_AT(check::same_bits(own_logs.values(), logs) && own_logs.filling_is_whole(), where);
+      }
+    }
+}

@@ -1,0 +1,39 @@
+// The tolerances of all C++ tests, each with its reason; the tests name them and hold no numbers.
+//
+// Relative, unless a comment says otherwise. The elementary functions' are in docs/accuracy.csv.
+#pragma once
+
+namespace tolerance {
+
+// What the public header promises for the hard loss, the soft loss and each part of the gradient. The sum of
+// a row's gradient, which is zero, is held to it too, beside the sum of the magnitudes; so are softmax,
+// log-softmax, log-sum-exp and the divergence of probabilities.
+template <class T>
+constexpr double kPromise = 0;
+template <>
+constexpr double kPromise<float> = 1e-5;
+template <>
+constexpr double kPromise<double> = 1e-12;
+
+// The reference against the exact numbers in tests/data: a hundredth of the promise in double, since a test
+// that compares with the reference lends its error to the kernels.
+constexpr double kReference = 1e-14;
+
+// A mean beside the same mean put together by the test in another order: both in double, a few hundred rows.
+constexpr double kMean = 1e-13;
+
+// A mean of losses that were rounded to their type when they were written to rows, beside the mean of the
+// unrounded ones: half an ulp, and in double the order of the sum.
+template <class T>
+constexpr double kRounded = 0;
+template <>
+constexpr double kRounded<float> = 6e-8;
+template <>
+constexpr double kRounded<double> = kMean;
+
+// Central differences of the loss in double with step h: h^2 from the third derivative, which is below 1, and
+// the loss's own error 1e-12 / h. With h = 1e-4 both are 1e-8. Absolute, for losses near 1.
+constexpr double kDifferenceStep = 1e-4;
+constexpr double kFiniteDifference = 1e-7;
+
+}  // namespace tolerance

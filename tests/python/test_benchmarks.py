@@ -1,0 +1,111 @@
+"""The benchmarks run, on tiny batches and without the heavy peers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(folder: Path, module: str, *arguments: str) -> tuple[str, Any]:
+    """Run a benchmark in a process in which numba cannot be imported; return its text and JSON."""
+    blocked = folder / "blocked"
+    blocked.mkdir()
+    (blocked / "numba.py").write_text("raise ImportError('numba is blocked')")
+    path = os.pathsep.join([str(blocked), *filter(None, [os.environ.get("PYTHONPATH")])])
+    out = folder / "out"
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--threads", "1", "--out", str(out), *arguments],
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (record,) = out.glob("*.json")
+    return done.stdout, json.loads(record.read_text())
+
+
+def test_speed(tmp_path: Path) -> None:
+    text, record = run(
+        tmp_path,
+        "benchmarks",
+        *("--peers", "kdloss,numpy,numba", "--shapes", "2x3,5x4", "--budget", "0.01"),
+    )
+    assert record["missing"] == {"numba": "ImportError: numba is blocked"}
+    assert "Missing: numba (ImportError: numba is blocked)" in text
+    assert record["left out"] == {}
+    measured = {(tuple(r["shape"]), r["dtype"], r["mode"], r["name"]) for r in record["results"]}
+    names = {
+        "kdloss",
+        "kdloss near the teacher",
+        "kdloss far from it",
+        "numpy",
+        "numpy.add",
+    }
+    assert measured == {
+        (shape, dtype, mode, name)
+        for shape in ((2, 3), (5, 4))
+        for dtype in ("float32", "float64")
+        for mode in ("loss", "loss and gradient")
+        for name in names
+    }
+    assert all(r["times"]["median"] > 0 and r["times"]["rounds"] >= 3 for r in record["results"])
+    assert record["small call"]["ratio"] > 0
+    assert (tmp_path / "out" / "speed.png").stat().st_size > 0
+    assert (tmp_path / "out" / "speed.md").read_text().strip() == text.strip()
+
+
+def test_a_peer_that_computes_something_else_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.peers import numpy_
+    from benchmarks.speed import measure
+
+    def at_another_tau(student: Any, teacher: Any, labels: Any, alpha: float, tau: float, out: Any):
+        return numpy_()(student, teacher, labels, alpha, tau + 1, out)
+
+    results, left_out = measure((4, 5), "float32", {"wrong": at_another_tau, "numpy": numpy_()}, 0)
+    assert left_out.keys() == {"wrong"}
+    assert left_out["wrong"].startswith("ArithmeticError: its loss is off by")
+    assert {result.name for result in results} == {"numpy", "numpy.add"}
+
+
+def test_orders_change_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.timing import rotations
+
+    orders = [order for order, _ in zip(rotations(["a", "b", "c"]), range(3), strict=False)]
+    assert orders == [["a", "b", "c"], ["a", "c", "b"], ["c", "a", "b"]]
+
+
+def test_exactness(tmp_path: Path) -> None:
+    text, record = run(tmp_path, "benchmarks.exactness", "--peers", "kdloss,numpy,numba")
+    assert record["missing"] == {"numba": "ImportError: numba is blocked"}
+    assert "| float32 | hard loss | soft loss | hard gradient | soft gradient |" in text
+    hard = next(errors for title, errors in record["errors"].items() if "kd_hard_cases" in title)
+    assert len(hard["kdloss"]) == 84 * 4
+    for dtype in ("float32", "float64"):
+        worst, negative = {}, {}
+        for name, errors in hard.items():
+            mine = [error for error in errors if error["dtype"] == dtype]
+            worst[name] = max(error["worst"] for error in mine if error["part"] == "soft")
+            negative[name] = sum(error["negative"] for error in mine)
+        assert worst["kdloss"] < 1 < worst["numpy"]
+        assert negative["kdloss"] == 0 < negative["numpy"]
+
+
+def test_relative_errors_below_the_smallest_normal_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.exactness import relative_errors
+
+    losses = relative_errors(np.array([3.0, 0.5]), np.array([2.0, 0.0]), 0.25)
+    assert losses.tolist() == [0.5, 2.0]
+    gradients = relative_errors(np.array([[3.0, -8.0]]), np.array([[1.0, -8.0]]), 0.25)
+    assert gradients.tolist() == [0.25]

@@ -1,0 +1,602 @@
+"""The command line as a child process: what each command leaves, and how each refuses."""
+
+import dataclasses
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdloss import kd_loss_parts
+from kdloss.trainer import LinearStudent, Settings
+
+COMMANDS = ("demo", "train", "predict", "tune", "loss")
+EXTRAS = ("rich", "matplotlib", "sklearn", "scipy")
+FILES = ("--features", "X.npy", "--labels", "y.npy", "--teacher-logits", "T.npy")
+TRAIN = ("train", *FILES, "--out", "run", "--epochs", "3")
+TUNE = ("tune", *FILES, "--out", "tune", "--epochs", "3", "--alphas", "0.2,0.8", "--taus", "1,3")
+PREDICT = ("predict", "--student", "student.npz", "--features", "X.npy", "--out", "out.npy")
+LOSS = ("loss", "--student", "S.npy", "--teacher", "T.npy", "--labels", "y.npy")
+PNG = b"\x89PNG"
+
+
+def kdloss(*arguments, without=()):
+    """Run the command line in the current folder, on request without some packages."""
+    code = ["-m", "kdloss"]
+    if without:
+        hide = f"import sys; sys.modules.update(dict.fromkeys({without!r}))"
+        code = ["-c", f"{hide}; from kdloss.cli import main; sys.exit(main())"]
+    return subprocess.run(
+        [sys.executable, *code, *map(str, arguments)], capture_output=True, text=True, timeout=120
+    )
+
+
+def succeeds(*arguments, **options):
+    result = kdloss(*arguments, **options)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def plain(*arguments):
+    """As `succeeds`, with NumPy alone: no picture, and none of the time that matplotlib takes."""
+    return succeeds(*arguments, without=EXTRAS)
+
+
+def tree():
+    """Every file of the current folder with its bytes, and every folder."""
+    return {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")}
+
+
+def set_flags(arguments, **values):
+    """Arguments with other values for some flags; None removes a flag."""
+    arguments = list(arguments)
+    for name, value in values.items():
+        flag = "--" + name.replace("_", "-")
+        if flag in arguments:
+            at = arguments.index(flag)
+            del arguments[at : at + 2]
+        if value is not None:
+            arguments += [flag, value]
+    return arguments
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path, monkeypatch):
+    """A small task in the current folder, in every format, among it some broken files."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 4))
+    T = 3 * X @ rng.normal(size=(4, 3))
+    y = T.argmax(axis=1)
+    y[40:50], y[50:52] = -1, -100
+    S = rng.normal(size=T.shape)
+    P = np.exp(T) / np.exp(T).sum(axis=1, keepdims=True)
+    for name, array in {"X": X, "T": T, "y": y, "S": S, "P": P}.items():
+        np.save(name, array)
+    np.savez("all.npz", X=X, T=T, y=y, S=S)
+    np.savetxt("y.csv", y, fmt="%d", header="label", comments="")
+    np.savetxt("T.csv", T, fmt="%.17g", delimiter=",")
+    LinearStudent(epochs=2).fit(X, y, T).save("student.npz")
+    return X, y, T
+
+
+# What each command leaves
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command):
+    out = succeeds(command, "--help", without=EXTRAS).stdout
+    assert f"example:\n  kdloss {command} " in out
+
+
+def test_version():
+    assert re.fullmatch(r"kdloss \d+\.\d+\.\d+\S*\n", plain("--version").stdout)
+
+
+def test_import_of_the_package_leaves_the_command_line_alone():
+    code = "import kdloss, sys; print([m for m in sys.modules if m.startswith('kdloss.cli')])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "[]\n"
+
+
+def test_loss_prints_the_parts_to_the_last_digit():
+    parts = kd_loss_parts(np.load("S.npy"), np.load("T.npy"), np.load("y.npy"), alpha=0.3, tau=2)
+    out = plain(*LOSS, "--alpha", 0.3, "--tau", 2).stdout
+    assert out.splitlines() == [
+        f"loss  {parts.loss!r}",
+        f"hard  {parts.hard!r}",
+        f"soft  {parts.soft!r}",
+        "rows  48 labelled, 10 unlabelled, 2 padding",
+    ]
+
+
+def test_loss_defaults_are_those_of_the_function():
+    parts = kd_loss_parts(np.load("S.npy"), np.load("T.npy"), np.load("y.npy"))
+    assert plain(*LOSS).stdout.startswith(f"loss  {parts.loss!r}\n")
+
+
+def test_loss_per_row():
+    parts = kd_loss_parts(np.load("S.npy"), np.load("T.npy"), np.load("y.npy"), reduction="none")
+    lines = plain(*LOSS, "--per-row").stdout.split("\n\n")[1].splitlines()
+    assert lines[0] == "row\tloss\thard\tsoft"
+    found = np.array([line.split("\t") for line in lines[1:]], float)
+    np.testing.assert_array_equal(found, np.column_stack([range(60), *parts]))
+
+
+def test_loss_json():
+    # The student masks class 0 in row 0, where it is the label: an infinite loss.
+    S, y = np.load("S.npy"), np.load("y.npy")
+    y[0], S[0, 0] = 0, -np.inf
+    np.save("S.npy", S), np.save("y.npy", y)
+    found = json.loads(plain(*LOSS, "--per-row", "--json").stdout)
+    assert found["loss"] == "Infinity"
+    assert found["per_row"]["hard"][0] == "Infinity"
+    assert found["per_row"]["hard"][40] is None
+    assert found["rows"] == {"labelled": 48, "unlabelled": 10, "padding": 2}
+    assert (found["alpha"], found["tau"]) == (0.5, 4.0)
+    parts = kd_loss_parts(S, np.load("T.npy"), y, reduction="none")
+    assert found["per_row"]["loss"][1:] == parts.loss[1:].tolist()
+
+
+def test_loss_of_labels_alone_and_of_a_teacher_alone():
+    S, T, y = (
+        np.load("S.npy"),
+        np.load("T.npy"),
+        np.where(np.load("y.npy") < 0, 1, np.load("y.npy")),
+    )
+    np.save("y.npy", y)
+    alone = plain("loss", "--student", "S.npy", "--labels", "y.npy", "--alpha", 1).stdout
+    assert f"loss  {kd_loss_parts(S, None, y, alpha=1).loss!r}\n" in alone
+    alone = plain("loss", "--student", "S.npy", "--teacher", "T.npy", "--alpha", 0).stdout
+    assert f"loss  {kd_loss_parts(S, T, None, alpha=0).loss!r}\n" in alone
+    assert "rows  0 labelled, 60 unlabelled, 0 padding" in alone
+
+
+def test_formats_give_the_same():
+    expected = plain(*LOSS).stdout
+    same = set_flags(LOSS, student="all.npz:S", teacher="T.csv", labels="y.csv")
+    assert plain(*same).stdout == expected
+
+
+def test_loss_stops_quietly_when_its_reader_has_enough():
+    np.save("S.npy", np.zeros((100_000, 3)))
+    code = [sys.executable, "-m", "kdloss", "loss", "--student", "S.npy", "--teacher", "S.npy"]
+    with subprocess.Popen(
+        [*code, "--alpha", "0", "--per-row"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        set_flags(LOSS, teacher="P.npy"),
+        set_flags(TRAIN, teacher_logits="P.npy"),
+        set_flags(TUNE, teacher_logits="P.npy"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_warns_once_of_a_teacher_that_looks_like_probabilities(arguments):
+    err = plain(*arguments).stderr
+    assert err.count("kdloss: warning:") == err.count("like probabilities") == 1
+    teacher = "teacher" if arguments[0] == "loss" else "teacher_logits"
+    assert "warning" not in plain(*set_flags(arguments, **{teacher: "T.npy"})).stderr
+
+
+def test_train_leaves_the_student_of_the_python_api(data):
+    X, y, T = data
+    result = succeeds(*TRAIN)
+    assert result.stderr == "epoch 1/3\nepoch 2/3\nepoch 3/3\n"
+    assert sorted(os.listdir("run")) == [
+        "history.json",
+        "settings.json",
+        "student.npz",
+        "training.png",
+    ]
+    expected = LinearStudent(epochs=3).fit(X, y, T, validation=0.2)
+    found = LinearStudent.load("run/student.npz")
+    np.testing.assert_array_equal(found.weights, expected.weights)
+    np.testing.assert_array_equal(found.bias, expected.bias)
+    assert json.loads(Path("run/history.json").read_text()) == expected.history
+    assert Path("run/training.png").read_bytes().startswith(PNG)
+    assert f"{expected.history[-1]['val_nll']:.4g}" in result.stdout
+
+    settings = json.loads(Path("run/settings.json").read_text())
+    assert settings["settings"] == dataclasses.asdict(expected.settings) | {"validation": 0.2}
+    assert settings["files"]["teacher_logits"] == "T.npy"
+    assert settings["shapes"] == {"features": [60, 4], "labels": [60], "teacher_logits": [60, 3]}
+    assert settings["versions"]["numpy"] == np.__version__
+
+
+def test_train_names_the_command_that_predicts(data):
+    command = plain(*TRAIN).stdout.splitlines()[-1].removeprefix("next: kdloss ")
+    plain(*shlex.split(command))
+    expected = LinearStudent.load("run/student.npz").predict_proba(data[0])
+    np.testing.assert_array_equal(np.load("P.npy"), expected)
+
+
+def test_train_has_every_setting_of_the_trainer(data):
+    X, y, T = data
+    settings = {
+        "alpha": 0.25,
+        "tau": 2.0,
+        "learning_rate": 0.05,
+        "epochs": 4,
+        "batch_size": 16,
+        "schedule": "cosine",
+        "momentum": 0.5,
+        "l2": 0.01,
+        "bias": False,
+        "shuffle": False,
+        "seed": 7,
+        "patience": 2,
+    }
+    assert settings.keys() == {field.name for field in dataclasses.fields(Settings)}
+    flags = []
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        flags += [f"--no-{flag}"] if value is False else [f"--{flag}", value]
+    plain(*TRAIN, *flags, "--validation", "0.3")
+    expected = LinearStudent(**settings).fit(X, y, T, validation=0.3)
+    found = LinearStudent.load("run/student.npz")
+    np.testing.assert_array_equal(found.weights, expected.weights)
+    assert found.settings == expected.settings
+
+
+def test_train_reports_the_epoch_that_patience_kept():
+    out = plain(*TRAIN, "--patience", 2, "--epochs", 60, "--learning-rate", 9).stdout
+    history = json.loads(Path("run/history.json").read_text())
+    best = history[-1]["best_epoch"]
+    assert best < len(history)
+    assert out.startswith(f"run: the student of epoch {best}, out of {len(history)}\n")
+    assert f"{history[best - 1]['val_loss']:.4g}" in out
+
+
+def test_train_on_all_rows(data):
+    X, y, T = data
+    out = plain(*TRAIN, "--validation", 0).stdout
+    assert "validation" not in out
+    expected = LinearStudent(epochs=3).fit(X, y, T)
+    np.testing.assert_array_equal(LinearStudent.load("run/student.npz").weights, expected.weights)
+
+
+def test_train_from_a_teacher_alone_writes_null_for_what_is_not_defined():
+    plain(*set_flags(TRAIN, labels=None), "--alpha", 0)
+    history = json.loads(Path("run/history.json").read_text())
+    assert history[0]["accuracy"] is None
+    assert history[0]["soft"] > 0
+
+
+def test_train_from_labels_alone():
+    np.save("y.npy", np.maximum(np.load("y.npy"), 0))
+    plain(*set_flags(TRAIN, teacher_logits=None), "--alpha", 1)
+    assert json.loads(Path("run/history.json").read_text())[0]["soft"] is None
+
+
+@pytest.mark.parametrize("arguments", [TRAIN, TUNE], ids=["train", "tune"])
+def test_numpy_alone_is_enough_but_for_the_picture(arguments):
+    result = succeeds(*arguments, without=EXTRAS)
+    lines = [line for line in result.stderr.splitlines() if "kdloss[demo]" in line]
+    assert len(lines) == 1
+    assert ".png" in lines[0]
+    assert not list(Path().rglob("*.png"))
+    assert list(Path().rglob("run/student.npz" if arguments is TRAIN else "tune/results.json"))
+
+
+def test_an_earlier_run_is_replaced():
+    succeeds(*TRAIN)
+    first = Path("run/student.npz").read_bytes()
+    # Without matplotlib no picture: that of the earlier run must not stay as if it were this one's.
+    succeeds(*TRAIN, "--seed", 1, without=EXTRAS)
+    assert Path("run/student.npz").read_bytes() != first
+    assert sorted(os.listdir("run")) == ["history.json", "settings.json", "student.npz"]
+
+
+def test_predict(data):
+    student = LinearStudent.load("student.npz")
+    out = plain(*PREDICT).stdout
+    assert "(60, 3)" in out
+    np.testing.assert_array_equal(np.load("out.npy"), student.predict_proba(data[0]))
+    plain(*set_flags(PREDICT, out="out.csv"))
+    found = np.loadtxt("out.csv", delimiter=",")
+    np.testing.assert_array_equal(found, student.predict_proba(data[0]))
+
+
+def test_predict_classes(data):
+    student = LinearStudent.load("student.npz")
+    plain(*PREDICT, "--labels")
+    np.testing.assert_array_equal(np.load("out.npy"), student.predict(data[0]))
+    plain(*set_flags(PREDICT, out="out.csv"), "--labels")
+    assert Path("out.csv").read_text().split() == [str(c) for c in student.predict(data[0])]
+
+
+def test_predict_float32_to_csv_and_back(data):
+    X, y, T = data
+    student = LinearStudent(epochs=2).fit(X.astype(np.float32), y, T)
+    student.save("student.npz")
+    plain(*set_flags(PREDICT, out="out.csv"))
+    found = np.loadtxt("out.csv", delimiter=",", dtype=np.float32)
+    np.testing.assert_array_equal(found, student.predict_proba(X))
+
+
+@pytest.mark.parametrize(("metric", "choose"), [("nll", min), ("brier", min), ("accuracy", max)])
+def test_tune_finds_the_best_cell(data, metric, choose):
+    X, y, T = data
+    result = succeeds(*TUNE, "--metric", metric, "--seeds", 2, "--validation", 0.4)
+    results = json.loads(Path("tune/results.json").read_text())
+    cells = results["cells"]
+    assert [(c["alpha"], c["tau"]) for c in cells] == [(0.2, 1), (0.2, 3), (0.8, 1), (0.8, 3)]
+    for cell in cells:
+        scores = []
+        for seed in (0, 1):
+            student = LinearStudent(alpha=cell["alpha"], tau=cell["tau"], epochs=3, seed=seed)
+            scores.append(student.fit(X, y, T, validation=0.4).history[-1][f"val_{metric}"])
+        assert cell["scores"] == scores
+        assert cell["mean"] == np.mean(scores)
+        assert cell["spread"] == np.std(scores, ddof=1)
+        assert f"{cell['mean']:.4f} ± {cell['spread']:.4f}" in result.stdout
+    assert "about 19 labelled validation rows per seed" in result.stderr
+    best = choose(cells, key=lambda cell: cell["mean"])
+    assert results["best"] == {"alpha": best["alpha"], "tau": best["tau"]}
+    assert Path("tune/tune.png").read_bytes().startswith(PNG)
+
+
+def test_tune_names_the_command_that_trains():
+    result = plain(*TUNE, "--seeds", 1, "--l2", 0.01, "--no-bias", "--validation", 0.3)
+    assert "±" not in result.stdout  # one seed has no spread
+    assert "warning" not in result.stderr
+    best = json.loads(Path("tune/results.json").read_text())["best"]
+    command = result.stdout.splitlines()[-1].removeprefix("next: kdloss ")
+    plain(*shlex.split(command))
+    found = json.loads(Path("run/settings.json").read_text())["settings"]
+    expected = {"epochs": 3, "l2": 0.01, "bias": False, "validation": 0.3}
+    assert expected.items() | best.items() <= found.items()
+
+
+def test_tune_leaves_out_what_diverges():
+    # A labelled row that is NaN for the teacher: only alpha = 1 does not look at it.
+    T = np.load("T.npy")
+    T[0] = np.nan
+    np.save("T.npy", T)
+    out = plain(*set_flags(TUNE, alphas="0.5,1", taus="2"), "--seeds", 1).stdout
+    results = json.loads(Path("tune/results.json").read_text())
+    assert [cell["mean"] is None for cell in results["cells"]] == [True, False]
+    assert results["best"] == {"alpha": 1, "tau": 2}
+    assert "nan: the training diverged" in out
+
+
+def test_demo(tmp_path):
+    result = succeeds("demo", "--seeds", 1, "--labels", 20)
+    assert (tmp_path / "demo.png").read_bytes().startswith(PNG)
+    rows = re.findall(
+        r"^ *(.+?)  +(\d+\.\d) +(\d\.\d{3}) +\d\.\d{3} +\d+\.\d *$", result.stdout, re.M
+    )
+    accuracy = {name: float(value) for name, value, _ in rows}
+    nll = {name: float(value) for name, _, value in rows}
+    alone, same, more, every, teacher = accuracy
+    assert alone == "20 labels"
+    assert accuracy[teacher] > 95
+    assert accuracy[alone] < accuracy[same] < accuracy[more]
+    assert nll[alone] > nll[same] > nll[more]
+    assert accuracy[every] > 94
+
+
+def test_ctrl_c_leaves_nothing():
+    before = tree()
+    arguments = [sys.executable, "-m", "kdloss", *TRAIN, "--epochs", "1000000"]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+        while not Path("run").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read().splitlines()[-1] == "kdloss: interrupted"
+    assert process.returncode == 130
+    assert tree() == before
+
+
+# How each refuses
+
+
+def broken_files():
+    whole = Path("X.npy").read_bytes()
+    Path("short.npy").write_bytes(whole[:500])
+    Path("header.npy").write_bytes(whole[:40])
+    Path("empty.npy").touch()
+    Path("bracket.npy").write_bytes(whole[:10] + b"(" + whole[11:])
+    Path("text.npy").write_text("not an array")
+    np.save("pickled.npy", np.array([{}, 1], dtype=object))
+    np.save("words.npy", np.array([["a", "b"]]))
+    np.save("flat.npy", np.zeros(60))
+    np.save("cube.npy", np.zeros((60, 2, 2)))
+    np.save("few.npy", np.load("X.npy")[:50])
+    np.save("y_few.npy", np.load("y.npy")[:50])
+    np.save("wide.npy", np.zeros((60, 5)))
+    np.save("nan.npy", np.full((60, 4), np.nan))
+    np.save("unlabelled.npy", np.full(60, -1))
+    for name, value in (("class", 3), ("half", 0.5), ("nan", np.nan)):
+        y = np.load("y.npy").astype(type(value))
+        y[17] = value
+        np.save(f"y_{name}.npy", y)
+    archive = Path("all.npz").read_bytes()
+    Path("short.npz").write_bytes(archive[:500])
+    for name, save in (("damaged", np.savez), ("mangled", np.savez_compressed)):
+        save(f"{name}.npz", X=np.load("X.npy"))
+        archive = bytearray(Path(f"{name}.npz").read_bytes())
+        # The entry's first byte: a local header has 30 bytes and two texts of variable length.
+        entry = 30 + archive[26] + archive[28]
+        archive[entry] = 0xFF
+        Path(f"{name}.npz").write_bytes(archive)
+    Path("words.csv").write_text("1,2\n3,four\n")
+    Path("ragged.csv").write_text("1,2\n3\n")
+    Path("empty.csv").touch()
+    Path("X.txt").touch()
+    Path("folder.npy").mkdir()
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").touch()
+    Path("file").touch()
+
+
+UNREADABLE = {
+    "none.npy": "cannot be read: no such file",
+    "folder.npy": "cannot be read: it is a folder",
+    "x" * 300 + ".npy": "cannot be read: File name too long",
+    "short.npy": "cannot be read",
+    "header.npy": "cannot be read",
+    "empty.npy": "cannot be read",
+    "bracket.npy": "cannot be read",
+    "text.npy": "cannot be read",
+    "pickled.npy": "cannot be read.*Python objects",
+    "words.npy": "expected real numbers, found dtype <U1",
+    "flat.npy": r"expected shape \(rows, columns\), found \(60,\)",
+    "cube.npy": r"expected shape \(rows, columns\), found \(60, 2, 2\)",
+    "all.npz": "no key was given, .* X, T, y, S",
+    "all.npz:Z": "no key 'Z', .* X, T, y, S",
+    "none.npz:X": "no such file",
+    "short.npz:X": "not an .npz archive",
+    "damaged.npz:X": "cannot be read",
+    "mangled.npz:X": "cannot be read: Error -3 while decompressing",
+    "words.csv": "cannot be read: .*four",
+    "ragged.csv": "cannot be read",
+    "empty.csv": "holds no numbers",
+    "X.txt": "expected a name that ends in .npy, .npz:key or .csv",
+}
+
+REFUSED = [
+    ([], "COMMAND"),
+    (["distil"], "distil"),
+    (["train"], "--features"),
+    ([*TRAIN, "--alpha", "much"], "--alpha.*much"),
+    ([*TRAIN, "--what", "1"], "--what"),
+    # Shapes, both named
+    (set_flags(TRAIN, labels="y_few.npy"), r"y_few.npy.*\(50,\).*X.npy.*\(60, 4\)"),
+    (set_flags(TRAIN, labels="T.npy"), r"--labels T.npy.*\(60, 3\)"),
+    (set_flags(TRAIN, teacher_logits="few.npy"), r"few.npy.*\(50, 4\).*X.npy.*\(60, 4\)"),
+    (set_flags(TUNE, teacher_logits="few.npy"), r"few.npy.*\(50, 4\).*X.npy.*\(60, 4\)"),
+    (set_flags(LOSS, teacher="wide.npy"), r"wide.npy.*\(60, 5\).*S.npy.*\(60, 3\)"),
+    (set_flags(LOSS, labels="y_few.npy"), r"y_few.npy.*\(50,\).*S.npy.*\(60, 3\)"),
+    (set_flags(PREDICT, features="wide.npy"), r"wide.npy.*\(60, 5\).*student.npz.*\(rows, 4\)"),
+    # Labels: the first such row and its value
+    *(
+        (set_flags(arguments, labels=file), rf"{row}.*{value}")
+        for arguments in (TRAIN, TUNE, LOSS)
+        for file, row, value in (
+            ("y_class.npy", r"(row 17|labels\[17\])", "3"),
+            ("y_half.npy", "row 17", "0.5"),
+            ("y_nan.npy", "row 17", "nan"),
+        )
+    ),
+    # Values
+    *(
+        ([*arguments, flag, value], rf"{name}.*{value}")
+        for arguments in (TRAIN, LOSS)
+        for flag, name, value in (("--alpha", "alpha", "1.5"), ("--tau", "tau", "-1"))
+    ),
+    ([*TRAIN, "--epochs", "0"], "epochs.*0"),
+    ([*TRAIN, "--validation", "1.5"], "validation.*1.5"),
+    ([*TRAIN, "--validation", "0", "--patience", "3"], "patience needs validation"),
+    (set_flags(TRAIN, labels=None), "--labels is needed unless --alpha is 0"),
+    (set_flags(TRAIN, teacher_logits=None), "--teacher-logits is needed unless --alpha is 1"),
+    (set_flags(LOSS, labels=None), "--labels is needed unless --alpha is 0"),
+    (set_flags(LOSS, teacher=None), "--teacher is needed unless --alpha is 1"),
+    (set_flags(TRAIN, features="nan.npy"), "not finite"),
+    (set_flags(TUNE, alphas="0.5,2"), "alpha.*2"),
+    (set_flags(TUNE, taus="0,1"), "tau.*0"),
+    (set_flags(TUNE, taus="1;2"), "--taus.*1;2"),
+    ([*TUNE, "--metric", "loss"], "--metric.*loss"),
+    ([*TUNE, "--seeds", "0"], "--seeds.*0"),
+    ([*TUNE, "--validation", "0"], "validation.*0"),
+    (set_flags(TUNE, labels="unlabelled.npy"), "nothing to compare.*no validation row has a label"),
+    (set_flags(TUNE, features="nan.npy"), "nothing to compare.*not finite"),
+    (["demo", "--labels", "9"], r"--labels.*\[10, 1287\].*9"),
+    (["demo", "--seeds", "0"], "--seeds.*0"),
+    # Students
+    (set_flags(PREDICT, student="none"), "--student none"),
+    (set_flags(PREDICT, student="mine"), "--student mine.*student.npz"),
+    (set_flags(PREDICT, student="all.npz"), "all.npz"),
+    (set_flags(PREDICT, student="text.npy"), "text.npy"),
+    (set_flags(PREDICT, student="mangled.npz"), "--student mangled.npz: cannot be read"),
+    # Places to write
+    *(
+        (set_flags(arguments, out=place), rf"--out {place}.*{problem}")
+        for arguments in (TRAIN, TUNE)
+        for place, problem in (
+            ("none/run", "no folder none"),
+            ("file", "is a file"),
+            ("file/run", "no folder file"),
+            ("mine", "thesis.tex"),
+            ("x" * 300, "cannot be written"),
+        )
+    ),
+    *(
+        (set_flags(arguments, out=place), rf"--out {place}.*{problem}")
+        for arguments, suffix in ((PREDICT, ".npy"), (["demo"], ".png"))
+        for place, problem in (
+            ("none/P" + suffix, "no folder none"),
+            ("mine", "expected a name that ends in " + suffix),
+            ("x" * 300 + suffix, "cannot be written"),
+        )
+    ),
+    (set_flags(PREDICT, out="folder.npy"), "--out folder.npy.*is a folder"),
+    (set_flags(PREDICT, out="X.npy"), "--out X.npy.*--features"),
+]
+
+
+def refuses(arguments, message, **options):
+    """Check for one line, which is the last and matches, status 2, and no file changed."""
+    before = tree()
+    result = kdloss(*arguments, **options)
+    assert result.returncode == 2
+    *progress, line = result.stderr.splitlines()
+    assert re.match(rf"kdloss: error: .*({message})", line), line
+    assert all(re.fullmatch(r"\w+ \d+/\d+", other) for other in progress), progress
+    assert result.stdout == ""
+    assert tree() == before
+
+
+@pytest.mark.parametrize(("file", "problem"), UNREADABLE.items(), ids=[f[-20:] for f in UNREADABLE])
+def test_refuses_a_file_it_cannot_read(file, problem):
+    broken_files()
+    refuses(set_flags(TRAIN, features=file), f"--features {re.escape(file)}: .*{problem}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (TRAIN, "labels"),
+        (TRAIN, "teacher-logits"),
+        (TUNE, "features"),
+        (PREDICT, "features"),
+        (LOSS, "student"),
+        (LOSS, "teacher"),
+        (LOSS, "labels"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_names_the_flag_of_a_missing_file(arguments, flag):
+    refuses(
+        set_flags(arguments, **{flag.replace("-", "_"): "none.npy"}),
+        f"--{flag} none.npy: .*no such",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), REFUSED, ids=[" ".join([*a[:1], m])[:60] for a, m in REFUSED]
+)
+def test_refuses(arguments, message):
+    broken_files()
+    refuses(arguments, message)
+
+
+@pytest.mark.parametrize("package", ["rich", "matplotlib", "sklearn"])
+def test_demo_names_the_extra(package):
+    refuses(["demo"], re.escape(f"needs {package}: pip install 'kdloss[demo]'"), without=(package,))

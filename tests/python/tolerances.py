@@ -1,0 +1,32 @@
+"""The tolerances of all Python tests, each with its reason; tests name them and hold no numbers.
+
+Relative, unless a comment says otherwise.
+"""
+
+# The same float64 arithmetic in another order of summation.
+ROUNDING = 1e-12
+
+# The knowledge-distillation document adds 1e-12 to its probabilities, which moves its printed epoch
+# losses by up to 1.2e-10 of their value, and not its gradient. For weights, absolute.
+SEED_TRAINING = 1e-9
+
+# A training in float32 beside the same one in float64: 6e-8 per operation, a few hundred steps.
+# Absolute, for weights near 1.
+FLOAT32_TRAINING = 1e-4
+
+# py3langid scores in float32, and in another order where it makes probabilities. Absolute.
+TEACHER_PROBABILITY = 1e-5
+
+# The promise, by float type: for each part of the loss, each part of the gradient (relative
+# to its row's largest entry) and the functions of softmax.
+PROMISE = {"float32": 1e-5, "float64": 1e-12}
+
+# Exact numbers, rounded to float64 by two programs.
+EXACT = 1e-15
+
+# A central difference of the float64 loss over a step of 1e-4: the step squared, and the rounding
+# over the step. Relative to the row's largest entry.
+FINITE_DIFFERENCE = 1e-7
+
+# Numbers in documentation: as many digits as it prints.
+PRINTED = 1e-6
