@@ -1,0 +1,1 @@
+"""Speed and exactness of kdloss beside its peers; README.md tells how to run both."""
