@@ -51,9 +51,10 @@ LabelCounts check(const Request<T>& r) {
                      r.teacher.classes);
   if (r.grad.data != nullptr)
     check_same_shape(r.student_name, r.student.rows, r.student.classes, "out", r.grad.rows, r.grad.classes);
-  if (r.labels.data == nullptr && o.alpha != 0)
+  const bool any_rows = r.student.rows > 0;  // an empty array may have no address
+  if (any_rows && r.labels.data == nullptr && o.alpha != 0)
     throw std::invalid_argument("labels is absent, expected one for each row where alpha is not 0");
-  if (!has_teacher && o.alpha != 1)
+  if (any_rows && !has_teacher && o.alpha != 1)
     throw std::invalid_argument("teacher is absent, expected logits where alpha is not 1");
   return check_labels(r.labels, r.student.rows, r.student.classes, o.ignore_index, has_teacher, r.one_row);
 }

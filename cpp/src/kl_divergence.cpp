@@ -16,6 +16,7 @@ constexpr double kSumTolerance = 1e-3;
 // q log(q / p) - q + p = q (x - log1p(x)) with x = p / q - 1. With r = x / (2 + x), log1p(x) = 2 atanh(r) and
 // x - 2 r = x r, so that near x = 0 nothing cancels: x r - 2 r^3 (1/3 + r^2/5 + ...).
 double term(double q, double p) {
+  if (std::isnan(q) || std::isnan(p)) return q + p;
   if (q == 0) return p;
   if (p == 0) return std::numeric_limits<double>::infinity();
   const double x = (p - q) / q;

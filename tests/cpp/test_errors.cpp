@@ -31,13 +31,13 @@ struct Call {
 };
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-constexpr double kInf = std::numeric_limits<double>::infinity();
+constexpr double kPositiveInfinity = std::numeric_limits<double>::infinity();
 
 }  // namespace
 
 KD_CASE_EACH_TYPE(errors.tau) {
   const std::pair<double, std::string> bad[] = {
-      {0, "0"}, {-1.5, "-1.5"}, {kNan, "nan"}, {kInf, "inf"}, {-kInf, "-inf"}};
+      {0, "0"}, {-1.5, "-1.5"}, {kNan, "nan"}, {kPositiveInfinity, "inf"}, {-kPositiveInfinity, "-inf"}};
   for (const auto& [tau, words] : bad) {
     Call<T> call;
     call.options.tau = tau;
@@ -53,7 +53,8 @@ KD_CASE_EACH_TYPE(errors.tau) {
 }
 
 KD_CASE_EACH_TYPE(errors.alpha) {
-  const std::pair<double, std::string> bad[] = {{-0.25, "-0.25"}, {1.5, "1.5"}, {kNan, "nan"}, {kInf, "inf"}};
+  const std::pair<double, std::string> bad[] = {
+      {-0.25, "-0.25"}, {1.5, "1.5"}, {kNan, "nan"}, {kPositiveInfinity, "inf"}};
   for (const auto& [alpha, words] : bad) {
     Call<T> call;
     call.options.alpha = alpha;
@@ -183,7 +184,7 @@ KD_CASE_EACH_TYPE(errors.not_probabilities) {
   refuses(2, T(0.75),
           "[1] sums to 1.25, expected probabilities, which sum to 1 (within 0.001); softmax_temp makes "
           "them from logits");
-  refuses(0, static_cast<T>(kInf),
+  refuses(0, static_cast<T>(kPositiveInfinity),
           "[0] sums to inf, expected probabilities, which sum to 1 (within 0.001); "
           "softmax_temp makes them from logits");
   // Just inside the tolerance.

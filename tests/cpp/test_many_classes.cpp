@@ -3,11 +3,16 @@
 
 KD_CASE_EACH_TYPE(many_classes) {
   Comparison<T> comparison;
-  Batch<T> batch(2, 1000000);
+  Batch<T> batch(4, 1000000);
   Random random(7);
   fill(Kind::kNear, random, batch.classes, &batch.s(0, 0), &batch.t(0, 0));
   fill(Kind::kPeakedOnFlat, random, batch.classes, &batch.s(1, 0), &batch.t(1, 0));
-  batch.labels = {999999, 123456};
+  // A peak, and tails that are each less than half a unit in its last place: together they are the loss.
+  const T far = sizeof(T) == sizeof(float) ? T(-18) : T(-37);
+  for (std::int64_t i : {2, 3})
+    for (std::int64_t c = 1; c < batch.classes; ++c) batch.s(i, c) = far * 4 + 1, batch.t(i, c) = far * 4;
+  batch.s(3, 77) = batch.t(3, 77) = -std::numeric_limits<T>::infinity();
+  batch.labels = {999999, 123456, 0, 0};
   comparison.add(batch);  // as many threads as there are
 
   Result<T> alone, spread;

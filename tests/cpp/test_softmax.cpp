@@ -4,7 +4,7 @@
 namespace {
 
 template <class T>
-constexpr T kInf = std::numeric_limits<T>::infinity();
+constexpr T kInfinityOf = std::numeric_limits<T>::infinity();
 template <class T>
 constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
 
@@ -79,13 +79,13 @@ KD_CASE_EACH_TYPE(softmax.log_sum_exp_close_to_its_largest_term) {
 
 KD_CASE_EACH_TYPE(softmax.masks) {
   for (std::int64_t classes : {2, 5, 144, 145, 1100})
-    for (T mask : {-kInf<T>, std::numeric_limits<T>::lowest()}) {
+    for (T mask : {-kInfinityOf<T>, std::numeric_limits<T>::lowest()}) {
       std::vector<T> row(static_cast<std::size_t>(classes), T(1));
       row[0] = mask;
       const Outputs<T> r = outputs(row, 2);
       CHECK_AT(check::same_bits(r.softmax[0], T(0)), classes, " classes");
-      CHECK_AT(mask == -kInf<T> ? r.log_softmax[0] == -kInf<T> : r.log_softmax[0] < mask / 3, classes,
-               " classes");
+      CHECK_AT(mask == -kInfinityOf<T> ? r.log_softmax[0] == -kInfinityOf<T> : r.log_softmax[0] < mask / 3,
+               classes, " classes");
       CHECK_AT(r.softmax[1] > 0 && r.log_softmax[1] <= 0, classes, " classes");
     }
 }
@@ -96,16 +96,17 @@ KD_CASE_EACH_TYPE(softmax.nan_and_infinities) {
       return std::all_of(x.begin(), x.end(), holds);
     };
     const auto is_nan = [](T x) { return std::isnan(x); };
-    const std::vector<T> plain(static_cast<std::size_t>(classes), T(1)), masked(plain.size(), -kInf<T>);
+    const std::vector<T> plain(static_cast<std::size_t>(classes), T(1)),
+        masked(plain.size(), -kInfinityOf<T>);
     std::vector<T> infinite = plain, with_nan = plain;
-    infinite[plain.size() / 2] = kInf<T>;
+    infinite[plain.size() / 2] = kInfinityOf<T>;
     with_nan[plain.size() / 2] = kNan<T>;
     for (const std::vector<T>& row : {masked, infinite, with_nan}) {
       CHECK_AT(all(outputs(row, 2).softmax, is_nan), classes, " classes");
       CHECK_AT(all(outputs(row, 2).log_softmax, is_nan), classes, " classes");
     }
-    CHECK_AT(outputs(masked, 2).log_sum_exp[0] == -kInf<T>, classes, " classes");
-    CHECK_AT(outputs(infinite, 2).log_sum_exp[0] == kInf<T>, classes, " classes");
+    CHECK_AT(outputs(masked, 2).log_sum_exp[0] == -kInfinityOf<T>, classes, " classes");
+    CHECK_AT(outputs(infinite, 2).log_sum_exp[0] == kInfinityOf<T>, classes, " classes");
     CHECK_AT(std::isnan(outputs(with_nan, 2).log_sum_exp[0]), classes, " classes");
   }
 }

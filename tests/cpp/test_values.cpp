@@ -8,7 +8,7 @@ const std::int64_t kClasses[] = {1, 2, 5, 144, 145, 300, 1100};
 constexpr std::int64_t kRows = 18, kRow = 5;  // the row that is changed
 
 template <class T>
-constexpr T kInf = std::numeric_limits<T>::infinity();
+constexpr T kInfinityOf = std::numeric_limits<T>::infinity();
 template <class T>
 constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
 template <class T>
@@ -77,7 +77,7 @@ void check_makes_nan(T value) {
 }  // namespace
 
 KD_CASE_EACH_TYPE(values.nan) { check_makes_nan(kNan<T>); }
-KD_CASE_EACH_TYPE(values.plus_infinity) { check_makes_nan(kInf<T>); }
+KD_CASE_EACH_TYPE(values.plus_infinity) { check_makes_nan(kInfinityOf<T>); }
 
 KD_CASE_EACH_TYPE(values.all_masked) {
   for (std::int64_t classes : kClasses)
@@ -87,7 +87,7 @@ KD_CASE_EACH_TYPE(values.all_masked) {
         Batch<T> batch = plain_batch<T>(classes);
         const Result<T> before = run(batch, alpha);
         for (std::int64_t c = 0; c < classes; ++c)
-          (in_student ? batch.s(kRow, c) : batch.t(kRow, c)) = -kInf<T>;
+          (in_student ? batch.s(kRow, c) : batch.t(kRow, c)) = -kInfinityOf<T>;
         const Result<T> after = run(batch, alpha);
         CHECK_AT(is_nan_row(batch, after, kRow), classes, " classes, alpha ", alpha,
                  in_student ? " student" : " teacher");
@@ -118,7 +118,7 @@ KD_CASE_EACH_TYPE(values.teacher_is_not_used_at_alpha_one) {
   for (std::int64_t classes : kClasses) {
     const Batch<T> plain = plain_batch<T>(classes);
     const Result<T> expected = run(plain, 1);
-    for (T value : {kNan<T>, kInf<T>, -kInf<T>}) {
+    for (T value : {kNan<T>, kInfinityOf<T>, -kInfinityOf<T>}) {
       Batch<T> batch = plain;
       batch.teacher.assign(batch.teacher.size(), value);
       const Result<T> found = run(batch, 1);
@@ -132,7 +132,8 @@ KD_CASE_EACH_TYPE(values.label_is_not_used_at_alpha_zero) {
   for (std::int64_t classes : kClasses) {
     if (classes == 1) continue;
     Batch<T> batch = plain_batch<T>(classes);
-    for (std::int64_t i = 0; i < kRows; ++i) batch.s(i, 0) = batch.t(i, 0) = -kInf<T>;  // masked by both
+    for (std::int64_t i = 0; i < kRows; ++i)
+      batch.s(i, 0) = batch.t(i, 0) = -kInfinityOf<T>;  // masked by both
     const Result<T> expected = run(batch, 0);
     batch.labels.assign(kRows, 0);
     const Result<T> found = run(batch, 0);
@@ -156,13 +157,13 @@ KD_CASE_EACH_TYPE(values.infinite_part_of_weight_zero) {
     };
     T loss, hard, soft;
     batch.labels[kRow] = 0;
-    batch.s(kRow, 0) = batch.t(kRow, 0) = -kInf<T>;  // only the label wants class 0
+    batch.s(kRow, 0) = batch.t(kRow, 0) = -kInfinityOf<T>;  // only the label wants class 0
     parts_at(0, loss, hard, soft);
-    CHECK_AT(hard == kInf<T> && std::isfinite(soft) && loss == soft, classes, " classes");
+    CHECK_AT(hard == kInfinityOf<T> && std::isfinite(soft) && loss == soft, classes, " classes");
     batch.labels[kRow] = 1;
     batch.t(kRow, 0) = 0;  // only the teacher wants it
     parts_at(1, loss, hard, soft);
-    CHECK_AT(soft == kInf<T> && std::isfinite(hard) && loss == hard, classes, " classes");
+    CHECK_AT(soft == kInfinityOf<T> && std::isfinite(hard) && loss == hard, classes, " classes");
   }
 }
 
@@ -171,7 +172,7 @@ KD_CASE_EACH_TYPE(values.masked_by_the_teacher) {
   for (std::int64_t classes : kClasses) {
     if (classes < 3) continue;
     Batch<T> batch = plain_batch<T>(classes);
-    for (std::int64_t c = 0; c < classes; c += 3) batch.t(kRow, c) = -kInf<T>;
+    for (std::int64_t c = 0; c < classes; c += 3) batch.t(kRow, c) = -kInfinityOf<T>;
     check_against_reference(batch, "masked by the teacher");
     const Result<T> r = run(batch, 0);
     CHECK(std::isfinite(r.loss[kRow]) &&
@@ -187,7 +188,7 @@ KD_CASE_EACH_TYPE(values.masked_by_both_is_as_if_the_class_were_not_there) {
     std::int64_t kept = 0;
     for (std::int64_t c = 0; c < classes; ++c) {
       if (c % 3 == 0) {
-        batch.s(kRow, c) = batch.t(kRow, c) = -kInf<T>;
+        batch.s(kRow, c) = batch.t(kRow, c) = -kInfinityOf<T>;
       } else {
         without.s(0, kept) = batch.s(kRow, c);
         without.t(0, kept) = batch.t(kRow, c);
@@ -211,10 +212,10 @@ KD_CASE_EACH_TYPE(values.masked_by_the_student_but_wanted_by_the_teacher) {
     for (T wish : {T(0), T(-1e5)}) {  // where its probability underflows to 0 too
       Batch<T> batch = plain_batch<T>(classes);
       batch.labels[kRow] = 1;
-      batch.s(kRow, classes - 1) = -kInf<T>;
+      batch.s(kRow, classes - 1) = -kInfinityOf<T>;
       batch.t(kRow, classes - 1) = wish;
       const Result<T> r = run(batch, 0.5);
-      CHECK_AT(r.loss[kRow] == kInf<T>, classes, " classes, teacher's logit ", wish);
+      CHECK_AT(r.loss[kRow] == kInfinityOf<T>, classes, " classes, teacher's logit ", wish);
       for (Real g : batch.row(r.grad, kRow))
         CHECK_AT(std::isfinite(g), classes, " classes, teacher's logit ", wish);
       check_against_reference(batch, "masked by the student");  // the gradient keeps its finite value
@@ -228,10 +229,10 @@ KD_CASE_EACH_TYPE(values.label_on_a_class_that_the_student_masks) {
     for (std::int64_t label : {std::int64_t(0), classes / 2, classes - 1}) {
       Batch<T> batch = plain_batch<T>(classes);
       batch.labels[kRow] = label;
-      batch.s(kRow, label) = batch.t(kRow, label) = -kInf<T>;
+      batch.s(kRow, label) = batch.t(kRow, label) = -kInfinityOf<T>;
       for (double alpha : {0.5, 1.0}) {
         const Result<T> r = run(batch, alpha);
-        CHECK_AT(r.loss[kRow] == kInf<T>, classes, " classes, label ", label);
+        CHECK_AT(r.loss[kRow] == kInfinityOf<T>, classes, " classes, label ", label);
         for (Real g : batch.row(r.grad, kRow)) CHECK_AT(std::isfinite(g), classes, " classes, label ", label);
       }
       check_against_reference(batch, "label on a masked class");
@@ -289,7 +290,7 @@ KD_CASE_EACH_TYPE(values.differences_that_overflow) {
           const Real loss = alpha * hard + (1 - alpha) * soft;
           const bool beyond_the_type = hard > high || soft > high;
           CHECK_AT(relative_error<T>(r.loss[kRow], loss, loss) <= tolerance::kPromise<T> ||
-                       (beyond_the_type && r.loss[kRow] == kInf<T>),
+                       (beyond_the_type && r.loss[kRow] == kInfinityOf<T>),
                    where, ": loss ", r.loss[kRow], ", expected ", loss);
           for (std::int64_t c = 0; c < classes; ++c) {
             const auto at = static_cast<std::size_t>(c);

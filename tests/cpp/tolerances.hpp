@@ -5,15 +5,24 @@
 
 namespace tolerance {
 
-// What the public header promises for the hard loss, the soft loss and each part of the gradient. The sum of
-// a row's gradient, which is zero, is held to it too, beside the sum of the magnitudes; so are softmax,
-// log-softmax, log-sum-exp and the divergence of probabilities.
+// What the public header promises for the hard loss, the soft loss and each part of the gradient. Softmax,
+// log-softmax, log-sum-exp and the divergence of probabilities are held to it too.
 template <class T>
 constexpr double kPromise = 0;
 template <>
 constexpr double kPromise<float> = 1e-5;
 template <>
 constexpr double kPromise<double> = 1e-12;
+
+// The sum of a row's gradient, which is zero, beside the number of classes times the largest entry: each
+// entry is rounded at the size of the largest, by up to four half-ulps, and they may all be rounded the same
+// way.
+template <class T>
+constexpr double kRowSum = 0;
+template <>
+constexpr double kRowSum<float> = 4 * 0x1p-24;
+template <>
+constexpr double kRowSum<double> = 4 * 0x1p-53;
 
 // The reference against the exact numbers in tests/data: a hundredth of the promise in double, since a test
 // that compares with the reference lends its error to the kernels.

@@ -1,6 +1,6 @@
 // exp, expm1 and log on Lanes, for the ranges that the loss needs.
 //
-// Valid ranges and largest errors are promised in docs/accuracy.md's table, which the tests read.
+// Valid ranges and largest errors are promised in docs/accuracy.csv, which the tests read.
 #pragma once
 
 #include "lanes.hpp"

@@ -124,7 +124,7 @@ TileLoss<T> kd_tile(const Tile<T>& tile, std::int64_t classes, Lanes<T> label,
                                frame.inverse_tau);
       }
       loss.soft = where(far, loss.soft, kl);
-      plain = plain & (far | near_kl_is_fit(kl, soft.log_ratio, tau, Reach<T>::kTail));
+      plain = plain & (far | near_kl_is_fit(kl, soft, tau, Reach<T>::kTail));
     }
   }
   loss.careful = ~plain;

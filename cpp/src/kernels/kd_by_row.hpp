@@ -223,7 +223,7 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& row, T* grad, const Temper
       });
       loss.soft = 0;
       for (std::int64_t i = 0; i < chunks.count; ++i) loss.soft += kl[i];
-      if (any(~near_kl_is_fit(D(loss.soft), soft.log_ratio, D(tau), static_cast<double>(Reach<T>::kTail))))
+      if (any(~near_kl_is_fit(D(loss.soft), soft, D(tau), static_cast<double>(Reach<T>::kTail))))
         return false;
     }
   }

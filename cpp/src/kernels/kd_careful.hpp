@@ -51,13 +51,18 @@ RowLoss careful_row(const CarefulRow& row, std::int64_t label, double exact_tau,
 
   Sums<L> lanes;
   double label_e1 = 0;
-  for_columns<double>(row.columns, [&](std::int64_t c, std::int64_t) {
-    Terms<double> x = careful_terms<Hard, Soft>(load(row.s + c), Soft ? load(row.t + c) : L(0), frame, zero);
-    if (Hard && at_label(c)) {
-      label_e1 = lane(x.e1, label - c);
-      x.e1 = with_lane(x.e1, label - c, 0.0);
-    }
-    add<Hard, Soft>(lanes, x);
+  for_blocks(row.columns, [&](Span block) KDLOSS_INLINE_LAMBDA {
+    Sums<L> in_block;
+    for_columns<double>(block, [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA {
+      const L s = load(row.s + c), t = Soft ? load(row.t + c) : L(0);
+      Terms<double> x = careful_terms<Hard, Soft>(s, t, frame, zero);
+      if (Hard && at_label(c)) {
+        label_e1 = lane(x.e1, label - c);
+        x.e1 = with_lane(x.e1, label - c, 0.0);
+      }
+      add<Hard, Soft>(in_block, x);
+    });
+    lanes.add(in_block);
   });
   Sums<L> sums;
   sums.zt = sum(lanes.zt), sums.zs = sum(lanes.zs), sums.d = sum(lanes.d);
@@ -71,23 +76,27 @@ RowLoss careful_row(const CarefulRow& row, std::int64_t label, double exact_tau,
   const L soft_factor(plan.soft_weight * grad_scale);
 
   L kl(0.0);
-  if (Soft || Grad)
-    for_columns<double>(row.columns, [&](std::int64_t c, std::int64_t) {
+  for_blocks(row.columns, [&](Span block) KDLOSS_INLINE_LAMBDA {
+    L in_block(0.0);
+    for_columns<double>(block, [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA {
+      constexpr bool kHardGradient = Hard && Grad;
       const L s = load(row.s + c), t = Soft ? load(row.t + c) : L(0);
-      Terms<double> x = careful_terms < Hard && Grad, Soft > (s, t, frame, zero);
+      Terms<double> x = careful_terms<kHardGradient, Soft>(s, t, frame, zero);
       L g(0.0);
-      if constexpr (Hard && Grad) {
+      if constexpr (kHardGradient) {
         if (at_label(c)) x.e1 = with_lane(x.e1, label - c, -first(sums.others));
         g = hard_factor * x.e1;
       }
       if constexpr (Soft) {
         const KlTerm<double> term =
             careful_kl_term(s, t, x, frame, soft.log_ratio, tau, tau_over_zs, tau_over_zt);
-        kl = kl + term.k;
+        in_block = in_block + term.k;
         g = fma(soft_factor, term.difference, g);
       }
       if constexpr (Grad) store(row.grad + c, g);
     });
+    kl = kl + in_block;
+  });
   loss.soft = sum(kl);
   return loss;
 }

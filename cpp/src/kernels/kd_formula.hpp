@@ -275,13 +275,17 @@ KDLOSS_INLINE Lanes<T> hard_result(const Sums<Lanes<T>>& sums, Lanes<T> label_be
          where(largest, L(0), label_below);
 }
 
-// Whether the sum of k keeps its digits, tau^2 KL and the type's kTail given: it does not where nearly all
-// classes agree in v = L and differ in u by little, since v's own error, a half-ulp or two of |L|, then is a
-// share of u; and where only tails are left. The first leaves a relative error of 4e-6 in float.
+// Whether the sum of k keeps its digits, tau^2 KL and the type's kTail given. It does not
+// - where only tails are left;
+// - where nearly all classes agree in v = L and differ in u by little: v's error, a half-ulp or two of |L|,
+// then is a
+//   share of u. The bound leaves 4e-6 in float;
+// - under a student so peaked that de and (D / Zt) et cancel in p - q to less than a digit of q.
 template <class T>
-KDLOSS_INLINE Mask<T> near_kl_is_fit(Lanes<T> soft, Lanes<T> log_ratio, Lanes<T> tau, T tail) {
-  const Lanes<T> tau_ratio = log_ratio * tau;
-  return (Lanes<T>(tail) * (tau * tau) <= soft) & (tau_ratio * tau_ratio * Lanes<T>(T(1.0 / 128)) <= soft);
+KDLOSS_INLINE Mask<T> near_kl_is_fit(Lanes<T> soft, const SoftResult<T>& r, Lanes<T> tau, T tail) {
+  const Lanes<T> tau_ratio = r.log_ratio * tau;
+  return (Lanes<T>(tail) * (tau * tau) <= soft) & (tau_ratio * tau_ratio * Lanes<T>(T(1.0 / 128)) <= soft) &
+         (Lanes<T>(T(-0.5)) <= r.mean_de);
 }
 
 // ---- KL, term by term
@@ -319,7 +323,8 @@ KDLOSS_INLINE KlTerm<T> careful_kl_term(Lanes<T> s, Lanes<T> t, const Terms<T>& 
   const L k = where(is_small, q * tau_u * (u * remainder), tau * (difference - q_u));
   const L minus_inf(-infinity<T>());
   const Mask<T> wanted_but_masked = (s == minus_inf) & (minus_inf < t);
-  return {where(wanted_but_masked, L(infinity<T>()), k), difference};
+  // + log_ratio: NaN where the whole student is masked.
+  return {where(wanted_but_masked, L(infinity<T>()) + log_ratio, k), difference};
 }
 
 // ---- The gradient

@@ -100,6 +100,7 @@ def _compare(n_labels: int, seed: int) -> Iterator[tuple[str, plots.Model]]:
     from sklearn.datasets import load_digits  # type: ignore[import-untyped]
     from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
     from sklearn.neural_network import MLPClassifier  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     X, y = load_digits(return_X_y=True)  # (N, D) grey levels 0 to 16, (N,) classes
     X /= 16
@@ -107,7 +108,8 @@ def _compare(n_labels: int, seed: int) -> Iterator[tuple[str, plots.Model]]:
         np.arange(len(y)), test_size=TEST_ROWS, stratify=y, random_state=seed
     )
     few, _ = train_test_split(pool, train_size=n_labels, stratify=y[pool], random_state=seed)
-    teacher = MLPClassifier(max_iter=500, random_state=seed).fit(X[pool], y[pool])
+    with threadpool_limits(1):  # BLAS threads cost such small matrices more than they give
+        teacher = MLPClassifier(max_iter=500, random_state=seed).fit(X[pool], y[pool])
     teacher_logits = teacher.predict_log_proba(X)  # log-probabilities are logits
 
     some_labels = np.full_like(y, metrics.UNLABELLED)

@@ -148,20 +148,22 @@ def new_file(file: str, suffixes: tuple[str, ...]) -> Iterator[Path]:
     Entered before the long work, so that a place that cannot be written is known at once.
     """
     target = Path(file)
-    temporary = target.with_name(f"{PARTIAL}{os.getpid()}{target.suffix}")
+    temporary = target.with_name(f"{PARTIAL}{os.getpid()}-{target.name}")
     with _naming_out(file):
         if target.suffix not in suffixes:
             raise ValueError(f"--out {file}: expected a name that ends in {' or '.join(suffixes)}")
         if target.is_dir():
             raise ValueError(f"--out {file}: is a folder, expected a file name")
         _check_parent(target, file)
-        temporary.touch(exist_ok=False)
     try:
+        with _naming_out(file):
+            temporary.touch()
         yield temporary
         with _naming_out(file):
             temporary.replace(target)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it has moved, or was never made
+            temporary.unlink()
 
 
 @contextmanager
@@ -184,9 +186,10 @@ def new_folder(folder: str, names: tuple[str, ...]) -> Iterator[Path]:
                 f"--out {folder}: holds other files ({others[0]}), expected a new or empty folder, "
                 "or an earlier run's"
             )
-        temporary.mkdir(parents=True)
     done = False
     try:
+        with _naming_out(folder):
+            temporary.mkdir(parents=True)
         yield temporary
         with _naming_out(folder):
             for name in names:

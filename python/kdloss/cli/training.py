@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.random  # now: imported by NumPy in the midst of the work, it swallows a Ctrl-C
 from numpy.typing import NDArray
 
 from .. import __version__
