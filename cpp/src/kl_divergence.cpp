@@ -20,7 +20,10 @@ double term(double q, double p) {
   if (q == 0) return p;
   if (p == 0) return std::numeric_limits<double>::infinity();
   const double x = (p - q) / q;
-  if (std::fabs(x) > 0.25) return q * (std::log(q) - std::log(p)) - q + p;  // q / p may overflow
+  if (std::fabs(x) > 0.25) {
+    const double ratio = q / p;  // which may leave the range of numbers, where its logarithm does not
+    return q * (std::isnormal(ratio) ? std::log(ratio) : std::log(q) - std::log(p)) - q + p;
+  }
   const double r = x / (2 + x), z = r * r;
   double series = 0;  // |r| <= 1/7: ten terms are enough
   for (int odd = 21; odd >= 3; odd -= 2) series = series * z + 1.0 / odd;
