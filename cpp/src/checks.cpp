@@ -53,6 +53,13 @@ LabelCounts check_labels(Labels labels, std::int64_t rows, std::int64_t classes,
   if (labels.count != rows)
     throw std::invalid_argument("labels has shape (" + std::to_string(labels.count) + ",), expected (" +
                                 std::to_string(rows) + ",), one label for each row of logits");
+  if (ignore_index < 0 || ignore_index >= classes) {  // the usual case at full speed: every label is a class
+    bool classes_all = true;
+    for (std::int64_t i = 0; i < rows; ++i)
+      classes_all &=
+          static_cast<std::uint64_t>(labels.data[i * labels.stride]) < static_cast<std::uint64_t>(classes);
+    if (classes_all) return {rows, rows};
+  }
   LabelCounts counts{0, 0};
   for (std::int64_t i = 0; i < rows; ++i) {
     const std::int64_t label = labels.data[i * labels.stride];

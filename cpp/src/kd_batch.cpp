@@ -95,7 +95,7 @@ Parts run(const Request<T>& r) {
     threads = 1;
   }
   for_row_blocks<T>(
-      rows, classes, kernel.kd_scratch(call), threads,
+      rows, classes, r.student.class_stride != 1, kernel.kd_scratch(call), threads,
       [&](std::int64_t begin, std::int64_t end, T* scratch) { kernel.kd(call, begin, end, scratch); });
 
   KdSums total;

@@ -24,7 +24,7 @@ void run(typename KernelsFor<T>::Softmax KernelsFor<T>::* which, View<const T> l
   call.tau = tau;
   const KernelsFor<T>& kernel = kernels().of<T>();
   for_row_blocks<T>(
-      call.rows, call.classes, kernel.softmax_scratch(call),
+      call.rows, call.classes, logits.class_stride != 1, kernel.softmax_scratch(call),
       threads_for(num_threads, call.rows * call.classes),
       [&](std::int64_t begin, std::int64_t end, T* scratch) { (kernel.*which)(call, begin, end, scratch); });
 }

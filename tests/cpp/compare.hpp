@@ -14,7 +14,9 @@ struct Result {
 };
 template <class T>
 Result<T> run(const Batch<T>& batch, double alpha, int threads = 0) {
-  Result<T> r{std::vector<T>(batch.labels.size()), std::vector<T>(batch.student.size())};
+  const T unwritten(-7);
+  Result<T> r{std::vector<T>(batch.labels.size(), unwritten),
+              std::vector<T>(batch.student.size(), unwritten)};
   kdloss::Options options;
   options.alpha = alpha, options.tau = batch.tau, options.reduction = kdloss::Reduction::kNone;
   options.num_threads = threads;

@@ -158,8 +158,8 @@ T from_ordered(std::uint64_t n) {
   return x;
 }
 
-// Points in [from, to]: spread evenly over the interval, over the numbers of the type (so that every binade
-// has its share), and the ends.
+// Points in [from, to]: spread evenly over the interval, over its part near zero, and over the numbers of the
+// type (so that every binade has its share); and the ends.
 template <class T, class R>
 void sweep(const std::string& name, typename kdloss::ElementaryFunctions<T>::Function f, R (*truth)(R, R),
            const std::vector<double>& factors) {
@@ -170,10 +170,16 @@ void sweep(const std::string& name, typename kdloss::ElementaryFunctions<T>::Fun
   for (double factor : factors) {
     const T k = static_cast<T>(factor);
     const T from = static_cast<T>(a.from / factor), to = static_cast<T>(a.to / factor);
+    const T near = static_cast<T>(4 / factor);
     Random random(1);
     int i = 0;
     measure<T, R>(worst, f, truth, k, [&](T& x) {
       x = i == 0 ? from : i == 1 ? to : static_cast<T>(random.uniform(from, to));
+      return i++ < kPoints;
+    });
+    i = 0;
+    measure<T, R>(worst, f, truth, k, [&](T& x) {
+      x = static_cast<T>(random.uniform(std::max(from, -near), std::min(to, near)));
       return i++ < kPoints;
     });
     const auto first = static_cast<std::uint64_t>(ordered(from));

@@ -13,15 +13,18 @@ struct Span {
   std::int64_t begin, end;
 };
 
-// Calls body(block) for the blocks of a span, whose sums are taken apart and added in double. The last block
-// takes up what would be too short for one of its own.
+// The blocks of a row, whose sums are taken apart and added in double. The last one takes up what would be
+// too short for one of its own.
+constexpr std::int64_t block_count(std::int64_t classes) {
+  return classes < 2 * kBlock ? 1 : classes / kBlock;
+}
+KDLOSS_INLINE Span block_at(std::int64_t i, std::int64_t classes) {
+  return {i * kBlock, i + 1 == block_count(classes) ? classes : (i + 1) * kBlock};
+}
+// Calls body(block) for each.
 template <class Body>
-KDLOSS_INLINE void for_blocks(Span span, Body&& body) {
-  for (std::int64_t begin = span.begin; begin < span.end;) {
-    const std::int64_t end = span.end - begin < 2 * kBlock ? span.end : begin + kBlock;
-    body(Span{begin, end});
-    begin = end;
-  }
+KDLOSS_INLINE void for_blocks(std::int64_t classes, Body&& body) {
+  for (std::int64_t i = 0; i < block_count(classes); ++i) body(block_at(i, classes));
 }
 
 // Calls body(column, fresh) for every Lanes of columns in a span, which holds at least one. The last call may
@@ -29,17 +32,15 @@ KDLOSS_INLINE void for_blocks(Span span, Body&& body) {
 template <class T, class Body>
 KDLOSS_INLINE void for_columns(Span span, Body&& body) {
   constexpr std::int64_t n = Lanes<T>::kCount;
-  for (std::int64_t fresh = span.begin; fresh < span.end; fresh += n)
-    body(fresh + n <= span.end ? fresh : span.end - n, fresh);
+  std::int64_t c = span.begin;
+  for (; c + n <= span.end; c += n) body(c, c);
+  if (c < span.end) body(span.end - n, c);
 }
 
 // Zero in the lanes that were counted before.
 template <class T>
 KDLOSS_INLINE Lanes<T> only_fresh(Lanes<T> x, std::int64_t stale) {
-  alignas(64) T lane[Lanes<T>::kCount];
-  store(lane, x);
-  for (std::int64_t i = 0; i < stale; ++i) lane[i] = T(0);
-  return load(lane);
+  return where(lane_index<T>() < Lanes<T>(static_cast<T>(stale)), Lanes<T>(0), x);
 }
 
 }  // namespace

@@ -161,23 +161,26 @@ KDLOSS_INLINE Lanes<double> atanh_tail(Lanes<double> z) {
                 0x1.5555555555555p-1);
 }
 
-// log(u + c) for normal u > 0, where c is what rounding took from u (0 if nothing); inf and NaN give NaN.
-// With u = 1 + x rounded and c = x - (u - 1) this is log1p(x), accurate also where x is tiny.
+// log(u + c) for normal u > 0 up to 2^(largest exponent) sqrt(2), where c is what rounding took from u (0 if
+// nothing); inf and NaN give NaN. With u = 1 + x rounded and c = x - (u - 1) this is log1p(x), accurate also
+// where x is tiny.
 template <class T>
 KDLOSS_INLINE Lanes<T> log_sum(Lanes<T> u, Lanes<T> c) {
   using F = Format<T>;
   using L = Lanes<T>;
-  L exponent, m;
+  L exponent, m, scale;  // u = m / scale
   KDLOSS_EACH_PART {
     const typename L::NativeUint bits = (typename L::NativeUint)u.part[i];
     const typename L::NativeUint e = (bits + (F::kOne - F::kSqrtHalf)) >> F::kMantissaBits;
     exponent.part[i] = (typename L::Native)(e | F::kIntoMantissa) - (F::kTwoToMantissaBits + F::kBias);
     m.part[i] = (typename L::Native)(bits - (e << F::kMantissaBits) + F::kOne);  // in [sqrt(1/2), sqrt(2))
+    scale.part[i] = (typename L::Native)((2 * F::kBias - e) << F::kMantissaBits);
   }
-  // log(1 + f) = 2 atanh(s), s = f / (2 + f), written as f minus a small correction.
+  // log(1 + f) = 2 atanh(s), s = f / (2 + f), written as f minus a small correction; c / u is near enough c *
+  // scale * (1 - f).
   const L f = m - L(1), s = f / (L(2) + f), z = s * s, half_square = L(T(0.5)) * f * f;
   const L tail = s * fma(z, atanh_tail(z), half_square);
-  const L low = fma(exponent, L(F::kLn2Low), c / u);
+  const L low = fma(exponent, L(F::kLn2Low), c * scale * (L(1) - f));
   return fma(exponent, L(F::kLn2High), f - (half_square - (tail + low))) + (u - u);
 }
 template <class T>

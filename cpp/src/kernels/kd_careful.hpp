@@ -34,11 +34,11 @@ void widen(const Matrix<const T>& from, std::int64_t row, std::int64_t classes, 
 }
 
 template <bool Hard, bool Soft, bool Grad>
-RowLoss careful_row(const CarefulRow& row, std::int64_t label, double exact_tau, const RowPlan& plan,
-                    double grad_scale) {
+RowLoss careful_row(const CarefulRow& row, double exact_tau, const RowPlan& plan, double grad_scale) {
   using L = Lanes<double>;
   const Temperature<double> temperature(exact_tau);
   const L tau(temperature.tau), zero(temperature.zero);
+  const std::int64_t label = plan.label;
   const auto at_label = [&](std::int64_t c) { return static_cast<std::uint64_t>(label - c) < L::kCount; };
   RowLoss loss;
 
@@ -51,7 +51,7 @@ RowLoss careful_row(const CarefulRow& row, std::int64_t label, double exact_tau,
 
   Sums<L> lanes;
   double label_e1 = 0;
-  for_blocks(row.columns, [&](Span block) KDLOSS_INLINE_LAMBDA {
+  for_blocks(row.columns.end, [&](Span block) KDLOSS_INLINE_LAMBDA {
     Sums<L> in_block;
     for_columns<double>(block, [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA {
       const L s = load(row.s + c), t = Soft ? load(row.t + c) : L(0);
@@ -69,14 +69,14 @@ RowLoss careful_row(const CarefulRow& row, std::int64_t label, double exact_tau,
   sums.others = sum(lanes.others), sums.label = label_e1;
 
   SoftResult<double> soft{L(0), L(0), L(0)};
-  if constexpr (Soft) soft = soft_result(sums, tau);
+  if constexpr (Soft) soft = soft_result(sums, frame.inverse_tau);
   if constexpr (Hard) loss.hard = first(hard_result(sums, frame.ms - L(row.s[Hard ? label : 0])));
   const L tau_over_zs = tau / sums.zs, tau_over_zt = tau / sums.zt;
   const L hard_factor = L(plan.hard_weight * grad_scale) / (sums.others + sums.label);
   const L soft_factor(plan.soft_weight * grad_scale);
 
   L kl(0.0);
-  for_blocks(row.columns, [&](Span block) KDLOSS_INLINE_LAMBDA {
+  for_blocks(row.columns.end, [&](Span block) KDLOSS_INLINE_LAMBDA {
     L in_block(0.0);
     for_columns<double>(block, [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA {
       constexpr bool kHardGradient = Hard && Grad;
@@ -101,19 +101,19 @@ RowLoss careful_row(const CarefulRow& row, std::int64_t label, double exact_tau,
   return loss;
 }
 
-// The same for row i of a call, from its arrays and to them.
+// The same for row i of a call. Its gradient goes to grad, whose elements lie grad_stride apart.
 template <class T>
-RowLoss careful_row(const KdCall<T>& call, std::int64_t i, std::int64_t label, const RowPlan& plan,
-                    double* scratch) {
+RowLoss careful_row(const KdCall<T>& call, std::int64_t i, const RowPlan& plan, double* scratch, T* grad,
+                    std::int64_t grad_stride) {
   const CarefulRow row(scratch, call.classes);
   widen(call.student, i, call.classes, row.columns.end, row.s);
   if (plan.soft) widen(call.teacher, i, call.classes, row.columns.end, row.t);
-  const bool grad = call.grad.data != nullptr;
-  const RowLoss loss = with_parts(plan, grad, [&](auto hard, auto soft, auto with_grad) {
-    return careful_row<hard.value, soft.value, with_grad.value>(row, label, call.tau, plan, call.grad_scale);
+  const bool with_grad = call.grad.data != nullptr;
+  const RowLoss loss = with_parts(plan.hard, plan.soft, with_grad, [&](auto hard, auto soft, auto keep) {
+    return careful_row<hard.value, soft.value, keep.value>(row, call.tau, plan, call.grad_scale);
   });
-  if (grad)
-    for (std::int64_t c = 0; c < call.classes; ++c) *at(call.grad, i, c) = static_cast<T>(row.grad[c]);
+  for (std::int64_t c = 0; with_grad && c < call.classes; ++c)
+    grad[c * grad_stride] = static_cast<T>(row.grad[c]);
   return loss;
 }
 

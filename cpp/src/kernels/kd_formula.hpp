@@ -19,7 +19,7 @@
 //
 // nothing cancels:
 //
-//     p - q = (de - (D / Zt) et) / Zs
+//     p - q = (de - (D / Zs) es) / Zt
 //     KL    = L - sum q v             where that difference keeps its digits (KLIsFar), else
 //     KL    = sum q (expm1(u) - u)    every term of which is >= 0
 //     hard  = log1p(others)           others = sum over c != y of exp(s - ms), when y is the largest, else
@@ -184,13 +184,15 @@ KDLOSS_INLINE Terms<T> careful_terms(Lanes<T> s, Lanes<T> t, const Frame<T>& fra
   return x;
 }
 
-// Calls f(integral constant) for a power known at run time, so that the choice stands outside the loops.
+// Calls f(integral constant) for a power known at run time, so that the choice stands outside the loops. Both
+// says whether there can be one: p1 has powers where both parts are computed.
 template <int N>
 struct PowerOf {
   static constexpr int value = N;
 };
-template <class F>
+template <bool Both, class F>
 KDLOSS_INLINE void with_power(int power, F&& f) {
+  if constexpr (!Both) return f(PowerOf<0>{});
   switch (power) {
     case 1:
       return f(PowerOf<1>{});
@@ -240,28 +242,28 @@ KDLOSS_INLINE void add(Sums<Lanes<T>>& sums, const Terms<T>& x) {
 
 template <class T>
 struct SoftResult {
-  Lanes<T> kl;         // L - sum q v
-  Lanes<T> log_ratio;  // L = log(Zs / Zt)
-  Lanes<T> mean_de;    // D / Zt = sum q expm1(v)
+  Lanes<T> kl;          // L - sum q v
+  Lanes<T> log_ratio;   // L = log(Zs / Zt)
+  Lanes<T> inverse_zt;  // 1 / Zt
 };
 template <class T>
-KDLOSS_INLINE SoftResult<T> soft_result(const Sums<Lanes<T>>& sums, Lanes<T> tau) {
+KDLOSS_INLINE SoftResult<T> soft_result(const Sums<Lanes<T>>& sums, Lanes<T> inverse_tau) {
   using L = Lanes<T>;
-  const L mean_de = sums.d / sums.zt, sum1 = L(1) + mean_de;
+  const L inverse_zt = L(1) / sums.zt, mean_de = sums.d * inverse_zt, sum1 = L(1) + mean_de;
   // A peaked student under a flat teacher: D is close to -Zt, and Zs has the digits that Zt + D has lost.
   const Mask<T> near = abs(mean_de) <= L(T(0.5));
   const L log_ratio =
-      log_sum(where(near, sum1, sums.zs / sums.zt), where(near, mean_de - (sum1 - L(1)), L(0)));
-  return {log_ratio - sums.moved / (sums.zt * tau), log_ratio, mean_de};
+      log_sum(where(near, sum1, sums.zs * inverse_zt), where(near, mean_de - (sum1 - L(1)), L(0)));
+  return {log_ratio - sums.moved * inverse_zt * inverse_tau, log_ratio, inverse_zt};
 }
 
-// Whether L - sum q v keeps its digits. Its error is at most some 4 half-ulps of sum q |v| <= |L| + sum q
-// |u|, and sum q |u| <= h^-1(KL) with h(a) = exp(-a) - 1 + a, by Jensen: 0.21 where KL = 0.02. So these
-// bounds leave a relative error of 2.5e-6 and 2e-6 in float at the worst, and KL > 0 for certain. NaN is not
-// far.
+// Whether L - sum q v keeps its digits, |L| given. Its error is at most some 4 half-ulps of sum q |v| <= |L|
+// + sum q |u|, and sum q |u| <= h^-1(KL) with h(a) = exp(-a) - 1 + a, by Jensen: 0.21 where KL = 0.02. So
+// these bounds leave a relative error of 2.5e-6 and 2e-6 in float at the worst, and KL > 0 for certain. NaN
+// is not far.
 template <class T>
-KDLOSS_INLINE Mask<T> kl_is_far(const SoftResult<T>& r) {
-  return (Lanes<T>(T(0.02)) <= r.kl) & (abs(r.log_ratio) * Lanes<T>(T(0.125)) <= r.kl);
+KDLOSS_INLINE Mask<T> kl_is_far(Lanes<T> kl, Lanes<T> abs_log_ratio) {
+  return (Lanes<T>(T(0.02)) <= kl) & (abs_log_ratio * Lanes<T>(T(0.125)) <= kl);
 }
 
 // The hard loss, from the sums and the label's distance below the largest logit.
@@ -275,25 +277,27 @@ KDLOSS_INLINE Lanes<T> hard_result(const Sums<Lanes<T>>& sums, Lanes<T> label_be
          where(largest, L(0), label_below);
 }
 
-// Whether the sum of k keeps its digits, tau^2 KL and the type's kTail given. It does not
+// Whether the sum of k keeps its digits, with soft = tau^2 KL and the type's kTail given. It does not
 // - where only tails are left;
 // - where nearly all classes agree in v = L and differ in u by little: v's error, a half-ulp or two of |L|,
-// then is a
-//   share of u. The bound leaves 4e-6 in float;
-// - under a student so peaked that de and (D / Zt) et cancel in p - q to less than a digit of q.
+//   then is a share of u. The bound leaves 4e-6 in float.
 template <class T>
-KDLOSS_INLINE Mask<T> near_kl_is_fit(Lanes<T> soft, const SoftResult<T>& r, Lanes<T> tau, T tail) {
-  const Lanes<T> tau_ratio = r.log_ratio * tau;
-  return (Lanes<T>(tail) * (tau * tau) <= soft) & (tau_ratio * tau_ratio * Lanes<T>(T(1.0 / 128)) <= soft) &
-         (Lanes<T>(T(-0.5)) <= r.mean_de);
+KDLOSS_INLINE Mask<T> near_kl_is_fit(Lanes<T> soft, Lanes<T> tau_log_ratio_square, Lanes<T> tau, T tail) {
+  using L = Lanes<T>;
+  return (L(tail) * (tau * tau) <= soft) & (tau_log_ratio_square * L(T(1.0 / 128)) <= soft);
+}
+// Whether et = es - de is as good as et where p is close to q: es is not many times et there.
+template <class T>
+KDLOSS_INLINE Mask<T> et_is_es_minus_de(Lanes<T> log_ratio) {
+  return log_ratio <= Lanes<T>(T(0.7));
 }
 
 // ---- KL, term by term
 // ------------------------------------------------------------------------------------------------
 
 // tau^2 k, k = q (expm1(u) - u) >= 0, for a row of the plain path that is not far from its teacher.
-// difference = p - q = (de - (D / Zt) et) / Zs, and tau_u = tau u: squared before it is divided by tau, lest
-// it underflow where tau is large.
+// difference = p - q, and tau_u = tau u: squared before it is divided by tau, lest it underflow where tau is
+// large.
 template <class T>
 KDLOSS_INLINE Lanes<T> near_kl_term(Lanes<T> q, Lanes<T> tau_u, Lanes<T> difference, Lanes<T> tau,
                                     Lanes<T> inverse_tau) {
@@ -330,18 +334,18 @@ KDLOSS_INLINE KlTerm<T> careful_kl_term(Lanes<T> s, Lanes<T> t, const Terms<T>& 
 // ---- The gradient
 // ------------------------------------------------------------------------------------------------------
 
-// hard_weight (p1 - onehot) + soft_weight tau (p - q) as a sum of multiples of e1, de and et, when e1 at the
+// hard_weight (p1 - onehot) + soft_weight tau (p - q) as a sum of multiples of e1, de and es, when e1 at the
 // label is replaced by -others.
-template <class V>
-struct GradientFactors {
-  V e1, de, et;
-};
 template <class T>
-KDLOSS_INLINE GradientFactors<Lanes<T>> gradient_factors(const Sums<Lanes<T>>& sums,
-                                                         const SoftResult<T>& soft, Lanes<T> hard_weight,
-                                                         Lanes<T> soft_weight_tau) {
-  const Lanes<T> de = soft_weight_tau / sums.zs;
-  return {hard_weight / (sums.others + sums.label), de, Lanes<T>(0) - de * soft.mean_de};
+struct GradientFactors {
+  Lanes<T> e1, de, es;
+};
+template <bool Hard, bool Soft, class T>
+KDLOSS_INLINE Lanes<T> gradient(const GradientFactors<T>& factor, Lanes<T> e1, Lanes<T> de, Lanes<T> es) {
+  Lanes<T> g(T(0));
+  if constexpr (Hard) g = factor.e1 * e1;
+  if constexpr (Soft) g = fma(factor.de, de, fma(factor.es, es, g));
+  return g;
 }
 
 // weight * value, where a weight of 0 means that the value, infinite or not, is not used.

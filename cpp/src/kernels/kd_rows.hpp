@@ -10,12 +10,6 @@ namespace kdloss {
 namespace KDLOSS_ISA {
 namespace {
 
-// The loss of a row from its parts; a part of weight 0 is not used, infinite or not.
-KDLOSS_INLINE double mixed(const RowPlan& plan, RowLoss parts) {
-  return (plan.hard_weight == 0 ? 0 : plan.hard_weight * parts.hard) +
-         (plan.soft_weight == 0 ? 0 : plan.soft_weight * parts.soft);
-}
-
 // Writes what the caller wants to know of a row.
 template <class T>
 KDLOSS_INLINE void record(const KdCall<T>& call, std::int64_t row, const RowPlan& plan, RowLoss parts) {
@@ -23,15 +17,6 @@ KDLOSS_INLINE void record(const KdCall<T>& call, std::int64_t row, const RowPlan
   if (call.loss != nullptr) call.loss[row] = static_cast<T>(mixed(plan, parts));
   if (call.hard != nullptr) call.hard[row] = static_cast<T>(plan.hard ? parts.hard : absent);
   if (call.soft != nullptr) call.soft[row] = static_cast<T>(plan.soft ? parts.soft : absent);
-}
-KDLOSS_INLINE void add(KdSums& sums, const RowPlan& plan, RowLoss parts) {
-  sums.loss += mixed(plan, parts), sums.hard += parts.hard, sums.soft += parts.soft;
-}
-
-template <class T>
-void zero_gradient(const KdCall<T>& call, std::int64_t row) {
-  if (call.grad.data != nullptr)
-    for (std::int64_t c = 0; c < call.classes; ++c) *at(call.grad, row, c) = 0;
 }
 
 template <class T>
@@ -41,46 +26,69 @@ struct ScratchOf {
 };
 
 // ---- Rows in the lanes
-// -----------------------------------------------------------------------------------------------
-
-// Computes rows of one kind; parts[i] is what becomes of row first + i.
+// What rows [first, first + count) need. Empty lanes need nothing.
 template <class T>
-void lane_rows(const KdCall<T>& call, LaneRows<T> rows, const Plans<T>& plans, const RowPlan& plan,
-               const Temperature<T>& temperature, const ScratchOf<T>& scratch, std::int64_t first,
-               RowLoss* parts) {
-  using L = Lanes<T>;
-  const Tile<T> tile(scratch.plain, call.classes);
-  gather(call.student, rows, call.classes, tile.s);
-  if (plan.soft) gather(call.teacher, rows, call.classes, tile.t);
-  alignas(64) T label[L::kCount];
-  for (int i = 0; i < L::kCount; ++i)
-    label[i] = i < rows.count && plan.hard ? static_cast<T>(plans.label(rows.row[i])) : T(-1);
-
-  const bool grad = call.grad.data != nullptr;
-  const T hard_weight = static_cast<T>(plan.hard_weight * call.grad_scale);
-  const T soft_weight = static_cast<T>(plan.soft_weight * call.grad_scale);
-  const TileLoss<T> loss = with_parts(plan, grad, [&](auto hard, auto soft, auto with_grad) {
-    return kd_tile<hard.value, soft.value, with_grad.value>(tile, call.classes, load(label), temperature,
-                                                            hard_weight, soft_weight);
-  });
-
-  alignas(64) T hard[L::kCount], soft[L::kCount];
-  store(hard, loss.hard);
-  store(soft, loss.soft);
-  for (int i = 0; i < rows.count; ++i)
-    parts[rows.row[i] - first] = {static_cast<double>(hard[i]), static_cast<double>(soft[i])};
-
-  if (__builtin_expect(any(loss.careful) || !temperature.ordinary, 0)) {
-    alignas(64) T careful[L::kCount];
-    store(careful, where(loss.careful, L(1), L(temperature.ordinary ? 0 : 1)));
-    for (int i = 0; i < rows.count; ++i) {
-      if (careful[i] == 0) continue;
-      const std::int64_t row = rows.row[i];
-      parts[row - first] = careful_row(call, row, plan.hard ? plans.label(row) : -1, plan, scratch.careful);
-      rows.drop(i);  // its gradient is written
-    }
+void set_rows(const Plans<T>& plans, std::int64_t first, int count, TileRows<T>& rows) {
+  for (int i = 0; i < TileRows<T>::kCount; ++i) {
+    const RowPlan plan = i < count ? plans[first + i] : RowPlan{};
+    rows.label[i] = static_cast<T>(plan.label);
+    rows.uses_hard[i] = plan.hard, rows.uses_soft[i] = plan.soft;
+    rows.hard_weight[i] = plan.hard_weight, rows.soft_weight[i] = plan.soft_weight;
   }
-  if (grad) scatter(tile.e1, rows, call.classes, call.grad);
+}
+
+// Puts harmless numbers where a row does not use its logits: it shares its loops with rows that do.
+template <class T>
+void hide_unused(const Tile<T>& tile, std::int64_t classes, const TileRows<T>& rows, bool any_soft) {
+  using L = Lanes<T>;
+  const Mask<T> soft = load(rows.uses_soft) == L(1), needed = (load(rows.uses_hard) == L(1)) | soft;
+  for (std::int64_t c = 0; c < classes * L::kCount; c += L::kCount) {
+    const L s = where(needed, load(tile.s + c), L(0));
+    store(tile.s + c, s);
+    if (any_soft) store(tile.t + c, where(soft, load(tile.t + c), s));
+  }
+}
+
+// Rows [first, first + count), at most as many as there are lanes.
+template <class T>
+KdSums lane_rows(const KdCall<T>& call, std::int64_t first, int count, const Plans<T>& plans,
+                 const TileRows<T>& rows, const Temperature<T>& temperature, const ScratchOf<T>& scratch) {
+  using L = Lanes<T>;
+  using D = Lanes<double>;
+  constexpr int n = L::kCount;
+  const std::int64_t classes = call.classes;
+  const bool grad = call.grad.data != nullptr;
+  const Mask<T> hard = load(rows.uses_hard) == L(1), soft = load(rows.uses_soft) == L(1);
+  const bool any_hard = any(hard), any_soft = any(soft);
+  const Tile<T> tile(scratch.plain, classes);
+  TileLoss<T> loss;
+  if (any_hard || any_soft) {
+    gather(call.student, first, count, classes, tile.s);
+    if (any_soft) gather(call.teacher, first, count, classes, tile.t);
+    if ((any_hard && any(~hard)) || (any_soft && any(~soft))) hide_unused(tile, classes, rows, any_soft);
+    with_parts(any_hard, any_soft, grad, [&](auto with_hard, auto with_soft, auto with_grad) {
+      kd_tile<with_hard.value, with_soft.value, with_grad.value>(tile, classes, rows, temperature,
+                                                                 call.grad_scale, loss);
+    });
+    for (int i = 0; __builtin_expect(loss.any_careful, 0) && i < count; ++i) {
+      if (loss.careful[i] == 0) continue;
+      const RowLoss parts = careful_row(call, first + i, plans[first + i], scratch.careful, tile.s + i, n);
+      loss.hard[i] = parts.hard, loss.soft[i] = parts.soft;
+    }
+  } else if (grad) {
+    for (std::int64_t c = 0; c < classes; ++c) store(tile.s + c * n, L(0));
+  }
+  if (grad) scatter(tile.s, first, count, classes, call.grad);
+
+  if (call.loss != nullptr || call.hard != nullptr || call.soft != nullptr)
+    for (int i = 0; i < count; ++i) record(call, first + i, plans[first + i], {loss.hard[i], loss.soft[i]});
+  D loss_sum(0.0), hard_sum(0.0), soft_sum(0.0);
+  for (int i = 0; i < n; i += D::kCount) {
+    const D h = load(loss.hard + i), s = load(loss.soft + i);
+    loss_sum = loss_sum + weighted(load(rows.hard_weight + i), h) + weighted(load(rows.soft_weight + i), s);
+    hard_sum = hard_sum + h, soft_sum = soft_sum + s;
+  }
+  return {sum(loss_sum), sum(hard_sum), sum(soft_sum)};
 }
 
 template <class T>
@@ -89,77 +97,63 @@ void kd_lane_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end,
   constexpr int n = Lanes<T>::kCount;
   const Temperature<T> temperature(call.tau);
   const Plans<T> plans(call);
+  TileRows<T> rows;
+  bool usual = false;  // rows says what it says for a whole tile of labelled rows
   for (std::int64_t first = begin; first < end; first += n) {
     const int count = static_cast<int>(end - first < n ? end - first : n);
-    RowLoss parts[n];
-    LaneRows<T> rows[3];
-    Kind kind_of[n];
-    for (int i = 0; i < count; ++i) {
-      kind_of[i] = plans.kind(first + i);
-      rows[kind_of[i]].push(first + i);
-    }
-    for (int kind = kLabelled; kind < kPadding; ++kind) {
-      const RowPlan& plan = plans.plan[kind];
-      if (rows[kind].count > 0 && (plan.hard || plan.soft))
-        lane_rows(call, rows[kind], plans, plan, temperature, scratch, first, parts);
-    }
-    for (int i = 0; i < rows[kPadding].count; ++i) zero_gradient(call, rows[kPadding].row[i]);
-    KdSums sums;
-    for (int i = 0; i < count; ++i) add(sums, plans.plan[kind_of[i]], parts[i]);
-    call.sums[first / n] = sums;
-    if (call.loss != nullptr || call.hard != nullptr || call.soft != nullptr)
-      for (int i = 0; i < count; ++i) record(call, first + i, plans.plan[kind_of[i]], parts[i]);
+    const bool labelled = count == n && plans.labels(first, n, rows.label);
+    if (!labelled || !usual) set_rows(plans, first, count, rows);
+    usual = labelled;
+    call.sums[first / n] = lane_rows(call, first, count, plans, rows, temperature, scratch);
   }
 }
 
 // ---- One row at a time
-// -----------------------------------------------------------------------------------------------
-
 template <class T>
 void kd_row_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end, const ScratchOf<T>& scratch) {
-  constexpr int n = Lanes<T>::kCount;
+  constexpr int n = kPackRows<T>;
   const std::int64_t classes = call.classes;
   const Temperature<T> temperature(call.tau);
+  const Temperature<double> exact(call.tau);
   const Plans<T> plans(call);
-  const Scratch<T> row_scratch{scratch.plain, scratch.plain + classes, scratch.plain + 2 * classes};
-  T* const student_block = scratch.plain + 3 * classes;
-  T* const teacher_block = student_block + n * classes;
-  T* const grad_block = teacher_block + n * classes;
+  const RowScratch<T> row_scratch(reinterpret_cast<double*>(scratch.plain), classes);
+  T* const student_block = scratch.plain + RowScratch<T>::size(classes);
+  T* const teacher_block = student_block + (call.rows < n ? call.rows : n) * classes;
+  T* const grad_block = student_block;  // a row's gradient may take the place of its student
+  const bool with_grad = call.grad.data != nullptr;
   const bool pack_student = call.student.class_stride != 1;
   const bool pack_teacher = call.teacher.data != nullptr && call.teacher.class_stride != 1;
-  const bool pack_grad = call.grad.data != nullptr && call.grad.class_stride != 1;
+  const bool pack_grad = with_grad && call.grad.class_stride != 1;
+  const std::int64_t ahead =
+      block_count(classes) > 1 ? kBlock : (pack_student ? classes : call.student.row_stride);
 
   for (std::int64_t first = begin; first < end; first += n) {
     const std::int64_t count = end - first < n ? end - first : n;
     if (pack_student) pack_rows(call.student, first, count, classes, student_block);
     if (pack_teacher) pack_rows(call.teacher, first, count, classes, teacher_block);
-    bool careful[n] = {};
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t r = first + i;
-      const RowPlan& plan = plans[r];
-      const std::int64_t label = plan.hard ? plans.label(r) : -1;
-      T* const grad =
-          pack_grad ? grad_block + i * classes : (call.grad.data != nullptr ? at(call.grad, r) : nullptr);
+      const RowPlan plan = plans[r];
+      T* const grad = pack_grad ? grad_block + i * classes : (with_grad ? at(call.grad, r) : nullptr);
       RowLoss parts;
       if (plan.hard || plan.soft) {
         const RowInput<T> row{
             pack_student ? student_block + i * classes : at(call.student, r),
-            pack_teacher ? teacher_block + i * classes : (plan.soft ? at(call.teacher, r) : nullptr), label};
-        careful[i] = !temperature.ordinary ||
-                     !with_parts(plan, grad != nullptr, [&](auto hard, auto soft, auto with_grad) {
-                       return kd_row<hard.value, soft.value, with_grad.value>(call, row, grad, temperature,
-                                                                              plan, row_scratch, parts);
-                     });
-        if (careful[i]) parts = careful_row(call, r, label, plan, scratch.careful);
-      } else if (grad != nullptr) {
+            pack_teacher ? teacher_block + i * classes : (plan.soft ? at(call.teacher, r) : nullptr),
+            plan.label, ahead};
+        const bool plain = temperature.ordinary &&
+                           with_parts(plan.hard, plan.soft, with_grad, [&](auto hard, auto soft, auto keep) {
+                             return kd_row<hard.value, soft.value, keep.value>(
+                                 call, row, grad, temperature, exact, plan, row_scratch, parts);
+                           });
+        if (!plain) parts = careful_row(call, r, plan, scratch.careful, grad, 1);
+      } else if (with_grad) {
         for (std::int64_t c = 0; c < classes; ++c) grad[c] = 0;
       }
-      KdSums sums;
-      add(sums, plan, parts);
-      call.sums[r] = sums;
+      call.sums[r] = {mixed(plan, parts), parts.hard, parts.soft};
       record(call, r, plan, parts);
     }
-    if (pack_grad) unpack_rows(grad_block, first, count, classes, careful, call.grad);
+    if (pack_grad) unpack_rows(grad_block, first, count, classes, call.grad);
   }
 }
 
@@ -176,7 +170,8 @@ std::int64_t plain_scratch(const KdCall<T>& call) {
   if (in_lanes<T>(call.classes)) return Tile<T>::size(call.classes);
   const bool pack =
       call.student.class_stride != 1 || call.teacher.class_stride != 1 || call.grad.class_stride != 1;
-  return call.classes * (3 + (pack ? 3 * Lanes<T>::kCount : 0));
+  const std::int64_t packed = call.rows < kPackRows<T> ? call.rows : kPackRows<T>;
+  return RowScratch<T>::size(call.classes) + (pack ? 2 * call.classes * packed : 0);
 }
 // The doubles of the careful path lie first, where they are aligned.
 template <class T>

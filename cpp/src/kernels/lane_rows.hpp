@@ -1,4 +1,4 @@
-// The rows that share a tile, one in each lane, and their way in and out of it.
+// Rows on their way into a tile, one to a lane, and out of it.
 #pragma once
 
 #include "transpose.hpp"
@@ -7,51 +7,32 @@ namespace kdloss {
 namespace KDLOSS_ISA {
 namespace {
 
-// The rows in a tile's lanes; lanes from count on are empty.
+// tile[c, i] = from[first + i, c] for i < count <= 16 (or 8); 0 in the other lanes.
 template <class T>
-struct LaneRows {
-  std::int64_t row[Lanes<T>::kCount];
-  int count = 0;
-  bool is_run = true;  // one row after another
-  void push(std::int64_t r) {
-    is_run = is_run && (count == 0 || r == row[0] + count);
-    row[count++] = r;
-  }
-  void drop(int lane) { row[lane] = -1, is_run = false; }
-  bool is_whole_run() const { return is_run && count == Lanes<T>::kCount; }
-};
-
-// tile[c, lane] = from[row of the lane, c]; 0 in empty lanes.
-template <class T>
-void gather(const Matrix<const T>& from, const LaneRows<T>& rows, std::int64_t classes, T* tile) {
+void gather(const Matrix<const T>& from, std::int64_t first, int count, std::int64_t classes, T* tile) {
   constexpr int n = Lanes<T>::kCount;
-  const T* p = at(from, rows.row[0]);
-  if (rows.is_whole_run()) {
-    if (from.class_stride == 1) return transpose(p, from.row_stride, tile, n, n, classes);
-    if (from.row_stride == 1) {
-      for (std::int64_t c = 0; c < classes; ++c) store(tile + c * n, load(p + c * from.class_stride));
-      return;
-    }
+  const T* p = at(from, first);
+  if (count == n && from.class_stride == 1) return transpose<n, false>(p, from.row_stride, tile, n, classes);
+  if (count == n && from.row_stride == 1) {
+    for (std::int64_t c = 0; c < classes; ++c) store(tile + c * n, load(p + c * from.class_stride));
+    return;
   }
   for (std::int64_t c = 0; c < classes; ++c) {
-    for (int r = 0; r < rows.count; ++r) tile[c * n + r] = *at(from, rows.row[r], c);
-    for (int r = rows.count; r < n; ++r) tile[c * n + r] = 0;
+    if (count < n) store(tile + c * n, Lanes<T>(0));
+    for (int i = 0; i < count; ++i) tile[c * n + i] = *at(from, first + i, c);
   }
 }
 template <class T>
-void scatter(const T* tile, const LaneRows<T>& rows, std::int64_t classes, const Matrix<T>& to) {
+void scatter(const T* tile, std::int64_t first, int count, std::int64_t classes, const Matrix<T>& to) {
   constexpr int n = Lanes<T>::kCount;
-  T* p = at(to, rows.row[0]);
-  if (rows.is_whole_run()) {
-    if (to.class_stride == 1) return transpose(tile, n, p, to.row_stride, classes, n);
-    if (to.row_stride == 1) {
-      for (std::int64_t c = 0; c < classes; ++c) store(p + c * to.class_stride, load(tile + c * n));
-      return;
-    }
+  T* p = at(to, first);
+  if (count == n && to.class_stride == 1) return transpose_back<n>(tile, n, p, to.row_stride, classes);
+  if (count == n && to.row_stride == 1) {
+    for (std::int64_t c = 0; c < classes; ++c) store(p + c * to.class_stride, load(tile + c * n));
+    return;
   }
   for (std::int64_t c = 0; c < classes; ++c)
-    for (int r = 0; r < rows.count; ++r)
-      if (rows.row[r] >= 0) *at(to, rows.row[r], c) = tile[c * n + r];
+    for (int i = 0; i < count; ++i) *at(to, first + i, c) = tile[c * n + i];
 }
 
 }  // namespace

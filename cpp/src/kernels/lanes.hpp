@@ -183,11 +183,11 @@ KDLOSS_INLINE Lanes<T> where(Mask<T> m, Lanes<T> yes, Lanes<T> no) {
 }
 template <class T>
 KDLOSS_INLINE bool any(Mask<T> m) {
-  typename Lanes<T>::NativeInt some = m.part[0];
-  for (int i = 1; i < Lanes<T>::kParts; ++i) some |= m.part[i];
-  typename Lanes<T>::Int bits = 0;
-  for (unsigned i = 0; i < kNativeBytes / sizeof(T); ++i) bits |= some[i];
-  return bits != 0;
+  typedef std::int64_t Pair __attribute__((vector_size(16)));
+  Pair pair[4];
+  __builtin_memcpy(pair, m.part, 64);
+  const Pair some = (pair[0] | pair[1]) | (pair[2] | pair[3]);
+  return (some[0] | some[1]) != 0;
 }
 template <class T>
 KDLOSS_INLINE Lanes<T> abs(Lanes<T> x) {
@@ -212,44 +212,80 @@ KDLOSS_INLINE void store(T* p, Lanes<T> x) {
   KDLOSS_EACH_PART __builtin_memcpy(p + i * (kNativeBytes / sizeof(T)), &x.part[i], kNativeBytes);
 }
 
-// All lanes added, always in the same order: halves onto halves.
+// Asks for the cache line that lies the given number of elements ahead, in the array or beyond it.
 template <class T>
-KDLOSS_INLINE T sum(Lanes<T> x) {
+KDLOSS_INLINE void prefetch(const T* p, std::int64_t ahead) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(p) +
+                                                   static_cast<std::uintptr_t>(ahead) * sizeof(T)));
+}
+template <class T>
+KDLOSS_INLINE void prefetch_for_writing(const T* p) {
+  __builtin_prefetch(p, 1);
+}
+
+template <class T>
+KDLOSS_INLINE void store_wide(double* p, Lanes<T> x) {
   alignas(64) T lane[Lanes<T>::kCount];
   store(lane, x);
-  for (int half = Lanes<T>::kCount / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  return lane[0];
+  for (int i = 0; i < Lanes<T>::kCount; ++i) p[i] = static_cast<double>(lane[i]);
+}
+// Rounded from doubles.
+template <class T>
+KDLOSS_INLINE Lanes<T> load_narrow(const double* p) {
+  alignas(64) T lane[Lanes<T>::kCount];
+  for (int i = 0; i < Lanes<T>::kCount; ++i) lane[i] = static_cast<T>(p[i]);
+  return load(lane);
+}
+
+// All lanes put together by op, always in the same order: halves onto halves.
+template <class T, class Op>
+KDLOSS_INLINE T fold(Lanes<T> x, Op op) {
+  typedef T Quarter __attribute__((vector_size(16)));
+  constexpr int kQuarters = kNativeBytes / 16;
+  for (int half = Lanes<T>::kParts / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) x.part[i] = op(x.part[i], x.part[i + half]);
+  Quarter quarter[kQuarters];
+  __builtin_memcpy(quarter, &x.part[0], kNativeBytes);
+  for (int half = kQuarters / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) quarter[i] = op(quarter[i], quarter[i + half]);
+  const Quarter q = quarter[0];
+  if constexpr (sizeof(T) == 8)
+    return op(q[0], q[1]);
+  else
+    return op(op(q[0], q[2]), op(q[1], q[3]));
+}
+template <class T>
+KDLOSS_INLINE T sum(Lanes<T> x) {
+  return fold(x, [](auto a, auto b) KDLOSS_INLINE_LAMBDA { return a + b; });
+}
+template <class T>
+KDLOSS_INLINE T largest(Lanes<T> x) {
+  return fold(x, [](auto a, auto b) KDLOSS_INLINE_LAMBDA { return a > b ? a : b; });
+}
+template <class T>
+KDLOSS_INLINE T smallest(Lanes<T> x) {
+  return fold(x, [](auto a, auto b) KDLOSS_INLINE_LAMBDA { return a < b ? a : b; });
 }
 
 template <class T>
 KDLOSS_INLINE T first(Lanes<T> x) {
   return x.part[0][0];
 }
+// 0, 1, 2, ...: which lane each is.
+template <class T>
+KDLOSS_INLINE Lanes<T> lane_index() {
+  alignas(64) static constexpr T index[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return load(index);
+}
+template <class T>
+KDLOSS_INLINE Lanes<T> with_lane(Lanes<T> x, std::int64_t i, T value) {
+  return where(lane_index<T>() == Lanes<T>(static_cast<T>(i)), Lanes<T>(value), x);
+}
 template <class T>
 KDLOSS_INLINE T lane(Lanes<T> x, std::int64_t i) {
   alignas(64) T lanes[Lanes<T>::kCount];
   store(lanes, x);
   return lanes[i];
-}
-template <class T>
-KDLOSS_INLINE Lanes<T> with_lane(Lanes<T> x, std::int64_t i, T value) {
-  alignas(64) T lanes[Lanes<T>::kCount];
-  store(lanes, x);
-  lanes[i] = value;
-  return load(lanes);
-}
-template <class T>
-KDLOSS_INLINE T largest(Lanes<T> x) {
-  alignas(64) T lane[Lanes<T>::kCount];
-  store(lane, x);
-  for (int half = Lanes<T>::kCount / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
-  return lane[0];
-}
-template <class T>
-KDLOSS_INLINE T smallest(Lanes<T> x) {
-  return -largest(Lanes<T>(0) - x);
 }
 
 }  // namespace

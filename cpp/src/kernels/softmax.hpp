@@ -62,7 +62,7 @@ void softmax_row(const T* x, std::int64_t classes, const Softened<T>& tau, doubl
   const L m(largest_x), k(tau.k), zero(tau.zero);
 
   double others = 0, ties = 0;
-  for_blocks(all, [&](Span block) KDLOSS_INLINE_LAMBDA {
+  for_blocks(classes, [&](Span block) KDLOSS_INLINE_LAMBDA {
     L sum_e(T(0)), sum_ties(T(0));
     for_columns<T>(block, [&](std::int64_t c, std::int64_t fresh) KDLOSS_INLINE_LAMBDA {
       const L v = load(x + c);
@@ -125,26 +125,24 @@ Lanes<T> softmax_tile(T* tile, std::int64_t classes, const Softened<T>& tau) {
 
 template <Want W, class T>
 void softmax_rows(const SoftmaxCall<T>& call, std::int64_t begin, std::int64_t end, T* scratch) {
-  constexpr int n = Lanes<T>::kCount;
+  const bool in_lanes = call.classes <= kMostSoftmaxLaneClasses;
+  const int n = in_lanes ? Lanes<T>::kCount : kPackRows<T>;
   const Softened<T> tau(call.tau);
   const std::int64_t classes = call.classes;
-  const bool in_lanes = classes <= kMostSoftmaxLaneClasses;
   const bool pack = call.logits.class_stride != 1;
   const bool unpack = call.out.data != nullptr && call.out.class_stride != 1;
   T* const block = scratch + classes;
-  T* const out_block = block + n * classes;
+  T* const out_block = block + (call.rows < n ? call.rows : n) * classes;
   for (std::int64_t first_row = begin; first_row < end; first_row += n) {
     const int count = static_cast<int>(end - first_row < n ? end - first_row : n);
     if (in_lanes) {
-      LaneRows<T> rows;
-      for (int i = 0; i < count; ++i) rows.push(first_row + i);
-      gather(call.logits, rows, classes, scratch);
-      alignas(64) T number[n];
+      gather(call.logits, first_row, count, classes, scratch);
+      alignas(64) T number[Lanes<T>::kCount];
       store(number, softmax_tile<W>(scratch, classes, tau));
       if constexpr (W == Want::kLogSumExp)
         for (int i = 0; i < count; ++i) call.row_out[first_row + i] = number[i];
       else
-        scatter(scratch, rows, classes, call.out);
+        scatter(scratch, first_row, count, classes, call.out);
       continue;
     }
     if (pack) pack_rows(call.logits, first_row, count, classes, block);
@@ -155,7 +153,7 @@ void softmax_rows(const SoftmaxCall<T>& call, std::int64_t begin, std::int64_t e
       T* number = call.row_out == nullptr ? nullptr : call.row_out + first_row + i;
       softmax_row<W>(x, classes, tau, call.tau, scratch, out, number);
     }
-    if (unpack) unpack_rows(out_block, first_row, count, classes, nullptr, call.out);
+    if (unpack) unpack_rows(out_block, first_row, count, classes, call.out);
   }
 }
 
@@ -163,7 +161,8 @@ template <class T>
 std::int64_t softmax_scratch(const SoftmaxCall<T>& call) {
   if (call.classes <= kMostSoftmaxLaneClasses) return call.classes * Lanes<T>::kCount;
   const bool pack = call.logits.class_stride != 1 || call.out.class_stride != 1;
-  return call.classes * (1 + (pack ? 2 * Lanes<T>::kCount : 0));
+  const std::int64_t packed = call.rows < kPackRows<T> ? call.rows : kPackRows<T>;
+  return call.classes * (1 + (pack ? 2 * packed : 0));
 }
 
 }  // namespace

@@ -52,23 +52,43 @@ KDLOSS_INLINE void transpose_square(const double* from, std::int64_t from_stride
   store_vector(to + to_stride, KDLOSS_SHUFFLE2(a, b, 1, 3));
 }
 
-// to[c, r] = from[r, c] for r < rows, c < columns; both arrays have unit stride along their last axis. The
-// last squares reach back over what was already copied.
-template <class T>
+// to[c, r] = from[r, c] for r < kRows and c < columns; both arrays have unit stride along their last axis,
+// and kRows is a multiple of a square's side. The last squares reach back over what was already copied. kFar
+// says that the columns' new rows lie far apart in memory, where the processor cannot guess the next.
+template <int kRows, bool kFar, class T>
 KDLOSS_INLINE void transpose(const T* from, std::int64_t from_stride, T* to, std::int64_t to_stride,
-                             std::int64_t rows, std::int64_t columns) {
-  constexpr std::int64_t n = 16 / sizeof(T);
-  if (rows < n || columns < n) {
-    for (std::int64_t r = 0; r < rows; ++r)
-      for (std::int64_t c = 0; c < columns; ++c) to[c * to_stride + r] = from[r * from_stride + c];
+                             std::int64_t columns) {
+  constexpr std::int64_t n = 16 / sizeof(T), kAhead = 16;
+  if (columns < n) {
+    for (std::int64_t c = 0; c < columns; ++c)
+      for (std::int64_t r = 0; r < kRows; ++r) to[c * to_stride + r] = from[r * from_stride + c];
     return;
   }
   for (std::int64_t column = 0; column < columns; column += n) {
     const std::int64_t c = column + n <= columns ? column : columns - n;
-    for (std::int64_t row = 0; row < rows; row += n) {
-      const std::int64_t r = row + n <= rows ? row : rows - n;
+    for (std::int64_t i = 0; kFar && i < n && c + kAhead + i < columns; ++i)
+      for (std::int64_t r = 0; r < kRows; r += 64 / sizeof(T))
+        prefetch_for_writing(to + (c + kAhead + i) * to_stride + r);
+    for (std::int64_t r = 0; r < kRows; r += n)
       transpose_square(from + r * from_stride + c, from_stride, to + c * to_stride + r, to_stride);
-    }
+  }
+}
+// And back: to[r, c] = from[c, r]. The processor cannot guess the next address of a large stride.
+template <int kRows, class T>
+KDLOSS_INLINE void transpose_back(const T* from, std::int64_t from_stride, T* to, std::int64_t to_stride,
+                                  std::int64_t columns) {
+  constexpr std::int64_t n = 16 / sizeof(T), kAhead = 16;
+  if (columns < n) {
+    for (std::int64_t r = 0; r < kRows; ++r)
+      for (std::int64_t c = 0; c < columns; ++c) to[r * to_stride + c] = from[c * from_stride + r];
+    return;
+  }
+  for (std::int64_t column = 0; column < columns; column += n) {
+    const std::int64_t c = column + n <= columns ? column : columns - n;
+    for (std::int64_t ahead = kAhead; ahead < kAhead + n; ++ahead)
+      for (std::int64_t r = 0; r < kRows; r += 64 / sizeof(T)) prefetch(from + r, (c + ahead) * from_stride);
+    for (std::int64_t r = 0; r < kRows; r += n)
+      transpose_square(from + c * from_stride + r, from_stride, to + r * to_stride + c, to_stride);
   }
 }
 
@@ -78,25 +98,28 @@ KDLOSS_INLINE T* at(const Matrix<T>& m, std::int64_t r, std::int64_t c = 0) {
   return m.data + r * m.row_stride + c * m.class_stride;
 }
 
-// rows x classes of a matrix, from the given row, to a contiguous block with one row after another.
+// Rows that are packed together, so that the cache lines which hold several rows of one class are used up
+// while they are there.
 template <class T>
-void pack_rows(const Matrix<const T>& from, std::int64_t row, std::int64_t rows, std::int64_t classes,
+constexpr int kPackRows = 4 * Lanes<T>::kCount;
+
+// count rows of a matrix, from the given row, to a contiguous block with one row after another.
+template <class T>
+void pack_rows(const Matrix<const T>& from, std::int64_t row, std::int64_t count, std::int64_t classes,
                T* block) {
-  if (from.row_stride == 1) return transpose(at(from, row), from.class_stride, block, classes, classes, rows);
-  for (std::int64_t r = 0; r < rows; ++r)
+  if (count == kPackRows<T> && from.row_stride == 1)
+    return transpose_back<kPackRows<T>>(at(from, row), from.class_stride, block, classes, classes);
+  for (std::int64_t r = 0; r < count; ++r)
     for (std::int64_t c = 0; c < classes; ++c) block[r * classes + c] = *at(from, row + r, c);
 }
-// And back, but for the rows to skip, if any.
+// And back.
 template <class T>
-void unpack_rows(const T* block, std::int64_t row, std::int64_t rows, std::int64_t classes, const bool* skip,
+void unpack_rows(const T* block, std::int64_t row, std::int64_t count, std::int64_t classes,
                  const Matrix<T>& to) {
-  bool all = true;
-  for (std::int64_t r = 0; r < rows && skip != nullptr; ++r) all = all && !skip[r];
-  if (all && to.row_stride == 1)
-    return transpose(block, classes, at(to, row), to.class_stride, rows, classes);
-  for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t c = 0; c < classes && (all || !skip[r]); ++c)
-      *at(to, row + r, c) = block[r * classes + c];
+  if (count == kPackRows<T> && to.row_stride == 1)
+    return transpose<kPackRows<T>, true>(block, classes, at(to, row), to.class_stride, classes);
+  for (std::int64_t r = 0; r < count; ++r)
+    for (std::int64_t c = 0; c < classes; ++c) *at(to, row + r, c) = block[r * classes + c];
 }
 
 }  // namespace
