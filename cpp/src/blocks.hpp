@@ -9,8 +9,10 @@
 
 namespace kdloss {
 
-// Elements that a block has at least, so that taking one costs little beside working on it.
+// Elements of a block, so that taking one costs little beside working on it; fewer where that would leave
+// threads without any.
 constexpr std::int64_t kBlockElements = 16384;
+constexpr std::int64_t kBlocksPerThread = 4;
 // Rows that share work in a kernel, at the most; blocks begin at multiples of it.
 constexpr std::int64_t kRowGroup = 16;
 // The same where the classes of a row lie apart and rows are packed together first.
@@ -21,7 +23,8 @@ template <class T, class Work>
 void for_row_blocks(std::int64_t rows, std::int64_t classes, bool strided, std::int64_t scratch_elements,
                     int threads, Work&& work) {
   const std::int64_t group = strided ? kStridedRowGroup : kRowGroup;
-  const std::int64_t groups = std::max<std::int64_t>(1, kBlockElements / (classes * group));
+  const std::int64_t elements = std::min(kBlockElements, rows * classes / (threads * kBlocksPerThread));
+  const std::int64_t groups = std::max<std::int64_t>(1, elements / (classes * group));
   const std::int64_t block = threads == 1 ? rows : groups * group;
   const std::int64_t count = block == 0 ? 0 : (rows + block - 1) / block;
   threads = static_cast<int>(std::min<std::int64_t>(threads, std::max<std::int64_t>(count, 1)));

@@ -73,8 +73,9 @@ def kd_loss_batch(
     ignore_index : int, default -100
         The label of padding. It wins over -1, should it be -1.
     num_threads : int, optional
-        At most so many threads; by default as many as OpenMP gives. The result does not depend
-        on it.
+        At most so many threads; by default as many as OpenMP gives, or one where a call that
+        follows a pause would wait longer for sleeping threads than they save. The result does not
+        depend on it.
 
     Returns
     -------

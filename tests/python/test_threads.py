@@ -107,9 +107,14 @@ def test_little_work_takes_one_thread(child):
 
 @pytest.mark.parametrize("limit", [1, 2])
 def test_the_environments_limit_is_kept(limit, child):
-    told = child(COUNT, 50_000, 10, "[null]", OMP_NUM_THREADS=str(limit), OPENBLAS_NUM_THREADS="1")
+    told = child(COUNT, 250_000, 10, "[null]", OMP_NUM_THREADS=str(limit), OPENBLAS_NUM_THREADS="1")
     assert told == {"used": [told["told"]], "told": told["told"]}
     assert told["told"] <= limit
+
+
+def test_a_call_after_a_pause_wakes_no_thread_unless_it_is_long_or_asked_to(child):
+    told = child(COUNT, 10_000, 10, "[null, 2]", OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="1")
+    assert told["used"] == [1, 2]
 
 
 def test_threadpoolctls_limit_is_kept():

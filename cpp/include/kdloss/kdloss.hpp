@@ -68,7 +68,7 @@ struct Options {
   double tau = 4;      // temperature, > 0
   Reduction reduction = Reduction::kMean;
   std::int64_t ignore_index = -100;  // padding: loss 0, gradient 0, not counted, whatever the row holds
-  int num_threads = 0;               // 0: as many as OpenMP gives
+  int num_threads = 0;               // at most; 0: as OpenMP has it, or 1 where waking them would not pay
 };
 
 // hard is the mean over labelled rows (NaN without any), soft the mean over all rows that count (NaN without
