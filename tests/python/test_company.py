@@ -1,4 +1,4 @@
-"""Rows share loops, and the columns of a long row are summed in blocks: neither may show in a result."""
+"""Rows share loops and long rows are summed in blocks: neither may show in a result."""
 
 import numpy as np
 import pytest
