@@ -54,7 +54,7 @@ Sums<Lanes<T>> add_tile(const Tile<T>& tile, std::int64_t classes, const Frame<T
                         Mask<T> powers) {
   using L = Lanes<T>;
   constexpr int n = Tile<T>::kStride;
-  const bool own_e1 = Power == 0 || any(~powers);
+  const bool all_powers = Power != 0 && !any(~powers);
   Sums<L> total;
   L class_index(T(0));
   for (std::int64_t begin = 0; begin < classes; begin += kLaneBlock) {
@@ -62,10 +62,11 @@ Sums<Lanes<T>> add_tile(const Tile<T>& tile, std::int64_t classes, const Frame<T
     Sums<L> sums;
     for (std::int64_t c = begin; c < end; ++c) {
       const L s = load(tile.s + c * n), t = Soft ? load(tile.t + c * n) : s;
-      Terms<T> x = plain_terms<Hard, Soft, Power>(s, t, frame);
+      Terms<T> x = plain_terms < Hard && Power == 0, Soft, 0 > (s, t, frame);
       if constexpr (Hard) {
-        if (__builtin_expect(own_e1, Power == 0)) {
-          if (Power != 0) x.e1 = where(powers, x.e1, plain_terms<true, false, 0>(s, t, frame).e1);
+        if constexpr (Power != 0) x.e1 = power<Power>(all_powers ? x.es : where(powers, x.es, L(1)));
+        if (__builtin_expect(!all_powers, Power == 0)) {
+          if constexpr (Power != 0) x.e1 = where(powers, x.e1, plain_terms<true, false, 0>(s, t, frame).e1);
           store(tile.e1 + c * n, x.e1);
         }
         const Mask<T> here = label == class_index;
@@ -145,7 +146,8 @@ void kd_tile(const Tile<T>& tile, std::int64_t classes, const TileRows<T>& rows,
   }
 
   const Frame<T> frame(ms, mt, temperature);
-  const Mask<T> powers = uses_soft & (mt - lowest_t <= L(Reach<T>::kTeacher));
+  const Mask<T> powers =
+      uses_soft & (mt - lowest_t <= L(Reach<T>::kTeacher)) & (ms - lowest_s <= L(Reach<T>::kStudent));
   const int power = Hard && Soft && any(powers) ? temperature.power : 0;
   Sums<L> sums;
   with_power<Hard && Soft>(power, [&](auto known) {

@@ -315,7 +315,8 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, const Temp
     const Extent<T> x = extent<Soft>(input, block);
     scratch[Field::kMs][i] = x.ms, scratch[Field::kLowestS][i] = x.lowest_s;
     scratch[Field::kMt][i] = x.mt, scratch[Field::kLowestT][i] = x.lowest_t;
-    const bool powers = Hard && Soft && x.mt - x.lowest_t <= Reach<T>::kTeacher;
+    const bool powers =
+        Hard && Soft && x.mt - x.lowest_t <= Reach<T>::kTeacher && x.ms - x.lowest_s <= Reach<T>::kStudent;
     scratch[Field::kPower][i] = powers ? temperature.power : 0;
     with_power<Hard && Soft>(powers ? temperature.power : 0, [&](auto power) {
       add_block<Hard, Soft, Grad, power.value>(input, grad, block, frame_of(i), scratch, i);

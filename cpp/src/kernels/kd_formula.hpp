@@ -69,6 +69,9 @@ struct Reach<float> {
   // In logits, for p1's exponential taken as a power of es: t - mt is rounded to 2^-24 of itself, and that
   // error comes back as (t - mt) 2^-24 in exp(s - ms): 3.8e-6 at 64.
   static constexpr float kTeacher = 64;
+  // The same for the student: es^n = exp(s - ms) and its multiples are normal numbers down to here. Denormal
+  // ones would halve the speed; beyond, exp(s - ms) may be taken as 2^-100, far below kTail.
+  static constexpr float kStudent = 69;
   // A sum of tails this small is made of exponentials near exp(-28) and below, whose arguments' rounding,
   // 2^-24 of 28 twice over, is 3.3e-6 of the sum: the least that others and KL may be.
   static constexpr float kTail = 1e-12f;
@@ -78,6 +81,7 @@ template <>
 struct Reach<double> {
   static constexpr double kSoftened = 700;
   static constexpr double kTeacher = 3600;  // 4e-13
+  static constexpr double kStudent = 620;
   static constexpr double kTail = 1e-250;
   static constexpr double kLeastTau = 1e-30, kMostTau = 1e30;
 };
@@ -157,7 +161,8 @@ KDLOSS_INLINE Terms<T> plain_terms(Lanes<T> s, Lanes<T> t, const Frame<T>& frame
     if constexpr (Soft && Power != 0)
       x.e1 = power<Power>(x.es);
     else
-      x.e1 = exp_to_zero(s - frame.ms, Lanes<T>(static_cast<T>(kLog2E)), Lanes<T>(zero_at<T>(kLog2E, 0)));
+      x.e1 =
+          exp(split_exp(max(Lanes<T>(-Reach<T>::kStudent), s - frame.ms), Lanes<T>(static_cast<T>(kLog2E))));
   }
   return x;
 }
