@@ -1,7 +1,7 @@
-"""Runs the C++ tests for processors that this machine does not have, under qemu. Opt-in: it takes an hour.
+"""Runs the C++ tests for processors that this machine does not have, under qemu. Opt-in: slow.
 
-    python tests/emulated.py          all C++ tests with NEON; the baseline on a processor without AVX
-    python tests/emulated.py --bits   only whether NEON gives the bits of this machine's x86-64-v3: minutes
+    python tests/emulated.py          all with NEON, and the baseline on a processor without AVX
+    python tests/emulated.py --bits   only whether NEON gives the bits of x86-64-v3
 
 Needs Debian's packages qemu-user and g++-aarch64-linux-gnu beside what tests/run.py needs.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NEON = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"]
-# Nehalem has neither AVX nor fused multiply-add: an instruction of theirs in the baseline ends the program.
+# Nehalem has neither AVX nor fused multiply-add: one of theirs in the baseline ends the program.
 NEHALEM = ["qemu-x86_64", "-cpu", "Nehalem"]
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for program in ("qemu-aarch64", "qemu-x86_64", "aarch64-linux-gnu-g++", "cmake"):
         if shutil.which(program) is None:
-            sys.exit(f"{program} is not installed; on Debian: qemu-user g++-aarch64-linux-gnu cmake")
+            sys.exit(f"no {program}; on Debian: apt install qemu-user g++-aarch64-linux-gnu cmake")
     native = build("native")
     neon = build(
         "aarch64",
