@@ -16,7 +16,7 @@ constexpr std::int64_t kBlocksPerThread = 4;
 // Rows that share work in a kernel, at the most; blocks begin at multiples of it.
 constexpr std::int64_t kRowGroup = 16;
 // The same where the classes of a row lie apart and rows are packed together first.
-constexpr std::int64_t kStridedRowGroup = 64;
+constexpr std::int64_t kStridedRowGroup = 128;
 
 // Runs work(begin, end, scratch) over all rows.
 template <class T, class Work>

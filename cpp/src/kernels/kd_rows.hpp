@@ -111,8 +111,7 @@ void kd_lane_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end,
 // ---- One row at a time
 template <class T>
 void kd_row_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end, const ScratchOf<T>& scratch) {
-  constexpr int n = kPackRows<T>;
-  const std::int64_t classes = call.classes;
+  const std::int64_t classes = call.classes, n = pack_rows_at_once<T>(classes);
   const Temperature<T> temperature(call.tau);
   const Temperature<double> exact(call.tau);
   const Plans<T> plans(call);
@@ -170,7 +169,7 @@ std::int64_t plain_scratch(const KdCall<T>& call) {
   if (in_lanes<T>(call.classes)) return Tile<T>::size(call.classes);
   const bool pack =
       call.student.class_stride != 1 || call.teacher.class_stride != 1 || call.grad.class_stride != 1;
-  const std::int64_t packed = call.rows < kPackRows<T> ? call.rows : kPackRows<T>;
+  const std::int64_t most = pack_rows_at_once<T>(call.classes), packed = call.rows < most ? call.rows : most;
   return RowScratch<T>::size(call.classes) + (pack ? 2 * call.classes * packed : 0);
 }
 // The doubles of the careful path lie first, where they are aligned.

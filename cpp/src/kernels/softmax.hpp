@@ -126,7 +126,7 @@ Lanes<T> softmax_tile(T* tile, std::int64_t classes, const Softened<T>& tau) {
 template <Want W, class T>
 void softmax_rows(const SoftmaxCall<T>& call, std::int64_t begin, std::int64_t end, T* scratch) {
   const bool in_lanes = call.classes <= kMostSoftmaxLaneClasses;
-  const int n = in_lanes ? Lanes<T>::kCount : kPackRows<T>;
+  const std::int64_t n = in_lanes ? Lanes<T>::kCount : pack_rows_at_once<T>(call.classes);
   const Softened<T> tau(call.tau);
   const std::int64_t classes = call.classes;
   const bool pack = call.logits.class_stride != 1;
@@ -161,7 +161,7 @@ template <class T>
 std::int64_t softmax_scratch(const SoftmaxCall<T>& call) {
   if (call.classes <= kMostSoftmaxLaneClasses) return call.classes * Lanes<T>::kCount;
   const bool pack = call.logits.class_stride != 1 || call.out.class_stride != 1;
-  const std::int64_t packed = call.rows < kPackRows<T> ? call.rows : kPackRows<T>;
+  const std::int64_t most = pack_rows_at_once<T>(call.classes), packed = call.rows < most ? call.rows : most;
   return call.classes * (1 + (pack ? 2 * packed : 0));
 }
 

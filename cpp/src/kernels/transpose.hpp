@@ -99,27 +99,49 @@ KDLOSS_INLINE T* at(const Matrix<T>& m, std::int64_t r, std::int64_t c = 0) {
 }
 
 // Rows that are packed together, so that the cache lines which hold several rows of one class are used up
-// while they are there.
+// while they are there; fewer where so many would no longer fit the second cache.
 template <class T>
-constexpr int kPackRows = 4 * Lanes<T>::kCount;
+constexpr std::int64_t pack_rows_at_once(std::int64_t classes) {
+  return (classes <= 4096 ? 8 : 2) * Lanes<T>::kCount;
+}
+
+// Calls copy(constant, first) for groups of rows: many, few, one. constant.value rows begin at first.
+template <int N>
+struct RowsAtOnce {
+  static constexpr int value = N;
+};
+template <class T, class Copy>
+KDLOSS_INLINE void in_groups(std::int64_t count, Copy&& copy) {
+  constexpr int few = Lanes<T>::kCount, many = 8 * few;
+  std::int64_t r = 0;
+  for (; r + many <= count; r += many) copy(RowsAtOnce<many>{}, r);
+  for (; r + few <= count; r += few) copy(RowsAtOnce<few>{}, r);
+  for (; r < count; ++r) copy(RowsAtOnce<1>{}, r);
+}
 
 // count rows of a matrix, from the given row, to a contiguous block with one row after another.
 template <class T>
 void pack_rows(const Matrix<const T>& from, std::int64_t row, std::int64_t count, std::int64_t classes,
                T* block) {
-  if (count == kPackRows<T> && from.row_stride == 1)
-    return transpose_back<kPackRows<T>>(at(from, row), from.class_stride, block, classes, classes);
-  for (std::int64_t r = 0; r < count; ++r)
-    for (std::int64_t c = 0; c < classes; ++c) block[r * classes + c] = *at(from, row + r, c);
+  in_groups<T>(count, [&](auto rows, std::int64_t r) {
+    if (rows.value > 1 && from.row_stride == 1)
+      return transpose_back<rows.value>(at(from, row + r), from.class_stride, block + r * classes, classes,
+                                        classes);
+    for (std::int64_t i = r; i < r + rows.value; ++i)
+      for (std::int64_t c = 0; c < classes; ++c) block[i * classes + c] = *at(from, row + i, c);
+  });
 }
 // And back.
 template <class T>
 void unpack_rows(const T* block, std::int64_t row, std::int64_t count, std::int64_t classes,
                  const Matrix<T>& to) {
-  if (count == kPackRows<T> && to.row_stride == 1)
-    return transpose<kPackRows<T>, true>(block, classes, at(to, row), to.class_stride, classes);
-  for (std::int64_t r = 0; r < count; ++r)
-    for (std::int64_t c = 0; c < classes; ++c) *at(to, row + r, c) = block[r * classes + c];
+  in_groups<T>(count, [&](auto rows, std::int64_t r) {
+    if (rows.value > 1 && to.row_stride == 1)
+      return transpose<rows.value, true>(block + r * classes, classes, at(to, row + r), to.class_stride,
+                                         classes);
+    for (std::int64_t i = r; i < r + rows.value; ++i)
+      for (std::int64_t c = 0; c < classes; ++c) *at(to, row + i, c) = block[i * classes + c];
+  });
 }
 
 }  // namespace
