@@ -54,6 +54,7 @@ Sums<Lanes<T>> add_tile(const Tile<T>& tile, std::int64_t classes, const Frame<T
                         Mask<T> powers) {
   using L = Lanes<T>;
   constexpr int n = Tile<T>::kStride;
+  constexpr bool kOwnExponential = Hard && Power == 0;
   const bool all_powers = Power != 0 && !any(~powers);
   Sums<L> total;
   L class_index(T(0));
@@ -62,7 +63,7 @@ Sums<Lanes<T>> add_tile(const Tile<T>& tile, std::int64_t classes, const Frame<T
     Sums<L> sums;
     for (std::int64_t c = begin; c < end; ++c) {
       const L s = load(tile.s + c * n), t = Soft ? load(tile.t + c * n) : s;
-      Terms<T> x = plain_terms < Hard && Power == 0, Soft, 0 > (s, t, frame);
+      Terms<T> x = plain_terms<kOwnExponential, Soft, 0>(s, t, frame);
       if constexpr (Hard) {
         if constexpr (Power != 0) x.e1 = power<Power>(all_powers ? x.es : where(powers, x.es, L(1)));
         if (__builtin_expect(!all_powers, Power == 0)) {
