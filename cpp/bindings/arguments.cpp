@@ -37,10 +37,22 @@ bool has_type(const py::array& a, int number) {
   return descr->type_num == number && descr->byteorder != '>';
 }
 
-bool is_plain_float(const py::array& a) {
+constexpr int kNumpyHalf = 23;
+
+// ml_dtypes' type has no number of its own until it is registered.
+bool is_bfloat16(const py::array& a) {
+  return a.itemsize() == 2 && !has_type(a, kNumpyHalf) && a.dtype().kind() == 'V' &&
+         text(a.dtype()) == "bfloat16";
+}
+
+bool is_plain_float(const py::array& a, Halves halves) {
   if (has_type(a, py::detail::npy_api::NPY_FLOAT_)) return in_place(a, 4);
   if (has_type(a, py::detail::npy_api::NPY_DOUBLE_)) return in_place(a, 8);
-  return false;
+  return halves == Halves::kAccepted && (has_type(a, kNumpyHalf) || is_bfloat16(a)) && in_place(a, 2);
+}
+
+bool is_vector(const py::array& a, py::ssize_t size) {
+  return a.itemsize() == size && a.ndim() == 1 && in_place(a, size);
 }
 
 struct Extent {
@@ -76,17 +88,28 @@ bool overlaps_itself(const py::array& a) {
 
 }  // namespace
 
-py::array as_floats(py::handle object, const char* name, const FloatType* wanted) {
+py::array as_floats(py::handle object, const char* name, Halves halves, const kdloss::Scalar* wanted) {
   if (is_plain_ndarray(object)) {
     auto array = py::reinterpret_borrow<py::array>(object);
-    if (is_plain_float(array) && (wanted == nullptr || float_type(array) == *wanted)) return array;
+    if (is_plain_float(array, halves) && (wanted == nullptr || scalar_type(array) == *wanted)) return array;
   }
-  const char* type = wanted == nullptr ? "" : (*wanted == FloatType::kFloat ? "float32" : "float64");
-  return py::cast<py::array>(convert("as_floats")(object, name, type));
+  const char* type = wanted == nullptr ? "" : (*wanted == kdloss::Scalar::kFloat32 ? "float32" : "float64");
+  return py::cast<py::array>(convert("as_floats")(object, name, type, halves == Halves::kAccepted));
 }
 
-FloatType float_type(const py::array& array) {
-  return has_type(array, py::detail::npy_api::NPY_FLOAT_) ? FloatType::kFloat : FloatType::kDouble;
+kdloss::Scalar scalar_type(const py::array& array) {
+  if (has_type(array, py::detail::npy_api::NPY_FLOAT_)) return kdloss::Scalar::kFloat32;
+  if (has_type(array, py::detail::npy_api::NPY_DOUBLE_)) return kdloss::Scalar::kFloat64;
+  return has_type(array, kNumpyHalf) ? kdloss::Scalar::kFloat16 : kdloss::Scalar::kBFloat16;
+}
+
+kdloss::AnyView any_view(const py::array& array) {
+  static const double empty = 0;
+  return with_any_type(array, [&](auto zero) {
+    kdloss::AnyView v = view<const decltype(zero)>(array);
+    if (v.data == nullptr) v.data = &empty;
+    return v;
+  });
 }
 
 void require_2d(const py::array& array, const char* name) {
@@ -104,21 +127,47 @@ py::object as_labels(py::handle object) {
   if (object.is_none()) return py::none();
   if (is_plain_ndarray(object)) {
     auto array = py::reinterpret_borrow<py::array>(object);
-    if ((has_type(array, py::detail::npy_api::NPY_LONG_) ||
-         has_type(array, py::detail::npy_api::NPY_LONGLONG_)) &&
-        array.itemsize() == 8 && array.ndim() == 1 && in_place(array, 8))
-      return std::move(array);
+    const bool longs = has_type(array, py::detail::npy_api::NPY_LONG_) ||
+                       has_type(array, py::detail::npy_api::NPY_LONGLONG_);
+    if (longs && is_vector(array, 8)) return std::move(array);
+    if (has_type(array, py::detail::npy_api::NPY_INT_) && is_vector(array, 4)) return std::move(array);
+    if (array.ndim() == 2 && is_plain_float(array, Halves::kConverted)) return std::move(array);
   }
   return convert("as_labels")(object);
 }
 
-kdloss::Labels labels_view(const py::object& labels) {
+kdloss::Labels as_view(const py::object& labels) {
   if (labels.is_none()) return {};
   const auto array = py::reinterpret_borrow<py::array>(labels);
-  return {static_cast<const std::int64_t*>(array.data()), array.shape(0), array.strides(0) / 8};
+  if (array.ndim() == 2) return kdloss::Labels(any_view(array));
+  static const std::int64_t empty = 0;
+  if (array.itemsize() == 4)
+    return {static_cast<const std::int32_t*>(array.data()), array.shape(0), array.strides(0) / 4};
+  const auto* data = static_cast<const std::int64_t*>(array.data());
+  return {data == nullptr ? &empty : data, array.shape(0), array.strides(0) / 8};
+}
+
+py::object as_number_or_rows(py::handle object, const char* name, py::ssize_t rows, double& number) {
+  if (PyFloat_CheckExact(object.ptr())) {
+    number = PyFloat_AS_DOUBLE(object.ptr());
+    return {};
+  }
+  const bool many = is_ndarray(object) ? py::reinterpret_borrow<py::array>(object).ndim() > 0
+                                       : py::hasattr(object, "__len__") && !PyUnicode_Check(object.ptr());
+  if (!many) {
+    number = as_number(object, name);
+    return {};
+  }
+  return convert("as_vector")(object, name, rows, "a number or ", "one for each row of logits");
+}
+
+py::object as_weights(py::handle object, const char* name, py::ssize_t count, const char* each) {
+  if (object.is_none()) return {};
+  return convert("as_vector")(object, name, count, "", each);
 }
 
 double as_number(py::handle object, const char* name) {
+  if (PyFloat_CheckExact(object.ptr())) return PyFloat_AS_DOUBLE(object.ptr());
   const double x = PyFloat_AsDouble(object.ptr());
   if (x == -1.0 && PyErr_Occurred()) {
     PyErr_Clear();
@@ -164,39 +213,38 @@ std::int64_t as_ignore_index(py::handle object) {
   return i;
 }
 
-py::array output(py::handle out, const py::array& logits, std::initializer_list<py::handle> inputs) {
+py::array output(py::handle out, const char* name, const py::array& logits, bool own,
+                 std::initializer_list<py::handle> inputs) {
   if (out.is_none()) {
     const py::ssize_t rows = logits.shape(0), classes = logits.shape(1), size = logits.itemsize();
     const bool by_class = std::abs(logits.strides(0)) < std::abs(logits.strides(1)) && rows > 1;
     return by_class ? py::array(logits.dtype(), {rows, classes}, {size, rows * size})
                     : py::array(logits.dtype(), {rows, classes});
   }
+  const auto refuse = [name](const std::string& what) { throw py::value_error(name + (" " + what)); };
   if (!is_plain_ndarray(out))
-    throw py::type_error("out is of type " + type_name(out) + ", expected a NumPy array");
+    throw py::type_error(std::string(name) + " is of type " + type_name(out) + ", expected a NumPy array");
   auto array = py::reinterpret_borrow<py::array>(out);
   if (array.ndim() != 2 || array.shape(0) != logits.shape(0) || array.shape(1) != logits.shape(1))
-    throw py::value_error("out has shape " + text(array.attr("shape")) + ", expected that of the logits, " +
-                          text(logits.attr("shape")));
-  if (!is_plain_float(array) || float_type(array) != float_type(logits))
-    throw py::value_error("out has dtype " + text(array.dtype()) + ", expected " + text(logits.dtype()) +
-                          ", aligned and in native byte order");
-  if (!array.writeable()) throw py::value_error("out is read-only, expected a writeable array");
+    refuse("has shape " + text(array.attr("shape")) + ", expected that of the logits, " +
+           text(logits.attr("shape")));
+  if (!is_plain_float(array, Halves::kAccepted) || scalar_type(array) != scalar_type(logits))
+    refuse("has dtype " + text(array.dtype()) + ", expected " + text(logits.dtype()) +
+           ", aligned and in native byte order");
+  if (!array.writeable()) refuse("is read-only, expected a writeable array");
   if (overlaps_itself(array))
-    throw py::value_error("out has strides " + text(array.attr("strides")) +
-                          ", at which elements overlap, expected an array with an address for each element");
+    refuse("has strides " + text(array.attr("strides")) +
+           ", at which elements overlap, expected an array with an address for each element");
   const Extent mine = extent(array);
-  bool first = true;
   for (const py::handle& handle : inputs) {
-    const bool is_logits = first;
-    first = false;
     if (!is_ndarray(handle)) continue;
     const auto input = py::reinterpret_borrow<py::array>(handle);
     const Extent theirs = extent(input);
     if (mine.end <= theirs.begin || theirs.end <= mine.begin) continue;
-    if (is_logits && same_memory(array, input)) continue;
+    if (own && handle.is(logits) && same_memory(array, input)) continue;
     if (py::cast<bool>(py::module_::import("numpy").attr("shares_memory")(array, input)))
-      throw py::value_error(
-          "out overlaps an input, expected memory of its own (or the very array of the logits)");
+      refuse(own ? "overlaps an input, expected memory of its own (or the very array of the logits)"
+                 : "overlaps another array of the call, expected memory of its own");
   }
   return array;
 }

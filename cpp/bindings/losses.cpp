@@ -1,109 +1,161 @@
 // The losses: kdloss._core's functions behind kdloss.losses.
+#include <pybind11/gil_safe_call_once.h>
+
 #include "arguments.hpp"
 #include "bindings.hpp"
 
 namespace {
 
+// What kdloss.losses calls them with: no more than six arguments, for which pybind11 needs no memory, so that
+// the options come as one tuple.
+enum Option {
+  kAlpha,
+  kTau,
+  kReduction,
+  kIgnoreIndex,
+  kSampleWeight,
+  kClassWeight,
+  kLabelSmoothing,
+  kNormalizer,
+  kNumThreads,
+  kOptions
+};
+
 struct Arguments {
   py::array student;
   py::object teacher;  // an array, or None
   py::object labels;
+  py::object alphas, taus, sample_weight, class_weight;  // arrays, or null
+  kdloss::AnyView teacher_view;
+  kdloss::Labels labels_view;
   kdloss::Options options;
 
-  Arguments(py::handle student_logits, py::handle teacher_logits, py::handle labels_, py::handle alpha,
-            py::handle tau, py::handle reduction, py::handle ignore_index, py::handle num_threads)
-      : student(as_floats(student_logits, "student_logits")), labels(as_labels(labels_)) {
-    require_2d(student, "student_logits");
-    teacher = py::none();
+  Arguments(py::handle student_logits, py::handle teacher_logits, py::handle labels_, const py::tuple& given,
+            const char* student_name = "student_logits")
+      : student(as_floats(student_logits, student_name, Halves::kAccepted)),
+        teacher(py::none()),
+        labels(as_labels(labels_)) {
+    require_2d(student, student_name);
     if (!teacher_logits.is_none()) {
-      const FloatType type = float_type(student);
-      const py::array t = as_floats(teacher_logits, "teacher", &type);
+      const py::array t = as_floats(teacher_logits, "teacher", Halves::kAccepted);
       require_2d(t, "teacher");
-      teacher = t;
+      teacher = t, teacher_view = any_view(t);
     }
-    options.alpha = as_number(alpha, "alpha");
-    options.tau = as_number(tau, "tau");
-    options.reduction = as_reduction(reduction);
-    options.ignore_index = as_ignore_index(ignore_index);
-    options.num_threads = as_num_threads(num_threads);
+    labels_view = as_view(labels);
+    const auto option = [&](Option i) { return py::handle(PyTuple_GET_ITEM(given.ptr(), i)); };
+    const py::ssize_t rows = student.shape(0), classes = student.shape(1);
+    alphas = as_number_or_rows(option(kAlpha), "alpha", rows, options.alpha);
+    taus = as_number_or_rows(option(kTau), "tau", rows, options.tau);
+    sample_weight =
+        as_weights(option(kSampleWeight), "sample_weight", rows, "one weight for each row of logits");
+    class_weight = as_weights(option(kClassWeight), "class_weight", classes, "one weight for each class");
+    options.alphas = doubles(alphas), options.taus = doubles(taus);
+    options.sample_weight = doubles(sample_weight), options.class_weight = doubles(class_weight);
+    options.reduction = as_reduction(option(kReduction));
+    options.ignore_index = as_ignore_index(option(kIgnoreIndex));
+    options.label_smoothing = as_number(option(kLabelSmoothing), "label_smoothing");
+    if (!option(kNormalizer).is_none()) {
+      options.normalizer = as_number(option(kNormalizer), "normalizer");
+      if (options.normalizer == 0) throw py::value_error("normalizer is 0, expected a finite number > 0");
+    }
+    options.num_threads = as_num_threads(option(kNumThreads));
   }
 
-  template <class T>
-  kdloss::View<const T> teacher_view() const {
-    // An array without rows may have no address, and must not look absent.
-    if (teacher.is_none()) return {};
-    static const T empty{};
-    kdloss::View<const T> v = view<const T>(py::reinterpret_borrow<py::array>(teacher));
-    if (v.data == nullptr) v.data = &empty;
-    return v;
-  }
+  bool by_row() const { return options.reduction == kdloss::Reduction::kNone; }
 };
 
+// Row results, where they are asked for: in the type that the rows are computed in.
 template <class T>
-py::array rows_of(const Arguments& a) {
-  return py::array_t<T>(a.student.shape(0));
-}
-template <class T>
-T* data(py::array& array) {
-  return static_cast<T*>(array.mutable_data());
-}
+struct RowResult {
+  py::object array;
+  kdloss::RowLoss<T>* data = nullptr;
+  explicit RowResult(const Arguments& a) {
+    if (!a.by_row()) return;
+    py::array_t<kdloss::RowLoss<T>> rows(a.student.shape(0));
+    data = rows.mutable_data();
+    array = std::move(rows);
+  }
+  py::object or_number(double x) { return array ? std::move(array) : py::object(py::float_(x)); }
+};
 
-py::object kd_loss_batch(py::handle student, py::handle teacher, py::handle labels, py::handle alpha,
-                         py::handle tau, py::handle reduction, py::handle ignore_index,
-                         py::handle num_threads) {
-  const Arguments a(student, teacher, labels, alpha, tau, reduction, ignore_index, num_threads);
-  return with_float_type(a.student, [&](auto zero) -> py::object {
-    using T = decltype(zero);
-    const bool rows = a.options.reduction == kdloss::Reduction::kNone;
-    py::array row_losses = rows ? rows_of<T>(a) : py::array();
-    T* const row_data = rows ? data<T>(row_losses) : nullptr;
-    const auto s = view<const T>(a.student), t = a.teacher_view<T>();
-    const kdloss::Labels y = labels_view(a.labels);
-    const double loss = without_interpreter(
-        a.student.size(), [&] { return kdloss::kd_loss_batch<T>(s, t, y, a.options, row_data); });
-    if (rows) return std::move(row_losses);
-    return py::float_(loss);
+// One of the named tuples of kdloss.losses, made as tuple itself makes them.
+enum Result { kKDResult, kKDParts, kKDGradHess };
+template <Result which, class... Values>
+py::object named_tuple(Values... values) {
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> type;
+  type.call_once_and_store_result([] {
+    constexpr const char* names[] = {"KDResult", "KDParts", "KDGradHess"};
+    return py::object(py::module_::import("kdloss.losses").attr(names[which]));
   });
+  auto* const made = reinterpret_cast<PyTypeObject*>(type.get_stored().ptr());
+  auto result = py::reinterpret_steal<py::object>(made->tp_alloc(made, sizeof...(values)));
+  if (!result) throw py::error_already_set();
+  py::ssize_t i = 0;
+  (PyTuple_SET_ITEM(result.ptr(), i++, values.release().ptr()), ...);
+  return result;
 }
 
-py::object kd_loss_and_grad(py::handle student, py::handle teacher, py::handle labels, py::handle alpha,
-                            py::handle tau, py::handle reduction, py::handle ignore_index,
-                            py::handle num_threads, py::handle out) {
-  const Arguments a(student, teacher, labels, alpha, tau, reduction, ignore_index, num_threads);
-  py::array grad = output(out, a.student, {a.student, a.teacher, a.labels});
-  return with_float_type(a.student, [&](auto zero) -> py::object {
+py::object kd_loss_batch(py::handle student, py::handle teacher, py::handle labels,
+                         const py::tuple& options) {
+  const Arguments a(student, teacher, labels, options);
+  return with_any_type(a.student, [&](auto zero) -> py::object {
     using T = decltype(zero);
-    const bool rows = a.options.reduction == kdloss::Reduction::kNone;
-    py::array row_losses = rows ? rows_of<T>(a) : py::array();
-    T* const row_data = rows ? data<T>(row_losses) : nullptr;
-    const auto s = view<const T>(a.student), t = a.teacher_view<T>();
-    const auto g = view<T>(grad);
-    const kdloss::Labels y = labels_view(a.labels);
-    const double loss = without_interpreter(
-        a.student.size(), [&] { return kdloss::kd_loss_and_grad<T>(s, t, y, g, a.options, row_data); });
-    if (rows) return py::make_tuple(std::move(row_losses), std::move(grad));
-    return py::make_tuple(loss, std::move(grad));
-  });
-}
-
-py::object kd_loss_parts(py::handle student, py::handle teacher, py::handle labels, py::handle alpha,
-                         py::handle tau, py::handle reduction, py::handle ignore_index,
-                         py::handle num_threads) {
-  const Arguments a(student, teacher, labels, alpha, tau, reduction, ignore_index, num_threads);
-  return with_float_type(a.student, [&](auto zero) -> py::object {
-    using T = decltype(zero);
-    const bool rows = a.options.reduction == kdloss::Reduction::kNone;
-    py::array loss = rows ? rows_of<T>(a) : py::array(), hard = rows ? rows_of<T>(a) : py::array(),
-              soft = rows ? rows_of<T>(a) : py::array();
-    T *const loss_data = rows ? data<T>(loss) : nullptr, *const hard_data = rows ? data<T>(hard) : nullptr,
-             *const soft_data = rows ? data<T>(soft) : nullptr;
-    const auto s = view<const T>(a.student), t = a.teacher_view<T>();
-    const kdloss::Labels y = labels_view(a.labels);
-    const kdloss::Parts parts = without_interpreter(a.student.size(), [&] {
-      return kdloss::kd_loss_parts<T>(s, t, y, a.options, loss_data, hard_data, soft_data);
+    RowResult<T> rows(a);
+    const auto s = view<const T>(a.student);
+    const double loss = without_interpreter(a.student.size(), [&] {
+      return kdloss::kd_loss_batch<T>(s, a.teacher_view, a.labels_view, a.options, rows.data);
     });
-    if (rows) return py::make_tuple(loss, hard, soft);
-    return py::make_tuple(parts.loss, parts.hard, parts.soft);
+    return rows.or_number(loss);
+  });
+}
+
+py::object kd_loss_and_grad(py::handle student, py::handle teacher, py::handle labels,
+                            const py::tuple& options, py::handle out) {
+  const Arguments a(student, teacher, labels, options);
+  py::array grad = output(out, "out", a.student, true, {a.student, a.teacher, a.labels});
+  return with_any_type(a.student, [&](auto zero) -> py::object {
+    using T = decltype(zero);
+    RowResult<T> rows(a);
+    const auto s = view<const T>(a.student);
+    const auto g = view<T>(grad);
+    const double loss = without_interpreter(a.student.size(), [&] {
+      return kdloss::kd_loss_and_grad<T>(s, a.teacher_view, a.labels_view, g, a.options, rows.data);
+    });
+    return named_tuple<kKDResult>(rows.or_number(loss), std::move(grad));
+  });
+}
+
+py::object kd_loss_grad_hess(py::handle student, py::handle teacher, py::handle labels,
+                             const py::tuple& options, bool bound, const py::tuple& out) {
+  Arguments a(student, teacher, labels, options);
+  a.options.hessian = bound ? kdloss::Hessian::kBound : kdloss::Hessian::kExact;
+  py::array grad = output(out[0], "out[0]", a.student, true, {a.student, a.teacher, a.labels});
+  py::array hess = output(out[1], "out[1]", a.student, false, {a.student, a.teacher, a.labels, grad});
+  return with_any_type(a.student, [&](auto zero) -> py::object {
+    using T = decltype(zero);
+    RowResult<T> rows(a);
+    const auto s = view<const T>(a.student);
+    const auto g = view<T>(grad), h = view<T>(hess);
+    const double loss = without_interpreter(a.student.size(), [&] {
+      return kdloss::kd_loss_grad_hess<T>(s, a.teacher_view, a.labels_view, g, h, a.options, rows.data);
+    });
+    return named_tuple<kKDGradHess>(rows.or_number(loss), std::move(grad), std::move(hess));
+  });
+}
+
+py::object kd_loss_parts(py::handle student, py::handle teacher, py::handle labels,
+                         const py::tuple& options) {
+  const Arguments a(student, teacher, labels, options);
+  return with_any_type(a.student, [&](auto zero) -> py::object {
+    using T = decltype(zero);
+    RowResult<T> loss(a), hard(a), soft(a);
+    const auto s = view<const T>(a.student);
+    const kdloss::Parts parts = without_interpreter(a.student.size(), [&] {
+      return kdloss::kd_loss_parts<T>(s, a.teacher_view, a.labels_view, a.options, loss.data, hard.data,
+                                      soft.data);
+    });
+    return named_tuple<kKDParts>(loss.or_number(parts.loss), hard.or_number(parts.hard),
+                                 soft.or_number(parts.soft));
   });
 }
 
@@ -113,10 +165,11 @@ double kd_loss_single(py::handle student_logits, py::handle teacher_logits, std:
   const double alpha = as_number(alpha_object, "alpha"), tau = as_number(tau_object, "tau");
   return with_float_type(student, [&](auto zero) {
     using T = decltype(zero);
-    const FloatType type = float_type(student);
-    const py::object teacher = teacher_logits.is_none()
-                                   ? py::object(py::none())
-                                   : py::object(as_floats(teacher_logits, "teacher", &type));
+    const kdloss::Scalar type = scalar_type(student);
+    const py::object teacher =
+        teacher_logits.is_none()
+            ? py::object(py::none())
+            : py::object(as_floats(teacher_logits, "teacher", Halves::kConverted, &type));
     const auto contiguous = [](const py::object& row) { return py::array_t<T, py::array::c_style>(row); };
     const auto s = contiguous(student);
     if (teacher.is_none()) return kdloss::kd_loss_single<T>(s.data(), nullptr, s.size(), label, alpha, tau);
@@ -124,45 +177,36 @@ double kd_loss_single(py::handle student_logits, py::handle teacher_logits, std:
   });
 }
 
-py::object cross_entropy_hard(py::handle logits_object, py::handle labels_object, py::handle reduction,
-                              py::handle ignore_index, py::handle num_threads) {
-  const py::array logits = as_floats(logits_object, "logits");
-  require_2d(logits, "logits");
-  const py::object labels = as_labels(labels_object);
-  kdloss::Options options;
-  options.reduction = as_reduction(reduction);
-  options.ignore_index = as_ignore_index(ignore_index);
-  options.num_threads = as_num_threads(num_threads);
-  return with_float_type(logits, [&](auto zero) -> py::object {
+// As kd_loss_batch, without a teacher; alpha and tau among the options are not used.
+py::object cross_entropy_hard(py::handle logits, py::handle labels, const py::tuple& options) {
+  const Arguments a(logits, py::none(), labels, options, "logits");
+  return with_any_type(a.student, [&](auto zero) -> py::object {
     using T = decltype(zero);
-    const bool rows = options.reduction == kdloss::Reduction::kNone;
-    py::array row_losses = rows ? py::array(py::array_t<T>(logits.shape(0))) : py::array();
-    T* const row_data = rows ? data<T>(row_losses) : nullptr;
-    const auto s = view<const T>(logits);
-    const kdloss::Labels y = labels_view(labels);
-    const double loss = without_interpreter(
-        logits.size(), [&] { return kdloss::cross_entropy_hard<T>(s, y, options, row_data); });
-    if (rows) return std::move(row_losses);
-    return py::float_(loss);
+    RowResult<T> rows(a);
+    const auto s = view<const T>(a.student);
+    const double loss = without_interpreter(a.student.size(), [&] {
+      return kdloss::cross_entropy_hard<T>(s, a.labels_view, a.options, rows.data);
+    });
+    return rows.or_number(loss);
   });
 }
 
 py::object kl_divergence(py::handle q_object, py::handle p_object, py::handle reduction_object) {
   const py::array q = as_floats(q_object, "q");
-  const FloatType type = float_type(q);
-  const py::array p = as_floats(p_object, "p", &type);
+  const kdloss::Scalar type = scalar_type(q);
+  const py::array p = as_floats(p_object, "p", Halves::kConverted, &type);
   const kdloss::Reduction reduction = as_reduction(reduction_object);
   require_2d(q, "q");
   require_2d(p, "p");
   return with_float_type(q, [&](auto zero) -> py::object {
     using T = decltype(zero);
-    const bool rows = reduction == kdloss::Reduction::kNone;
-    py::array divergences = rows ? py::array(py::array_t<T>(q.shape(0))) : py::array();
-    T* const row_data = rows ? data<T>(divergences) : nullptr;
+    const bool by_row = reduction == kdloss::Reduction::kNone;
+    py::array_t<T> divergences(by_row ? q.shape(0) : 0);
+    T* const row_data = by_row ? divergences.mutable_data() : nullptr;
     const auto q_view = view<const T>(q), p_view = view<const T>(p);
     const double kl = without_interpreter(
         q.size(), [&] { return kdloss::kl_divergence<T>(q_view, p_view, reduction, row_data); });
-    if (rows) return std::move(divergences);
+    if (by_row) return std::move(divergences);
     return py::float_(kl);
   });
 }
@@ -172,6 +216,7 @@ py::object kl_divergence(py::handle q_object, py::handle p_object, py::handle re
 void register_losses(py::module_& module) {
   module.def("kd_loss_batch", kd_loss_batch);
   module.def("kd_loss_and_grad", kd_loss_and_grad);
+  module.def("kd_loss_grad_hess", kd_loss_grad_hess);
   module.def("kd_loss_parts", kd_loss_parts);
   module.def("kd_loss_single", kd_loss_single);
   module.def("cross_entropy_hard", cross_entropy_hard);

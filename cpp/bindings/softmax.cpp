@@ -11,7 +11,7 @@ py::array softmax(py::handle logits_object, py::handle tau_object, py::handle ou
   const py::array logits = as_floats(logits_object, "logits");
   const double tau = as_number(tau_object, "tau");
   require_2d(logits, "logits");
-  py::array out = output(out_object, logits, {logits});
+  py::array out = output(out_object, "out", logits, true, {logits});
   with_float_type(logits, [&](auto zero) {
     using T = decltype(zero);
     const auto from = view<const T>(logits);

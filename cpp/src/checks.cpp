@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <cstring>
 #include <stdexcept>
 
 namespace kdloss {
@@ -12,6 +13,54 @@ std::string number(double x) {
   return std::string(text, std::to_chars(text, text + sizeof text, x).ptr);
 }
 
+// Refuses a number, in row i of its array if it has one.
+void check_number(const char* name, std::int64_t i, double x, bool fits, const char* expected) {
+  if (fits) return;
+  throw std::invalid_argument(name + (i < 0 ? "" : "[" + std::to_string(i) + "]") + " is " + number(x) +
+                              ", expected " + expected);
+}
+void check_weight(const char* name, std::int64_t i, double x) {
+  check_number(name, i, x, std::isfinite(x) && x >= 0, "a finite number >= 0");
+}
+void check_share(const char* name, std::int64_t i, double x) {
+  check_number(name, i, x, x >= 0 && x <= 1, "a number in [0, 1]");
+}
+
+[[noreturn]] void refuse_label(std::int64_t i, std::int64_t label, std::int64_t classes,
+                               std::int64_t ignore_index, bool unlabelled_allowed, bool one_row) {
+  throw std::invalid_argument(
+      (one_row ? "label" : "labels[" + std::to_string(i) + "]") + " is " + std::to_string(label) +
+      ", expected a class in [0, " + std::to_string(classes) + ")" +
+      (unlabelled_allowed ? ", -1 (unlabelled)" : "") + " or ignore_index (" + std::to_string(ignore_index) +
+      ", padding)" + (label == kUnlabelled ? "; without a teacher an unlabelled row has no loss" : ""));
+}
+
+// One number of a matrix of any type, for messages.
+double element(const AnyView& v, std::int64_t row, std::int64_t c) {
+  const std::int64_t at = row * v.row_stride + c * v.class_stride;
+  switch (v.type) {
+    case Scalar::kFloat64:
+      return static_cast<const double*>(v.data)[at];
+    case Scalar::kFloat32:
+      return static_cast<double>(static_cast<const float*>(v.data)[at]);
+    case Scalar::kBFloat16: {
+      const std::uint32_t bits = static_cast<std::uint32_t>(static_cast<const BFloat16*>(v.data)[at].bits)
+                                 << 16;
+      float x;
+      std::memcpy(&x, &bits, sizeof x);
+      return static_cast<double>(x);
+    }
+    default: {
+      const std::uint16_t bits = static_cast<const Float16*>(v.data)[at].bits;
+      const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+      const double magnitude = exponent == 31 ? (mantissa == 0 ? HUGE_VAL : NAN)
+                                              : std::ldexp(exponent == 0 ? mantissa : 1024 + mantissa,
+                                                           (exponent == 0 ? 1 : exponent) - 25);
+      return bits >> 15 ? -magnitude : magnitude;
+    }
+  }
+}
+
 }  // namespace
 
 std::string shape(std::int64_t rows, std::int64_t classes) {
@@ -19,13 +68,7 @@ std::string shape(std::int64_t rows, std::int64_t classes) {
 }
 
 void check_tau(double tau) {
-  if (!(std::isfinite(tau) && tau > 0))
-    throw std::invalid_argument("tau is " + number(tau) + ", expected a finite number > 0");
-}
-
-void check_alpha(double alpha) {
-  if (!(alpha >= 0 && alpha <= 1))
-    throw std::invalid_argument("alpha is " + number(alpha) + ", expected a number in [0, 1]");
+  check_number("tau", -1, tau, std::isfinite(tau) && tau > 0, "a finite number > 0");
 }
 
 void check_classes(const char* name, std::int64_t rows, std::int64_t classes) {
@@ -47,36 +90,85 @@ void check_same_shape(const char* name, std::int64_t rows, std::int64_t classes,
                                 ", expected the shape of " + name + ", " + shape(rows, classes));
 }
 
-LabelCounts check_labels(Labels labels, std::int64_t rows, std::int64_t classes, std::int64_t ignore_index,
-                         bool unlabelled_allowed, bool one_row) {
-  if (labels.data == nullptr) return {rows, 0};
-  if (labels.count != rows)
+void check_options(const Options& o, std::int64_t classes) {
+  if (o.taus == nullptr) check_tau(o.tau);
+  if (o.alphas == nullptr) check_share("alpha", -1, o.alpha);
+  check_share("label_smoothing", -1, o.label_smoothing);
+  for (std::int64_t c = 0; o.class_weight != nullptr && c < classes; ++c)
+    check_weight("class_weight", c, o.class_weight[c]);
+  if (o.normalizer == 0) return;
+  check_number("normalizer", -1, o.normalizer, std::isfinite(o.normalizer) && o.normalizer > 0,
+               "a finite number > 0");
+  if (o.reduction != Reduction::kMean)
+    throw std::invalid_argument(std::string("normalizer is given with reduction '") +
+                                (o.reduction == Reduction::kSum ? "sum" : "none") +
+                                "', expected it with 'mean' alone");
+}
+
+RowCounts check_rows(const AnyView& student, const Labels& labels, const Options& o, const char* student_name,
+                     bool has_teacher, bool one_row) {
+  const std::int64_t rows = student.rows, classes = student.classes;
+  if (labels.are_soft()) {
+    const AnyView& p = labels.probabilities;
+    if (p.rows != rows || p.classes != classes)
+      throw std::invalid_argument("labels has shape " + shape(p.rows, p.classes) + ", expected " +
+                                  shape(rows, classes) + ", the shape of " + student_name + ", or (" +
+                                  std::to_string(rows) + ",)");
+  } else if (labels.are_indices() && labels.count != rows) {
     throw std::invalid_argument("labels has shape (" + std::to_string(labels.count) + ",), expected (" +
                                 std::to_string(rows) + ",), one label for each row of logits");
-  if (ignore_index < 0 || ignore_index >= classes) {  // the usual case at full speed: every label is a class
-    bool classes_all = true;
+  }
+  const bool has_labels = labels.are_indices() || labels.are_soft();
+  const auto require = [&](double alpha) {
+    if (!has_labels && alpha != 0)
+      throw std::invalid_argument("labels is absent, expected one for each row where alpha is not 0");
+    if (!has_teacher && alpha != 1)
+      throw std::invalid_argument("teacher is absent, expected logits where alpha is not 1");
+  };
+  if (rows > 0 && o.alphas == nullptr) require(o.alpha);
+
+  const bool rows_alike = o.alphas == nullptr && o.taus == nullptr && o.sample_weight == nullptr;
+  if (rows_alike && !labels.are_indices())
+    return {static_cast<double>(rows), static_cast<double>(has_labels ? rows : 0)};
+  if (rows_alike && labels.data != nullptr && (o.ignore_index < 0 || o.ignore_index >= classes)) {
+    bool classes_all = true;  // the usual case at full speed: every label is a class
     for (std::int64_t i = 0; i < rows; ++i)
       classes_all &=
           static_cast<std::uint64_t>(labels.data[i * labels.stride]) < static_cast<std::uint64_t>(classes);
-    if (classes_all) return {rows, rows};
+    if (classes_all) return {static_cast<double>(rows), static_cast<double>(rows)};
   }
-  LabelCounts counts{0, 0};
+
+  RowCounts counts;
   for (std::int64_t i = 0; i < rows; ++i) {
-    const std::int64_t label = labels.data[i * labels.stride];
-    if (label == ignore_index) continue;
-    ++counts.counting;
-    if (label >= 0 && label < classes) {
-      ++counts.labelled;
-    } else if (!(label == kUnlabelled && unlabelled_allowed)) {
-      throw std::invalid_argument(
-          (one_row ? "label" : "labels[" + std::to_string(i) + "]") + " is " + std::to_string(label) +
-          ", expected a class in [0, " + std::to_string(classes) + ")" +
-          (unlabelled_allowed ? ", -1 (unlabelled)" : "") + " or ignore_index (" +
-          std::to_string(ignore_index) + ", padding)" +
-          (label == kUnlabelled ? "; without a teacher an unlabelled row has no loss" : ""));
-    }
+    const double weight = o.sample_weight == nullptr ? 1 : o.sample_weight[i];
+    check_weight("sample_weight", i, weight);
+    const std::int64_t label = labels.are_indices() ? labels[i] : kUnlabelled;
+    if (weight == 0 || (labels.are_indices() && label == o.ignore_index)) continue;
+    if (o.alphas != nullptr) check_share("alpha", i, o.alphas[i]), require(o.alphas[i]);
+    if (o.taus != nullptr)
+      check_number("tau", i, o.taus[i], std::isfinite(o.taus[i]) && o.taus[i] > 0, "a finite number > 0");
+    counts.weight += weight;
+    if (labels.are_soft() || (label >= 0 && label < classes))
+      counts.labelled_weight += weight;
+    else if (labels.are_indices() && !(label == kUnlabelled && has_teacher))
+      refuse_label(i, label, classes, o.ignore_index, has_teacher, one_row);
   }
   return counts;
+}
+
+void refuse_probabilities(const AnyView& p, std::int64_t row) {
+  double total = 0;
+  const std::string name = "labels[" + std::to_string(row);
+  for (std::int64_t c = 0; c < p.classes; ++c) {
+    const double y = element(p, row, c);
+    if (y < 0)
+      throw std::invalid_argument(name + ", " + std::to_string(c) + "] is " + number(y) +
+                                  ", expected a probability >= 0");
+    total += y;
+  }
+  throw std::invalid_argument(
+      name + "] sums to " + number(total) +
+      ", expected probabilities that sum to 1 within 0.001 (or all zeros: unlabelled)");
 }
 
 }  // namespace kdloss

@@ -10,19 +10,24 @@ namespace kdloss {
 std::string shape(std::int64_t rows, std::int64_t classes);
 
 void check_tau(double tau);
-void check_alpha(double alpha);
 void check_classes(const char* name, std::int64_t rows, std::int64_t classes);
 // For the logits of one row.
 void check_classes(const char* name, std::int64_t classes);
 void check_same_shape(const char* name, std::int64_t rows, std::int64_t classes, const char* other_name,
                       std::int64_t other_rows, std::int64_t other_classes);
 
-struct LabelCounts {
-  std::int64_t counting, labelled;  // rows that are not padding, and those of them with a class
+// What does not belong to a row: alpha and tau as numbers, class weights, smoothing, the normalizer.
+void check_options(const Options& options, std::int64_t classes);
+
+// The sum of the weights (1 without weights) of the rows that count, and of those of them with a label.
+struct RowCounts {
+  double weight = 0, labelled_weight = 0;
 };
-// Refuses the first label that is no class, not kUnlabelled (or that too, where it may not be) and not
-// ignore_index. one_row: the label is called "label" and stands alone.
-LabelCounts check_labels(Labels labels, std::int64_t rows, std::int64_t classes, std::int64_t ignore_index,
-                         bool unlabelled_allowed, bool one_row = false);
+// Refuses the first row that counts whose alpha, tau, weight or label is none, or whose label or teacher is
+// wanted and absent. one_row: the label is called "label" and stands alone. Soft labels are not looked into.
+RowCounts check_rows(const AnyView& student, const Labels& labels, const Options& options,
+                     const char* student_name, bool has_teacher, bool one_row);
+// Says what is wrong with a row of soft labels.
+[[noreturn]] void refuse_probabilities(const AnyView& probabilities, std::int64_t row);
 
 }  // namespace kdloss

@@ -1,7 +1,8 @@
 // The loss of a batch: its checks, its rows spread over threads, its mean.
+#include <atomic>
 #include <limits>
 #include <stdexcept>
-#include <vector>
+#include <string>
 
 #include "blocks.hpp"
 #include "checks.hpp"
@@ -15,11 +16,16 @@ namespace {
 constexpr std::int64_t kFewRows = 4;
 constexpr std::int64_t kManyClasses = 32768;
 
+// What is computed in: halves are widened as they are read.
+template <class T>
+using Compute = RowLoss<T>;
+
+// One call, as it was made; T is the type that is computed in.
 template <class T>
 struct Request {
-  View<const T> student, teacher;
+  AnyView student, teacher;
   Labels labels;
-  View<T> grad;
+  Output grad, hess;
   Options options;
   bool both_parts = false;
   T *row_losses = nullptr, *row_hard = nullptr, *row_soft = nullptr;
@@ -32,15 +38,16 @@ void split_columns(std::int64_t count, Task task, void* context, int threads) {
 }
 
 template <class T>
-Matrix<T> matrix(const View<T>& v) {
-  return {v.data, v.row_stride, v.class_stride};
+Output output(const AnyView& student, const View<T>& v, const char* name) {
+  if (v.data == nullptr && v.rows * v.classes > 0)
+    throw std::invalid_argument(std::string(name) + " is absent, expected an array of the student's shape");
+  check_same_shape("student_logits", student.rows, student.classes, name, v.rows, v.classes);
+  return {v.data, kScalar<T>, v.row_stride, v.class_stride};
 }
 
 template <class T>
-LabelCounts check(const Request<T>& r) {
+RowCounts check(const Request<T>& r) {
   const Options& o = r.options;
-  check_tau(o.tau);
-  check_alpha(o.alpha);
   if (r.one_row)
     check_classes(r.student_name, r.student.classes);
   else
@@ -49,94 +56,115 @@ LabelCounts check(const Request<T>& r) {
   if (has_teacher)
     check_same_shape(r.student_name, r.student.rows, r.student.classes, "teacher", r.teacher.rows,
                      r.teacher.classes);
-  if (r.grad.data != nullptr)
-    check_same_shape(r.student_name, r.student.rows, r.student.classes, "out", r.grad.rows, r.grad.classes);
-  const bool any_rows = r.student.rows > 0;  // an empty array may have no address
-  if (any_rows && r.labels.data == nullptr && o.alpha != 0)
-    throw std::invalid_argument("labels is absent, expected one for each row where alpha is not 0");
-  if (any_rows && !has_teacher && o.alpha != 1)
-    throw std::invalid_argument("teacher is absent, expected logits where alpha is not 1");
-  return check_labels(r.labels, r.student.rows, r.student.classes, o.ignore_index, has_teacher, r.one_row);
+  check_options(o, r.student.classes);
+  return check_rows(r.student, r.labels, o, r.student_name, has_teacher, r.one_row);
+}
+
+// Refuses soft labels that are no probabilities: in the kernels, since there are as many of them as logits.
+template <class T>
+void check_probabilities(const KdCall<T>& call, const KernelsFor<T>& kernel, int threads) {
+  std::atomic<std::int64_t> first{call.rows};
+  for_row_blocks<T>(call.rows, call.classes, 1, false, 0, threads,
+                    [&](std::int64_t begin, std::int64_t end, T*) {
+                      const std::int64_t bad = kernel.bad_probabilities(call, begin, end);
+                      std::int64_t least = first.load();
+                      while (bad >= 0 && bad < least && !first.compare_exchange_weak(least, bad)) {
+                      }
+                    });
+  if (first < call.rows) refuse_probabilities(call.labels.probabilities, first);
 }
 
 template <class T>
 Parts run(const Request<T>& r) {
-  const LabelCounts counts = check(r);
+  const RowCounts counts = check(r);
   const Options& o = r.options;
   const std::int64_t rows = r.student.rows, classes = r.student.classes;
-  const double counting = static_cast<double>(counts.counting);
-  const double scale = o.reduction == Reduction::kMean && counts.counting > 0 ? 1 / counting : 1;
+  // The mean's divisor, and that of the hard part.
+  const double divisor = o.normalizer > 0 ? o.normalizer : counts.weight;
+  const double hard_divisor = o.normalizer > 0 ? o.normalizer : counts.labelled_weight;
+  const double scale = o.reduction == Reduction::kMean && divisor > 0 ? 1 / divisor : 1;
 
   KdCall<T> call;
-  call.student = matrix(r.student);
-  call.teacher = matrix(r.teacher);
-  call.grad = matrix(r.grad);
-  call.labels = r.labels.data;
-  call.label_stride = r.labels.stride;
-  call.rows = rows;
-  call.classes = classes;
+  call.student = r.student, call.teacher = r.teacher, call.labels = r.labels;
+  call.grad = r.grad, call.hess = r.hess;
+  call.rows = rows, call.classes = classes;
   call.ignore_index = o.ignore_index;
-  call.alpha = o.alpha;
-  call.tau = o.tau;
+  call.alpha = o.alpha, call.tau = o.tau;
+  call.alphas = o.alphas, call.taus = o.taus;
+  call.sample_weight = o.sample_weight, call.class_weight = o.class_weight;
+  call.label_smoothing = o.label_smoothing;
   call.grad_scale = scale;
+  call.hess_scale = o.hessian == Hessian::kBound ? 2 * scale : scale;
   call.both_parts = r.both_parts;
-  call.loss = r.row_losses;
-  call.hard = r.row_hard;
-  call.soft = r.row_soft;
+  call.loss = r.row_losses, call.hard = r.row_hard, call.soft = r.row_soft;
 
   const KernelsFor<T>& kernel = kernels().of<T>();
-  const std::int64_t rows_per_sum = kernel.rows_per_sum(classes);
-  std::vector<KdSums> sums(static_cast<std::size_t>((rows + rows_per_sum - 1) / rows_per_sum));
-  call.sums = sums.data();
   int threads = threads_for(o.num_threads, rows * classes);
+  if (r.labels.are_soft()) check_probabilities(call, kernel, threads);
+  const std::int64_t rows_per_sum = kernel.rows_per_sum(classes);
+  const std::int64_t sum_count = (rows + rows_per_sum - 1) / rows_per_sum;
+  Scratch sums(sum_count, sizeof(KdSums), 1);
+  call.sums = sums.piece<KdSums>(0);
   if (threads > 1 && rows < kFewRows * threads && classes >= kManyClasses) {
     call.split_columns = split_columns;
     call.threads = threads;
     threads = 1;
   }
   for_row_blocks<T>(
-      rows, classes, r.student.class_stride != 1, kernel.kd_scratch(call), threads,
+      rows, classes, rows_per_sum, r.student.class_stride != 1, kernel.kd_scratch(call), threads,
       [&](std::int64_t begin, std::int64_t end, T* scratch) { kernel.kd(call, begin, end, scratch); });
 
   KdSums total;
-  for (const KdSums& s : sums) total.loss += s.loss, total.hard += s.hard, total.soft += s.soft;
+  for (std::int64_t i = 0; i < sum_count; ++i)
+    total.loss += call.sums[i].loss, total.hard += call.sums[i].hard, total.soft += call.sums[i].soft;
   if (o.reduction == Reduction::kNone) return {};
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  Parts parts{total.loss, counts.labelled > 0 ? total.hard : nan,
+  Parts parts{total.loss, counts.labelled_weight > 0 ? total.hard : nan,
               r.teacher.data != nullptr ? total.soft : nan};
   if (o.reduction == Reduction::kMean) {
-    if (counts.counting > 0) parts.loss /= counting, parts.soft /= counting;
-    if (counts.labelled > 0) parts.hard /= static_cast<double>(counts.labelled);
+    if (divisor > 0) parts.loss /= divisor, parts.soft /= divisor;
+    if (hard_divisor > 0) parts.hard /= hard_divisor;
   }
   return parts;
+}
+
+template <class T>
+Request<Compute<T>> request(const View<const T>& student, const AnyView& teacher, const Labels& labels,
+                            const Options& options, Compute<T>* row_losses) {
+  Request<Compute<T>> r;
+  r.student = student, r.teacher = teacher, r.labels = labels, r.options = options, r.row_losses = row_losses;
+  return r;
 }
 
 }  // namespace
 
 template <class T>
-double kd_loss_batch(View<const T> student, View<const T> teacher, Labels labels, const Options& options,
-                     T* row_losses) {
-  Request<T> r;
-  r.student = student, r.teacher = teacher, r.labels = labels, r.options = options, r.row_losses = row_losses;
+double kd_loss_batch(View<const T> student, AnyView teacher, const Labels& labels, const Options& options,
+                     RowLoss<T>* row_losses) {
+  return run(request(student, teacher, labels, options, row_losses)).loss;
+}
+
+template <class T>
+double kd_loss_and_grad(View<const T> student, AnyView teacher, const Labels& labels, View<T> grad,
+                        const Options& options, RowLoss<T>* row_losses) {
+  auto r = request(student, teacher, labels, options, row_losses);
+  r.grad = output(r.student, grad, "grad");
   return run(r).loss;
 }
 
 template <class T>
-double kd_loss_and_grad(View<const T> student, View<const T> teacher, Labels labels, View<T> grad,
-                        const Options& options, T* row_losses) {
-  if (grad.data == nullptr && grad.rows * grad.classes > 0)
-    throw std::invalid_argument("grad is absent, expected an array of the student's shape");
-  Request<T> r;
-  r.student = student, r.teacher = teacher, r.labels = labels, r.options = options, r.row_losses = row_losses;
-  r.grad = grad;
+double kd_loss_grad_hess(View<const T> student, AnyView teacher, const Labels& labels, View<T> grad,
+                         View<T> hess, const Options& options, RowLoss<T>* row_losses) {
+  auto r = request(student, teacher, labels, options, row_losses);
+  r.grad = output(r.student, grad, "grad");
+  r.hess = output(r.student, hess, "hess");
   return run(r).loss;
 }
 
 template <class T>
-Parts kd_loss_parts(View<const T> student, View<const T> teacher, Labels labels, const Options& options,
-                    T* row_losses, T* row_hard, T* row_soft) {
-  Request<T> r;
-  r.student = student, r.teacher = teacher, r.labels = labels, r.options = options, r.row_losses = row_losses;
+Parts kd_loss_parts(View<const T> student, AnyView teacher, const Labels& labels, const Options& options,
+                    RowLoss<T>* row_losses, RowLoss<T>* row_hard, RowLoss<T>* row_soft) {
+  auto r = request(student, teacher, labels, options, row_losses);
   r.both_parts = true;
   r.row_hard = row_hard, r.row_soft = row_soft;
   return run(r);
@@ -147,31 +175,37 @@ double kd_loss_single(const T* student, const T* teacher, std::int64_t classes, 
                       double alpha, double tau) {
   Options options;
   options.alpha = alpha, options.tau = tau, options.reduction = Reduction::kSum;
-  Request<T> r;
-  r.student = View<const T>(student, 1, classes), r.labels = Labels(&label, 1), r.options = options;
+  auto r = request<T>(View<const T>(student, 1, classes), {}, Labels(&label, 1), options, nullptr);
   if (teacher != nullptr) r.teacher = View<const T>(teacher, 1, classes);
   r.student_name = "student", r.one_row = true;
   return run(r).loss;
 }
 
 template <class T>
-double cross_entropy_hard(View<const T> logits, Labels labels, const Options& options, T* row_losses) {
+double cross_entropy_hard(View<const T> logits, const Labels& labels, const Options& options,
+                          RowLoss<T>* row_losses) {
   Options hard = options;
-  hard.alpha = 1, hard.tau = 1;
-  Request<T> r;
-  r.student = logits, r.labels = labels, r.options = hard, r.row_losses = row_losses;
+  hard.alpha = 1, hard.tau = 1, hard.alphas = nullptr, hard.taus = nullptr;
+  auto r = request(logits, {}, labels, hard, row_losses);
   r.student_name = "logits";
   return run(r).loss;
 }
 
-#define KDLOSS_INSTANTIATE(T)                                                                          \
-  template double kd_loss_batch(View<const T>, View<const T>, Labels, const Options&, T*);             \
-  template double kd_loss_and_grad(View<const T>, View<const T>, Labels, View<T>, const Options&, T*); \
-  template Parts kd_loss_parts(View<const T>, View<const T>, Labels, const Options&, T*, T*, T*);      \
-  template double kd_loss_single(const T*, const T*, std::int64_t, std::int64_t, double, double);      \
-  template double cross_entropy_hard(View<const T>, Labels, const Options&, T*);
+#define KDLOSS_INSTANTIATE(T)                                                                                \
+  template double kd_loss_batch(View<const T>, AnyView, const Labels&, const Options&, RowLoss<T>*);         \
+  template double kd_loss_and_grad(View<const T>, AnyView, const Labels&, View<T>, const Options&,           \
+                                   RowLoss<T>*);                                                             \
+  template double kd_loss_grad_hess(View<const T>, AnyView, const Labels&, View<T>, View<T>, const Options&, \
+                                    RowLoss<T>*);                                                            \
+  template Parts kd_loss_parts(View<const T>, AnyView, const Labels&, const Options&, RowLoss<T>*,           \
+                               RowLoss<T>*, RowLoss<T>*);                                                    \
+  template double cross_entropy_hard(View<const T>, const Labels&, const Options&, RowLoss<T>*);
 KDLOSS_INSTANTIATE(float)
 KDLOSS_INSTANTIATE(double)
+KDLOSS_INSTANTIATE(Float16)
+KDLOSS_INSTANTIATE(BFloat16)
 #undef KDLOSS_INSTANTIATE
+template double kd_loss_single(const float*, const float*, std::int64_t, std::int64_t, double, double);
+template double kd_loss_single(const double*, const double*, std::int64_t, std::int64_t, double, double);
 
 }  // namespace kdloss

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "kdloss/views.hpp"
+
 namespace kdloss {
 
 // A 2-D array whose elements may lie at any distance; strides count elements.
@@ -12,27 +14,38 @@ struct Matrix {
   std::int64_t row_stride = 0, class_stride = 0;
 };
 
+// How far from 1 the sum of a row of probabilities may be.
+constexpr double kProbabilityTolerance = 1e-3;
+
 // Runs task(context, i) for i in [0, count), in any order, perhaps on several threads.
 using Task = void (*)(void* context, std::int64_t i);
 using Runner = void (*)(std::int64_t count, Task task, void* context, int threads);
 
-// Sums over some rows. Rows that do not count have added 0.
+// Sums over some rows, times the rows' weights. Rows that do not count have added 0.
 struct KdSums {
   double loss = 0, hard = 0, soft = 0;
 };
 
-// One call of the loss, as every row sees it. Rows are (rows, classes); teacher, labels, grad and each of the
-// row outputs may be absent (null).
+// An array to write to, in the type of its elements.
+struct Output {
+  void* data = nullptr;
+  Scalar type = Scalar::kFloat32;
+  std::int64_t row_stride = 0, class_stride = 0;
+};
+
+// One call of the loss, as every row sees it. Rows are (rows, classes); everything but the student may be
+// absent (null). T is the type that is computed in.
 template <class T>
 struct KdCall {
-  Matrix<const T> student, teacher;
-  Matrix<T> grad;
-  const std::int64_t* labels = nullptr;
-  std::int64_t label_stride = 0;
+  AnyView student, teacher;
+  Labels labels;
+  Output grad, hess;
   std::int64_t rows = 0, classes = 0;
   std::int64_t ignore_index = -100;
   double alpha = 0.5, tau = 4;
-  double grad_scale = 1;                                // 1 / rows that count, for the mean
+  const double *alphas = nullptr, *taus = nullptr, *sample_weight = nullptr, *class_weight = nullptr;
+  double label_smoothing = 0;
+  double grad_scale = 1, hess_scale = 1;                // 1 / weight of the rows that count, for the mean
   bool both_parts = false;                              // hard and soft whatever alpha is
   T *loss = nullptr, *hard = nullptr, *soft = nullptr;  // (rows,)
   KdSums* sums = nullptr;          // one for every rows_per_sum rows, so that their order never changes
@@ -58,6 +71,8 @@ struct KernelsFor {
   void (*kd)(const KdCall<T>&, std::int64_t begin, std::int64_t end, T* scratch);
   std::int64_t (*kd_scratch)(const KdCall<T>&);
   std::int64_t (*rows_per_sum)(std::int64_t classes);  // of KdCall::sums; blocks begin at a multiple of it
+  // The first of rows [begin, end) that counts and whose soft labels are no probabilities, or -1.
+  std::int64_t (*bad_probabilities)(const KdCall<T>&, std::int64_t begin, std::int64_t end);
   using Softmax = void (*)(const SoftmaxCall<T>&, std::int64_t begin, std::int64_t end, T* scratch);
   Softmax softmax, log_softmax, log_sum_exp;
   std::int64_t (*softmax_scratch)(const SoftmaxCall<T>&);

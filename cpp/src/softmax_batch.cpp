@@ -7,6 +7,9 @@
 namespace kdloss {
 namespace {
 
+// Rows of few classes are computed so many at a time.
+constexpr std::int64_t kRowsTogether = 16;
+
 template <class T>
 void run(typename KernelsFor<T>::Softmax KernelsFor<T>::* which, View<const T> logits, double tau,
          View<T> out, T* row_out, int num_threads) {
@@ -24,7 +27,7 @@ void run(typename KernelsFor<T>::Softmax KernelsFor<T>::* which, View<const T> l
   call.tau = tau;
   const KernelsFor<T>& kernel = kernels().of<T>();
   for_row_blocks<T>(
-      call.rows, call.classes, logits.class_stride != 1, kernel.softmax_scratch(call),
+      call.rows, call.classes, kRowsTogether, logits.class_stride != 1, kernel.softmax_scratch(call),
       threads_for(num_threads, call.rows * call.classes),
       [&](std::int64_t begin, std::int64_t end, T* scratch) { (kernel.*which)(call, begin, end, scratch); });
 }

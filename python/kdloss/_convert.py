@@ -30,27 +30,36 @@ def as_array(value: Any, name: str) -> NDArray[Any]:
         raise ValueError(f"{name} is no array of numbers: {error}") from None
 
 
-def as_floats(value: Any, name: str, dtype: str = "") -> NDArray[Any]:
+def as_floats(value: Any, name: str, dtype: str = "", halves: bool = False) -> NDArray[Any]:
     """``value`` as aligned, native float32 or float64; ``dtype`` names the one that is wanted.
 
-    Integers and float64 become float64, float16 becomes float32.
+    Integers and float64 become float64. float16 and bfloat16 become float32, or stay if ``halves``.
     """
     array = as_array(value, name)
-    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
+    half = array.dtype == np.float16 or array.dtype.name == "bfloat16"
+    if not half and (array.dtype.kind not in "iuf" or array.dtype.itemsize > 8):
         raise TypeError(
-            f"{name} has dtype {array.dtype}, expected numbers: "
-            "float32 or float64 are read in place, float16 and integers converted"
+            f"{name} has dtype {array.dtype}, "
+            "expected floating-point numbers of 16, 32 or 64 bits, or integers"
         )
-    if not dtype:
-        dtype = "float32" if array.dtype.kind == "f" and array.dtype.itemsize <= 4 else "float64"
-    if array.dtype == dtype and array.dtype.isnative:
+    if dtype:
+        wanted = np.dtype(dtype)
+    elif half and halves:
+        wanted = array.dtype.newbyteorder("=")
+    elif half or (array.dtype.kind == "f" and array.dtype.itemsize == 4):
+        wanted = np.dtype(np.float32)
+    else:
+        wanted = np.dtype(np.float64)
+    if array.dtype == wanted and array.dtype.isnative:
         return array.copy(order="K")  # right as it is, but for its alignment or its strides
-    return array.astype(dtype, order="K")
+    return array.astype(wanted, order="K")
 
 
-def as_labels(value: Any) -> NDArray[np.int64]:
-    """``value`` as a 1-D array of int64."""
+def as_labels(value: Any) -> NDArray[Any]:
+    """``value`` as class indices, 1-D int64 or int32, or as soft labels, 2-D floats."""
     array = as_array(value, "labels")
+    if array.ndim == 2 and array.dtype.kind not in "iub":
+        return as_floats(array, "labels")
     if array.dtype.kind == "f" and array.size == 0:
         array = array.astype(np.int64)  # an empty list
     if array.dtype.kind not in "iu":
@@ -67,3 +76,13 @@ def as_labels(value: Any) -> NDArray[np.int64]:
     if array.dtype == np.int64 and array.dtype.isnative:
         return array.copy()
     return array.astype(np.int64)
+
+
+def as_vector(value: Any, name: str, count: int, number: str, each: str) -> NDArray[np.float64]:
+    """``value`` as contiguous float64 (count,); ``number`` and ``each`` are words for messages."""
+    array = as_array(value, name)
+    if array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":
+        raise TypeError(f"{name} has dtype {array.dtype}, expected {number or 'numbers, '}{each}")
+    if array.shape != (count,):
+        raise ValueError(f"{name} has shape {array.shape}, expected {number}({count},), {each}")
+    return np.ascontiguousarray(array, np.float64)

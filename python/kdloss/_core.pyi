@@ -6,46 +6,30 @@ from numpy.typing import NDArray
 
 __version__: str
 
+# options: alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
+# normalizer, num_threads
 def kd_loss_batch(
-    student_logits: Any,
-    teacher: Any,
-    labels: Any,
-    alpha: Any,
-    tau: Any,
-    reduction: Any,
-    ignore_index: Any,
-    num_threads: Any,
-    /,
+    student_logits: Any, teacher: Any, labels: Any, options: tuple[Any, ...], /
 ) -> Any: ...
 def kd_loss_and_grad(
+    student_logits: Any, teacher: Any, labels: Any, options: tuple[Any, ...], out: Any, /
+) -> Any: ...
+def kd_loss_grad_hess(
     student_logits: Any,
     teacher: Any,
     labels: Any,
-    alpha: Any,
-    tau: Any,
-    reduction: Any,
-    ignore_index: Any,
-    num_threads: Any,
-    out: Any,
+    options: tuple[Any, ...],
+    bound: bool,
+    out: tuple[Any, Any],
     /,
-) -> tuple[Any, NDArray[Any]]: ...
+) -> Any: ...
 def kd_loss_parts(
-    student_logits: Any,
-    teacher: Any,
-    labels: Any,
-    alpha: Any,
-    tau: Any,
-    reduction: Any,
-    ignore_index: Any,
-    num_threads: Any,
-    /,
-) -> tuple[Any, Any, Any]: ...
+    student_logits: Any, teacher: Any, labels: Any, options: tuple[Any, ...], /
+) -> Any: ...
+def cross_entropy_hard(logits: Any, labels: Any, options: tuple[Any, ...], /) -> Any: ...
+def kd_loss_single(student: Any, teacher: Any, label: int, alpha: Any, tau: Any, /) -> float: ...
 def kl_divergence(q: Any, p: Any, reduction: Any, /) -> Any: ...
 def softmax_temp(logits: Any, tau: Any, out: Any, /) -> NDArray[Any]: ...
 def log_softmax_temp(logits: Any, tau: Any, out: Any, /) -> NDArray[Any]: ...
 def log_sum_exp(logits: Any, tau: Any, /) -> NDArray[Any]: ...
 def config() -> dict[str, Any]: ...
-def kd_loss_single(student: Any, teacher: Any, label: int, alpha: Any, tau: Any, /) -> float: ...
-def cross_entropy_hard(
-    logits: Any, labels: Any, reduction: Any, ignore_index: Any, num_threads: Any, /
-) -> Any: ...

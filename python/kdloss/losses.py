@@ -20,6 +20,17 @@ class KDResult(NamedTuple):
     """Its gradient with respect to the student's logits, (rows, classes)."""
 
 
+class KDGradHess(NamedTuple):
+    """What `kd_loss_grad_hess` returns."""
+
+    loss: Any
+    """The loss: a float, or an array (rows,) where ``reduction="none"``."""
+    grad_logits: NDArray[Any]
+    """Its gradient with respect to the student's logits, (rows, classes)."""
+    hess_logits: NDArray[Any]
+    """The diagonal of each row's Hessian, (rows, classes)."""
+
+
 class KDParts(NamedTuple):
     """What `kd_loss_parts` returns: floats, or arrays (rows,) where ``reduction="none"``."""
 
@@ -36,10 +47,14 @@ def kd_loss_batch(
     teacher: ArrayLike | None,
     labels: ArrayLike | None,
     *,
-    alpha: float = 0.5,
-    tau: float = 4.0,
+    alpha: ArrayLike = 0.5,
+    tau: ArrayLike = 4.0,
     reduction: Reduction = "mean",
     ignore_index: int = -100,
+    sample_weight: ArrayLike | None = None,
+    class_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    normalizer: float | None = None,
     num_threads: int | None = None,
 ) -> Any:
     r"""The knowledge-distillation loss of a batch.
@@ -50,28 +65,49 @@ def kd_loss_batch(
         L = \alpha \, (-\log p^{(1)}_y) + (1 - \alpha) \, \tau^2 \, D_{KL}(q \,\|\, p)
 
     where p1 = softmax(s), p = softmax(s / tau), q = softmax(t / tau): the teacher comes first.
+    With class weights w, smoothing eps and soft labels y (one-hot for a class) the first part is
+
+    .. math::
+        \sum_c g_c (-\log p^{(1)}_c), \quad g_c = w_c ((1 - \epsilon) \, y_c + \epsilon / C)
 
     Parameters
     ----------
     student_logits : array_like (rows, classes) of float
         float32 and float64 are read in place, at any strides, read-only or memory-mapped too.
-        float16 becomes float32; integers and lists become float64.
+        float16 and ml_dtypes' bfloat16 are too, and widened to float32 row by row. Integers and
+        lists become float64.
     teacher : array_like (rows, classes) of float, or None
-        The teacher's logits, a constant. Another float type than the student's is converted to
-        it. Log-probabilities are logits. None only where ``alpha`` is 1.
-    labels : array_like (rows,) of int, or None
+        The teacher's logits, a constant. All four types are read in place, and rounded to the type
+        that the student is computed in. Log-probabilities are logits. None only where ``alpha`` is
+        1.
+    labels : array_like (rows,) of int, or (rows, classes) of float, or None
         A class in [0, classes); or -1, *unlabelled*: the row learns from the teacher alone, as if
-        its alpha were 0; or ``ignore_index``, *padding*: loss 0, gradient 0, not counted. int64 is
-        read in place. None only where ``alpha`` is 0.
-    alpha : float, default 0.5
+        its alpha were 0; or ``ignore_index``, *padding*: loss 0, gradient 0, not counted. int64
+        and int32 are read in place, other integers become int64; booleans and floats (rows,),
+        whole numbers too, are refused. Or soft labels: rows of probabilities whose sum is within
+        1e-3 of 1, of which a row of zeros is unlabelled; a one-hot row has the bits of its class.
+        None only where ``alpha`` is 0.
+    alpha : float or array_like (rows,), default 0.5
         The weight of the hard loss, in [0, 1]. What has weight 0 is not used, and may hold NaN.
-    tau : float, default 4
+    tau : float or array_like (rows,), default 4
         Temperature, in units of the logits, > 0.
     reduction : {"mean", "sum", "none"}, default "mean"
-        "mean" divides by the number of rows that count, all but padding; over no rows that count
-        the loss is 0, so that a batch of padding does not poison a training run.
+        "mean" divides by the number of rows that count, all but padding, or by the sum of their
+        weights; over no rows that count the loss is 0, so that a batch of padding does not poison
+        a training run. "none" multiplies by the weights and does not divide.
     ignore_index : int, default -100
         The label of padding. It wins over -1, should it be -1.
+    sample_weight : array_like (rows,) of float, optional
+        Each row's weight, finite and >= 0. A row of weight 0 is padding. What padding holds in any
+        array is not looked at.
+    class_weight : array_like (classes,) of float, optional
+        The weight w of each class's term of the target, finite and >= 0, as PyTorch's ``weight``
+        under reduction "none" and "sum". It does not enter the mean's divisor.
+    label_smoothing : float, default 0
+        The share eps of the target that is spread over all classes, in [0, 1].
+    normalizer : float, optional
+        What the mean divides by instead, > 0: with the whole batch's sum of weights, the losses and
+        gradients of its micro-batches add up to its own. For ``reduction="mean"`` alone.
     num_threads : int, optional
         At most so many threads; by default as many as OpenMP gives, or one where a call that
         follows a pause would wait longer for sleeping threads than they save. The result does not
@@ -94,6 +130,7 @@ def kd_loss_batch(
     See Also
     --------
     kd_loss_and_grad : the loss with its gradient.
+    kd_loss_grad_hess : with the diagonal of its Hessian too.
     kd_loss_parts : the loss with its two parts.
 
     References
@@ -108,9 +145,11 @@ def kd_loss_batch(
     >>> round(kdloss.kd_loss_batch(student, teacher, [0, 2], alpha=0.5, tau=3.0), 12)
     0.221605937332
     """
-    return _core.kd_loss_batch(
-        student_logits, teacher, labels, alpha, tau, reduction, ignore_index, num_threads
-    )
+    options = (
+        alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
+        normalizer, num_threads,
+    )  # fmt: skip
+    return _core.kd_loss_batch(student_logits, teacher, labels, options)
 
 
 def kd_loss_and_grad(
@@ -118,10 +157,14 @@ def kd_loss_and_grad(
     teacher: ArrayLike | None,
     labels: ArrayLike | None,
     *,
-    alpha: float = 0.5,
-    tau: float = 4.0,
+    alpha: ArrayLike = 0.5,
+    tau: ArrayLike = 4.0,
     reduction: Reduction = "mean",
     ignore_index: int = -100,
+    sample_weight: ArrayLike | None = None,
+    class_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    normalizer: float | None = None,
     num_threads: int | None = None,
     out: NDArray[Any] | None = None,
 ) -> KDResult:
@@ -134,9 +177,11 @@ def kd_loss_and_grad(
 
     Parameters
     ----------
-    student_logits, teacher, labels, alpha, tau, reduction, ignore_index, num_threads
+    student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight
         As in `kd_loss_batch`. With ``reduction="none"`` each row's gradient is that of its own
         loss.
+    class_weight, label_smoothing, normalizer, num_threads
+        As in `kd_loss_batch`.
     out : ndarray (rows, classes), optional
         Where to write the gradient: the student's shape and type, any strides, no overlap with
         itself or with an input, except that it may be the student's own array. By default a new
@@ -146,8 +191,10 @@ def kd_loss_and_grad(
     -------
     KDResult
         ``(loss, grad_logits)``. Each part of the gradient is within 1e-5 (float32) or 1e-12
-        (float64), relative to the largest entry of that part in its row. Beside an infinite loss
-        the gradient keeps its finite value.
+        (float64), relative to the largest entry of that part in its row; with soft labels or
+        smoothing the hard part W p1 - g, which can vanish, to the largest of W p1 and g. Beside an
+        infinite loss the gradient keeps its finite value. A student of halves has a gradient of
+        its own type, rounded once.
 
     Raises
     ------
@@ -167,11 +214,91 @@ def kd_loss_and_grad(
     >>> grad.round(4).tolist()
     [[-0.1695, 0.1264, 0.0431]]
     """
-    return KDResult._make(
-        _core.kd_loss_and_grad(
-            student_logits, teacher, labels, alpha, tau, reduction, ignore_index, num_threads, out
-        )
+    options = (
+        alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
+        normalizer, num_threads,
+    )  # fmt: skip
+    result: KDResult = _core.kd_loss_and_grad(student_logits, teacher, labels, options, out)
+    return result
+
+
+def kd_loss_grad_hess(
+    student_logits: ArrayLike,
+    teacher: ArrayLike | None,
+    labels: ArrayLike | None,
+    *,
+    alpha: ArrayLike = 0.5,
+    tau: ArrayLike = 4.0,
+    reduction: Reduction = "mean",
+    ignore_index: int = -100,
+    sample_weight: ArrayLike | None = None,
+    class_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    normalizer: float | None = None,
+    num_threads: int | None = None,
+    hess: Literal["exact", "bound"] = "exact",
+    out: tuple[NDArray[Any] | None, NDArray[Any] | None] | None = None,
+) -> KDGradHess:
+    r"""The loss of `kd_loss_batch`, its gradient, and the diagonal of its Hessian, in one pass.
+
+    Gradient boosting asks for these.
+
+    .. math::
+        \mathrm{diag} \nabla^2_s L =
+            \alpha \, W \, p^{(1)} (1 - p^{(1)}) + (1 - \alpha) \, p \, (1 - p)
+
+    with W the sum of the target, 1 for a class without a weight; divided and weighted as the
+    gradient is.
+
+    Parameters
+    ----------
+    student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight
+        As in `kd_loss_batch`. Boosters want sums over rows: ``reduction="sum"``.
+    class_weight, label_smoothing, normalizer, num_threads
+        As in `kd_loss_batch`.
+    hess : {"exact", "bound"}, default "exact"
+        "bound" is twice the diagonal, which by Gershgorin's theorem is an upper bound of the whole
+        Hessian (XGBoost's choice before its pull request 12537).
+    out : tuple of two ndarrays (rows, classes) or None, optional
+        Where to write the gradient and the Hessian, as ``out`` in `kd_loss_and_grad`. The
+        Hessian's may not be the student's own.
+
+    Returns
+    -------
+    KDGradHess
+        ``(loss, grad_logits, hess_logits)``. Each entry of the Hessian is within 1e-5 (float32) or
+        1e-12 (float64) of its own true value, also where a probability is close to 0 or 1.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `kd_loss_and_grad`.
+
+    References
+    ----------
+    Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv:1503.02531 (2015).
+
+    Examples
+    --------
+    >>> import kdloss
+    >>> result = kdloss.kd_loss_grad_hess([[2.0, 0.5, -1.0]], [[3.0, 1.0, -0.5]], [0], tau=3.0)
+    >>> result.hess_logits.round(4).tolist()
+    [[0.2092, 0.1787, 0.0946]]
+    """
+    options = (
+        alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
+        normalizer, num_threads,
+    )  # fmt: skip
+    if hess not in ("exact", "bound"):
+        raise ValueError(f"hess is {hess!r}, expected 'exact' or 'bound'")
+    if out is None:
+        out = (None, None)
+    elif not isinstance(out, tuple) or len(out) != 2:
+        raise TypeError(f"out is of type {type(out).__name__}, expected a tuple (grad, hess)")
+    result: KDGradHess = _core.kd_loss_grad_hess(
+        student_logits, teacher, labels, options, hess == "bound", out
     )
+    return result
 
 
 def kd_loss_parts(
@@ -179,10 +306,14 @@ def kd_loss_parts(
     teacher: ArrayLike | None,
     labels: ArrayLike | None,
     *,
-    alpha: float = 0.5,
-    tau: float = 4.0,
+    alpha: ArrayLike = 0.5,
+    tau: ArrayLike = 4.0,
     reduction: Reduction = "mean",
     ignore_index: int = -100,
+    sample_weight: ArrayLike | None = None,
+    class_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    normalizer: float | None = None,
     num_threads: int | None = None,
 ) -> KDParts:
     r"""The loss of `kd_loss_batch` and its two parts, in one pass, for logs.
@@ -191,16 +322,19 @@ def kd_loss_parts(
 
     Parameters
     ----------
-    student_logits, teacher, labels, alpha, tau, reduction, ignore_index, num_threads
+    student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight
+        As in `kd_loss_batch`.
+    class_weight, label_smoothing, normalizer, num_threads
         As in `kd_loss_batch`.
 
     Returns
     -------
     KDParts
-        ``(loss, hard, soft)``. With "mean", hard is the mean over the labelled rows and soft, with
-        its factor tau^2, the mean over all rows that count, so that with unlabelled rows in the
-        batch the loss is no mixture of the two; NaN where there is nothing to average. With
-        "none", hard is NaN in rows without a label.
+        ``(loss, hard, soft)``. With "mean", hard is the weighted mean over the labelled rows and
+        soft, with its factor tau^2, that over all rows that count, so that with unlabelled rows in
+        the batch the loss is no mixture of the two; NaN where there is nothing to average. A
+        ``normalizer`` divides all three. With "none", hard is NaN in rows without a label, and
+        neither part has the row's weight.
 
     Raises
     ------
@@ -218,11 +352,12 @@ def kd_loss_parts(
     >>> [round(x, 6) for x in parts]
     [0.136202, 0.241311, 0.031092]
     """
-    return KDParts._make(
-        _core.kd_loss_parts(
-            student_logits, teacher, labels, alpha, tau, reduction, ignore_index, num_threads
-        )
-    )
+    options = (
+        alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
+        normalizer, num_threads,
+    )  # fmt: skip
+    parts: KDParts = _core.kd_loss_parts(student_logits, teacher, labels, options)
+    return parts
 
 
 def kd_loss_single(
@@ -290,6 +425,10 @@ def cross_entropy_hard(
     *,
     reduction: Reduction = "mean",
     ignore_index: int = -100,
+    sample_weight: ArrayLike | None = None,
+    class_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    normalizer: float | None = None,
     num_threads: int | None = None,
 ) -> Any:
     r"""The hard loss alone: the cross-entropy of the labels at temperature 1.
@@ -300,10 +439,10 @@ def cross_entropy_hard(
     ----------
     logits : array_like (rows, classes) of float
         As ``student_logits`` in `kd_loss_batch`.
-    labels : array_like (rows,) of int
-        Classes in [0, classes), or ``ignore_index`` for padding. There is no teacher, so -1,
-        unlabelled, is refused.
-    reduction, ignore_index, num_threads
+    labels : array_like (rows,) of int, or (rows, classes) of float
+        Classes in [0, classes), or ``ignore_index`` for padding; or soft labels (rows, classes).
+        There is no teacher, so -1, unlabelled, is refused.
+    reduction, ignore_index, sample_weight, class_weight, label_smoothing, normalizer, num_threads
         As in `kd_loss_batch`.
 
     Returns
@@ -326,7 +465,11 @@ def cross_entropy_hard(
     >>> kdloss.cross_entropy_hard([[0.0, -40.0]], [0])
     4.248354255291589e-18
     """
-    return _core.cross_entropy_hard(logits, labels, reduction, ignore_index, num_threads)
+    options = (
+        1.0, 1.0, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
+        normalizer, num_threads,
+    )  # fmt: skip
+    return _core.cross_entropy_hard(logits, labels, options)
 
 
 def kl_divergence(q: ArrayLike, p: ArrayLike, *, reduction: Reduction = "mean") -> Any:

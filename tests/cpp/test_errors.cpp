@@ -91,7 +91,7 @@ KD_CASE_EACH_TYPE(errors.shapes) {
   {
     Call<T> call;
     call.grad.classes = 3;
-    call.grad_is_refused("out has shape (3, 3)" + expected);
+    call.grad_is_refused("grad has shape (3, 3)" + expected);
   }
   {
     Call<T> call;

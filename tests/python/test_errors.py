@@ -6,7 +6,7 @@ import pytest
 import kdloss
 
 ROWS, CLASSES = 3, 4
-NUMBERS = "expected numbers: float32 or float64 are read in place, float16 and integers converted"
+NUMBERS = "expected floating-point numbers of 16, 32 or 64 bits, or integers"
 TAU = "expected a finite number > 0"
 ALPHA = "expected a number in [0, 1]"
 LABEL = "expected a class in [0, 4), -1 (unlabelled) or ignore_index (-100, padding)"
@@ -59,10 +59,10 @@ BAD = (
         "tau a string": ({"tau": "4"}, TypeError, "tau is of type str, expected a number"),
         "tau None": ({"tau": None}, TypeError, "tau is of type NoneType, expected a number"),
         "tau complex": ({"tau": 4j}, TypeError, "tau is of type complex, expected a number"),
-        "tau an array": (
-            {"tau": np.ones(3)},
-            TypeError,
-            "tau is of type numpy.ndarray, expected a number",
+        "tau for other rows": (
+            {"tau": np.ones(2)},
+            ValueError,
+            "tau has shape (2,), expected a number or (3,), one for each row of logits",
         ),
         "alpha below 0": ({"alpha": -0.1}, ValueError, f"alpha is -0.1, {ALPHA}"),
         "alpha above 1": ({"alpha": 1.5}, ValueError, f"alpha is 1.5, {ALPHA}"),

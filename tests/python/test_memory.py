@@ -103,7 +103,6 @@ def test_a_fresh_gradient_is_dense(dtype):
     [
         ("float32", "float64", "float32"),
         ("float64", "float32", "float64"),
-        ("float16", "float16", "float32"),
         ("int8", "float32", "float64"),
         ("int64", "int64", "float64"),
         ("uint8", "float16", "float64"),

@@ -7,6 +7,13 @@ namespace kdloss {
 namespace KDLOSS_ISA {
 namespace {
 
+struct Yes {
+  static constexpr bool value = true;
+};
+struct No {
+  static constexpr bool value = false;
+};
+
 // Few enough additions a lane for a float, enough to hide the horizontal sum.
 constexpr std::int64_t kBlock = 1024;
 struct Span {
@@ -35,6 +42,19 @@ KDLOSS_INLINE void for_columns(Span span, Body&& body) {
   std::int64_t c = span.begin;
   for (; c + n <= span.end; c += n) body(c, c);
   if (c < span.end) body(span.end - n, c);
+}
+
+// The same where one column is special: calls body(column, fresh, Yes{}) for the Lanes that hold it and for
+// the last one if that reaches back, body(column, fresh, No{}) for all others, which so have no branches.
+template <class T, class Body>
+KDLOSS_INLINE void for_columns(Span span, std::int64_t special, Body&& body) {
+  constexpr std::int64_t n = Lanes<T>::kCount;
+  const bool inside = span.begin <= special && special < span.end;
+  std::int64_t c = span.begin;
+  for (std::int64_t end = inside ? special : span.end; c + n <= end; c += n) body(c, c, No{});
+  if (inside && c + n <= span.end) body(c, c, Yes{}), c += n;
+  for (; c + n <= span.end; c += n) body(c, c, No{});
+  if (c < span.end) body(span.end - n, c, Yes{});
 }
 
 // Zero in the lanes that were counted before.

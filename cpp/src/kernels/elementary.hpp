@@ -93,7 +93,38 @@ KDLOSS_INLINE Lanes<T> power_of_two(Lanes<T> rounded) {
   return rounded;
 }
 
-// 2^(x k), for -127 <= x k <= 115 (float) or -1023 <= x k <= 1010. k = log2(e) / tau makes it exp(x / tau).
+// value 2^n, value and result normal, where rounded = kRound + n: n goes into the exponent's bits.
+template <class T>
+KDLOSS_INLINE Lanes<T> times_power_of_two(Lanes<T> value, Lanes<T> rounded) {
+  using L = Lanes<T>;
+  KDLOSS_EACH_PART value.part[i] =
+      (typename L::Native)((typename L::NativeUint)value.part[i] +
+                           ((typename L::NativeUint)rounded.part[i] << Format<T>::kMantissaBits));
+  return value;
+}
+
+// 2^(x k) where that is a normal number. k = log2(e) / tau makes it exp(x / tau).
+template <class T>
+KDLOSS_INLINE Lanes<T> exp_normal(Lanes<T> x, Lanes<T> k) {
+  const Lanes<T> rounder(Format<T>::kRound), rounded = fma(x, k, rounder);
+  const Lanes<T> r = fma(x, k, rounder - rounded);
+  return times_power_of_two(fma(exp2m1_over(r), r, Lanes<T>(1)), rounded);
+}
+
+// a 2^(x k), and that less a without cancellation, for positive a, where both are normal numbers.
+template <class T>
+struct Grown {
+  Lanes<T> value, growth;
+};
+template <class T>
+KDLOSS_INLINE Grown<T> grow(Lanes<T> a, Lanes<T> x, Lanes<T> k) {
+  const Lanes<T> rounder(Format<T>::kRound), rounded = fma(x, k, rounder);
+  const Lanes<T> r = fma(x, k, rounder - rounded), fraction = exp2m1_over(r) * r;
+  const Lanes<T> scaled = times_power_of_two(a, rounded);
+  return {fma(fraction, scaled, scaled), fma(fraction, scaled, scaled - a)};
+}
+
+// The same kept apart, for -127 <= x k <= 115 (float) or -1023 <= x k <= 1010.
 template <class T>
 KDLOSS_INLINE SplitExp<T> split_exp(Lanes<T> x, Lanes<T> k) {
   using F = Format<T>;

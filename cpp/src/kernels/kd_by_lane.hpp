@@ -5,8 +5,10 @@
 // neighbours.
 #pragma once
 
-#include "../kernel_table.hpp"
+#include "blend.hpp"
+#include "hessian.hpp"
 #include "kd_formula.hpp"
+#include "kd_plan.hpp"
 #include "lane_rows.hpp"
 
 namespace kdloss {
@@ -16,23 +18,76 @@ namespace {
 // Up to here a tile stays in the first cache and the transposes cost less than a row's logarithms and sums.
 constexpr std::int64_t kMostLaneClasses = 144;
 
-// Numbers for each class and lane. s and t become gap and es as the sums are taken, and s the gradient.
+// p1's exponential as es^n, where each lane has its own n in 1..8.
+constexpr int kOwnPowers = -1;
+template <class T>
+KDLOSS_INLINE Lanes<T> own_power(Lanes<T> e, Lanes<T> n) {
+  const auto choose = [&](int i, Lanes<T> value, Lanes<T> other) KDLOSS_INLINE_LAMBDA {
+    return where(n == Lanes<T>(static_cast<T>(i)), value, other);
+  };
+  const Lanes<T> low = choose(2, power<2>(e), choose(3, power<3>(e), choose(4, power<4>(e), e)));
+  return choose(5, power<5>(e), choose(6, power<6>(e), choose(7, power<7>(e), choose(8, power<8>(e), low))));
+}
+template <int Power, class T>
+KDLOSS_INLINE Lanes<T> lane_power(Lanes<T> e, Lanes<T> own) {
+  if constexpr (Power == kOwnPowers)
+    return own_power(e, own);
+  else
+    return power<Power>(e);
+}
+template <bool Both, class F>
+KDLOSS_INLINE void with_lane_power(int power, F&& f) {
+  if constexpr (Both)
+    if (power == kOwnPowers) return f(PowerOf<kOwnPowers>{});
+  with_power<Both>(power, f);
+}
+
+// Numbers for each class and lane. s and t become gap and es as the sums are taken, and s the gradient; g
+// holds blended targets. With a Hessian, t and e1 become p and p1, and de the Hessian.
 template <class T>
 struct Tile {
   static constexpr int kStride = Lanes<T>::kCount;  // from class to class
-  T *s, *t, *de, *e1;
+  T *s, *t, *de, *e1, *g;
   Tile(T* scratch, std::int64_t classes)
-      : s(scratch), t(s + classes * kStride), de(t + classes * kStride), e1(de + classes * kStride) {}
-  static std::int64_t size(std::int64_t classes) { return 4 * classes * kStride; }
+      : s(scratch),
+        t(s + classes * kStride),
+        de(t + classes * kStride),
+        e1(de + classes * kStride),
+        g(e1 + classes * kStride) {}
+  static std::int64_t size(std::int64_t classes) { return 5 * classes * kStride; }
 };
 
-// What the rows in a tile need. label is -1 and a weight 0 where there is none.
+// What the rows in a tile need: a RowPlan and a Temperature in each lane.
 template <class T>
 struct TileRows {
   static constexpr int kCount = Lanes<T>::kCount;
-  alignas(64) T uses_hard[kCount] = {}, uses_soft[kCount] = {};  // 1 where the row uses that part
-  alignas(64) double hard_weight[kCount] = {}, soft_weight[kCount] = {};
-  alignas(64) T label[kCount];
+  alignas(64) T uses_hard[kCount], uses_soft[kCount];  // 1 where the row uses that part, else 0
+  alignas(64) T label[kCount];                         // -1: none
+  alignas(64) T tau[kCount], inverse_tau[kCount], k[kCount], power[kCount];
+  alignas(64) T ordinary[kCount];  // 1 where the temperature is
+  alignas(64) double weight[kCount], hard_weight[kCount], soft_weight[kCount];
+  alignas(64) double target_sum[kCount], target_rest[kCount];
+  int common_power;  // of all rows, or kOwnPowers
+
+  void set(int i, const RowPlan& plan) {
+    label[i] = static_cast<T>(plan.label);
+    uses_hard[i] = plan.hard, uses_soft[i] = plan.soft;
+    weight[i] = plan.weight, hard_weight[i] = plan.hard_weight, soft_weight[i] = plan.soft_weight;
+    target_sum[i] = plan.target_sum, target_rest[i] = plan.target_rest;
+  }
+  RowPlan plan(int i) const {
+    RowPlan plan;
+    plan.counts = weight[i] > 0, plan.hard = uses_hard[i] != 0, plan.soft = uses_soft[i] != 0;
+    plan.weight = weight[i], plan.hard_weight = hard_weight[i], plan.soft_weight = soft_weight[i];
+    plan.label = static_cast<std::int64_t>(label[i]);
+    plan.target_sum = target_sum[i], plan.target_rest = target_rest[i];
+    return plan;
+  }
+  void set(int i, const Temperature<T>& temperature) {
+    tau[i] = temperature.tau, inverse_tau[i] = temperature.inverse, k[i] = temperature.k;
+    power[i] = static_cast<T>(temperature.power), ordinary[i] = temperature.ordinary;
+    common_power = i == 0 || common_power == temperature.power ? temperature.power : kOwnPowers;
+  }
 };
 
 // And what becomes of them.
@@ -43,6 +98,46 @@ struct TileLoss {
   bool any_careful = false;
 };
 
+// blend_row() for the rows of a tile; g holds their soft labels, if there are any.
+template <class T>
+void blend_tile(const KdCall<T>& call, const Plans<T>& plans, const Tile<T>& tile, TileRows<T>& rows) {
+  using L = Lanes<T>;
+  constexpr int n = L::kCount;
+  const std::int64_t classes = call.classes;
+  const bool soft_labels = call.labels.are_soft();
+  const L keep(static_cast<T>(1 - call.label_smoothing));
+  const L share(static_cast<T>(call.label_smoothing / static_cast<double>(classes)));
+  const L label = load(rows.label);
+  const Mask<T> uses_hard = load(rows.uses_hard) == L(1);
+  L wanted(T(0)), last = wanted, total = wanted, top = wanted, index = wanted, ms(-infinity<T>());
+  for (std::int64_t c = 0; c < classes; ++c, index = index + L(1)) {
+    const L s = load(tile.s + c * n), y = soft_labels ? where(uses_hard, load(tile.g + c * n), L(0))
+                                                      : where(label == index, L(1), L(0));
+    wanted = wanted + where(y == L(0), L(0), L(1));
+    last = where(y == L(0), last, index);
+    L g = fma(keep, y, share);
+    if (call.class_weight != nullptr) g = g * L(static_cast<T>(call.class_weight[c]));
+    store(tile.g + c * n, g);
+    total = total + g;
+    top = where(ms < s, index, top), ms = max(s, ms);
+  }
+  const Mask<T> labelled = uses_hard & (L(0) < wanted);
+  const Mask<T> one_class = labelled & (wanted == L(1)) & (share == L(0));
+  const Mask<T> blended = labelled & ~one_class;
+  L rest(T(0));
+  index = L(0);
+  for (std::int64_t c = 0; c < classes; ++c, index = index + L(1)) {
+    const L g = load(tile.g + c * n);
+    rest = rest + where(blended, wanted_gap(g, ms, load(tile.s + c * n)), L(0));
+    store(tile.g + c * n, where(blended, where(index == top, g - total, g), L(0)));
+  }
+  store(rows.label, where(blended, top, where(one_class, last, L(-1))));
+  store_wide(rows.target_sum, where(labelled, total, L(1)));
+  store_wide(rows.target_rest, rest);
+  for (int i = 0; i < n; ++i)
+    if (rows.uses_hard[i] != 0 && lane(wanted, i) == 0) rows.set(i, plans.unlabelled(rows.weight[i]));
+}
+
 // Classes whose terms are added on their own before they are added to the others': a plain running sum of a
 // hundred floats is off by twenty half-ulps.
 constexpr std::int64_t kLaneBlock = 16;
@@ -51,7 +146,7 @@ constexpr std::int64_t kLaneBlock = 16;
 // may take powers, if any does.
 template <bool Hard, bool Soft, int Power, class T>
 Sums<Lanes<T>> add_tile(const Tile<T>& tile, std::int64_t classes, const Frame<T>& frame, Lanes<T> label,
-                        Mask<T> powers) {
+                        Mask<T> powers, Lanes<T> own) {
   using L = Lanes<T>;
   constexpr int n = Tile<T>::kStride;
   constexpr bool kOwnExponential = Hard && Power == 0;
@@ -65,7 +160,8 @@ Sums<Lanes<T>> add_tile(const Tile<T>& tile, std::int64_t classes, const Frame<T
       const L s = load(tile.s + c * n), t = Soft ? load(tile.t + c * n) : s;
       Terms<T> x = plain_terms<kOwnExponential, Soft, 0>(s, t, frame);
       if constexpr (Hard) {
-        if constexpr (Power != 0) x.e1 = power<Power>(all_powers ? x.es : where(powers, x.es, L(1)));
+        if constexpr (Power != 0)
+          x.e1 = lane_power<Power>(all_powers ? x.es : where(powers, x.es, L(1)), own);
         if (__builtin_expect(!all_powers, Power == 0)) {
           if constexpr (Power != 0) x.e1 = where(powers, x.e1, plain_terms<true, false, 0>(s, t, frame).e1);
           store(tile.e1 + c * n, x.e1);
@@ -104,14 +200,17 @@ Lanes<T> near_tile(const Tile<T>& tile, std::int64_t classes, const Frame<T>& fr
 
 template <bool Hard, bool Soft, int Power, class T>
 void write_tile(const Tile<T>& tile, std::int64_t classes, const GradientFactors<T>& factor, Lanes<T> label,
-                Lanes<T> others, bool own_e1) {
+                Lanes<T> others, bool own_e1, Lanes<T> own) {
   constexpr int n = Tile<T>::kStride;
   Lanes<T> class_index(T(0));
   for (std::int64_t c = 0; c < classes; ++c) {
     Lanes<T> e1(T(0)), de = e1, es = e1;
     if constexpr (Soft) de = load(tile.de + c * n), es = load(tile.t + c * n);
     if constexpr (Hard) {
-      e1 = Power == 0 || own_e1 ? load(tile.e1 + c * n) : power<Power>(es);
+      if constexpr (Power == 0)
+        e1 = load(tile.e1 + c * n);
+      else
+        e1 = own_e1 ? load(tile.e1 + c * n) : lane_power<Power>(es, own);
       e1 = where(label == class_index, Lanes<T>(0) - others, e1);
       class_index = class_index + Lanes<T>(1);
     }
@@ -119,15 +218,41 @@ void write_tile(const Tile<T>& tile, std::int64_t classes, const GradientFactors
   }
 }
 
+// p1 and p of the rows, in the place of e1 and es, and from them the Hessian, which is left in tile.de.
+template <bool Hard, bool Soft, int Power, class T>
+void hessian_tile(const Tile<T>& tile, std::int64_t classes, Lanes<T> inverse_total, Lanes<T> inverse_zs,
+                  Lanes<T> hard_weight, Lanes<T> soft_weight, bool own_e1, Lanes<T> own) {
+  using L = Lanes<T>;
+  constexpr int n = L::kCount;
+  for (std::int64_t c = 0; c < classes; ++c) {
+    L es(T(0));
+    if constexpr (Soft) es = load(tile.t + c * n), store(tile.t + c * n, inverse_zs * es);
+    if constexpr (Hard) {
+      L e1 = load(tile.e1 + c * n);
+      if constexpr (Power != 0) e1 = own_e1 ? e1 : lane_power<Power>(es, own);
+      store(tile.e1 + c * n, inverse_total * e1);
+    }
+  }
+  Peak<L> peak1{L(0), L(0)}, peak2 = peak1;
+  if constexpr (Hard) peak1 = peak_of_lanes(tile.e1, classes);
+  if constexpr (Soft) peak2 = peak_of_lanes(tile.t, classes);
+  for (std::int64_t c = 0; c < classes; ++c) {
+    L h(T(0));
+    if constexpr (Hard) h = hard_weight * variance(load(tile.e1 + c * n), peak1);
+    if constexpr (Soft) h = fma(soft_weight, variance(load(tile.t + c * n), peak2), h);
+    store(tile.de + c * n, h);
+  }
+}
+
 // The losses of a tile's rows and, where asked for, their gradients, which are left in tile.s.
 template <bool Hard, bool Soft, bool Grad, class T>
-void kd_tile(const Tile<T>& tile, std::int64_t classes, const TileRows<T>& rows,
-             const Temperature<T>& temperature, double grad_scale, TileLoss<T>& loss) {
+void kd_tile(const Tile<T>& tile, const KdCall<T>& call, const TileRows<T>& rows, TileLoss<T>& loss) {
   using L = Lanes<T>;
   constexpr int n = Tile<T>::kStride;
   const Mask<T> uses_hard = load(rows.uses_hard) == L(1);
   const Mask<T> uses_soft = load(rows.uses_soft) == L(1);
-  const L label = load(rows.label);
+  const std::int64_t classes = call.classes;
+  const L label = load(rows.label), tau = load(rows.tau), own = load(rows.power);
 
   L ms(-infinity<T>()), mt = ms, lowest_s(infinity<T>()), lowest_t = lowest_s, label_s(T(0)),
                         class_index(T(0));
@@ -146,16 +271,15 @@ void kd_tile(const Tile<T>& tile, std::int64_t classes, const TileRows<T>& rows,
     }
   }
 
-  const Frame<T> frame(ms, mt, temperature);
-  const Mask<T> powers =
-      uses_soft & (mt - lowest_t <= L(Reach<T>::kTeacher)) & (ms - lowest_s <= L(Reach<T>::kStudent));
-  const int power = Hard && Soft && any(powers) ? temperature.power : 0;
+  const Frame<T> frame(ms, mt, load(rows.k), load(rows.inverse_tau));
+  const Mask<T> powers = uses_soft & (L(0) < own) & (mt - lowest_t <= L(Reach<T>::kTeacher)) &
+                         (ms - lowest_s <= L(Reach<T>::kStudent));
+  const int power = Hard && Soft && any(powers) ? rows.common_power : 0;
   Sums<L> sums;
-  with_power<Hard && Soft>(power, [&](auto known) {
-    sums = add_tile<Hard, Soft, known.value>(tile, classes, frame, label, powers);
+  with_lane_power<Hard && Soft>(power, [&](auto known) {
+    sums = add_tile<Hard, Soft, known.value>(tile, classes, frame, label, powers, own);
   });
 
-  const L tau(temperature.tau);
   SoftResult<T> soft{L(0), L(0), L(0)};
   L share(T(0));  // D / Zs
   Mask<T> plain = L(0) == L(0);
@@ -165,7 +289,7 @@ void kd_tile(const Tile<T>& tile, std::int64_t classes, const TileRows<T>& rows,
     store_wide(loss.hard, where(uses_hard, hard, L(0)));
   }
   if constexpr (Soft) {
-    const L reach(Reach<T>::kSoftened * temperature.tau);
+    const L reach = L(Reach<T>::kSoftened) * tau;
     Mask<T> fit = (ms - lowest_s <= reach) & (mt - lowest_t <= reach);
     soft = soft_result(sums, frame.inverse_tau);
     share = sums.d / sums.zs;
@@ -182,21 +306,29 @@ void kd_tile(const Tile<T>& tile, std::int64_t classes, const TileRows<T>& rows,
     store_wide(loss.soft, where(uses_soft, kl, L(0)));
   }
   const Mask<T> needed = uses_hard | uses_soft;
-  const Mask<T> careful = temperature.ordinary ? needed & ~plain : needed;
+  const Mask<T> careful = needed & ~(plain & (load(rows.ordinary) == L(1)));
   if (__builtin_expect(any(careful), 0)) {
     store(loss.careful, where(careful, L(1), L(0)));
     loss.any_careful = true;
   }
 
   if constexpr (Grad) {
-    const L scale(static_cast<T>(grad_scale));
-    const L soft_weight = load_narrow<T>(rows.soft_weight) * scale * tau;
-    const L hard_weight = load_narrow<T>(rows.hard_weight) * scale;
-    const L de = soft_weight * soft.inverse_zt;
+    const auto narrowed = [](const double* weight, double scale) KDLOSS_INLINE_LAMBDA {
+      return load_narrow<T>(weight) * L(static_cast<T>(scale));
+    };
+    const L target_sum = load_narrow<T>(rows.target_sum);
+    const L hard_weight = narrowed(rows.hard_weight, call.grad_scale) * target_sum;
+    const L de = narrowed(rows.soft_weight, call.grad_scale) * tau * soft.inverse_zt;
     const GradientFactors<T> factor{Hard ? hard_weight / (sums.others + sums.label) : L(0), de,
                                     L(0) - de * share};
-    with_power<Hard && Soft>(power, [&](auto known) {
-      write_tile<Hard, Soft, known.value>(tile, classes, factor, label, sums.others, any(~powers));
+    const bool own_e1 = any(~powers);
+    with_lane_power<Hard && Soft>(power, [&](auto known) {
+      write_tile<Hard, Soft, known.value>(tile, classes, factor, label, sums.others, own_e1, own);
+      if (call.hess.data != nullptr)
+        hessian_tile<Hard, Soft, known.value>(tile, classes, L(1) / (sums.others + sums.label),
+                                              L(1) / sums.zs,
+                                              narrowed(rows.hard_weight, call.hess_scale) * target_sum,
+                                              narrowed(rows.soft_weight, call.hess_scale), own_e1, own);
     });
   }
 }

@@ -9,6 +9,7 @@
 
 #include "../kernel_table.hpp"
 #include "columns.hpp"
+#include "hessian.hpp"
 #include "kd_formula.hpp"
 #include "kd_plan.hpp"
 
@@ -42,6 +43,7 @@ class RowScratch {
     kOthers,
     kLabel,  // the second: Sums
     kE1Weight,
+    kP,
     kDe,
     kEs,
     kTauLogRatio,
@@ -53,12 +55,17 @@ class RowScratch {
     constexpr std::int64_t n = Lanes<double>::kCount;
     return (blocks + n - 1) / n * n;
   }
+  static std::int64_t whole_lanes(std::int64_t classes) {
+    constexpr std::int64_t n = Lanes<T>::kCount;
+    return (classes + n - 1) / n * n;
+  }
   static std::int64_t size(std::int64_t classes) {
     const std::int64_t doubles = kFields * padded(block_count(classes));
-    return 3 * classes + doubles * static_cast<std::int64_t>(sizeof(double) / sizeof(T));
+    return 3 * whole_lanes(classes) + doubles * static_cast<std::int64_t>(sizeof(double) / sizeof(T));
   }
   RowScratch(double* memory, std::int64_t classes) : blocks_(memory), padded_(padded(block_count(classes))) {
-    es = reinterpret_cast<T*>(memory + kFields * padded_), de = es + classes, e1 = de + classes;
+    es = reinterpret_cast<T*>(memory + kFields * padded_);
+    de = es + whole_lanes(classes), e1 = de + whole_lanes(classes);
     for (std::int64_t i = 0; i < kFields * padded_; ++i) blocks_[i] = 0;
   }
   double* operator[](Field field) const { return blocks_ + field * padded_; }
@@ -91,44 +98,48 @@ KDLOSS_INLINE Extent<T> extent(const RowInput<T>& row, Span block) {
 }
 
 // ---- Second reading: the sums
-template <bool Hard, bool Soft, bool Keep, int Power, class T>
-void add_block(const RowInput<T>& row, T* grad, Span block, const Frame<T>& frame,
+// False, with the scratch undefined, where the gaps need their rounding errors and were computed without.
+template <bool Hard, bool Soft, bool Keep, int Power, bool Exact, class T>
+bool add_block(const RowInput<T>& row, T* grad, Span block, const Frame<T>& frame,
                const RowScratch<T>& scratch, std::int64_t i) {
   using L = Lanes<T>;
   using Field = RowScratch<T>;
   constexpr bool kStoreE1 = Hard && Keep && !(Soft && Power != 0);
   Sums<L> sums;
   T label_e1 = 0;
-  for_columns<T>(block, [&](std::int64_t c, std::int64_t fresh) KDLOSS_INLINE_LAMBDA {
-    prefetch(row.s + c, row.ahead);
-    if constexpr (Soft) prefetch(row.t + c, row.ahead);
-    if constexpr (Keep) prefetch_for_writing(grad + c);
-    const L s = load(row.s + c), t = Soft ? load(row.t + c) : s;
-    Terms<T> x = plain_terms<Hard, Soft, Power>(s, t, frame);
-    if constexpr (Keep && Soft) store(scratch.es + c, x.es), store(scratch.de + c, x.de);
-    if constexpr (kStoreE1) store(scratch.e1 + c, x.e1);
-    if (__builtin_expect(fresh != c, 0)) {
-      if constexpr (Soft) {
-        x.et = only_fresh(x.et, fresh - c);
-        x.es = only_fresh(x.es, fresh - c);
-        x.de = only_fresh(x.de, fresh - c);
-      }
-      if constexpr (Hard) x.e1 = only_fresh(x.e1, fresh - c);
-    }
-    if constexpr (Hard) {
-      const std::uint64_t at = static_cast<std::uint64_t>(row.label - fresh);
-      if (__builtin_expect(at < static_cast<std::uint64_t>(c + L::kCount - fresh), 0)) {
-        label_e1 = lane(x.e1, row.label - c);
-        x.e1 = with_lane(x.e1, row.label - c, T(0));
-      }
-    }
-    add<Hard, Soft>(sums, x);
-  });
+  for_columns<T>(block, Hard ? row.label : -1,
+                 [&](std::int64_t c, std::int64_t fresh, auto special) KDLOSS_INLINE_LAMBDA {
+                   prefetch(row.s + c, row.ahead);
+                   if constexpr (Soft) prefetch(row.t + c, row.ahead);
+                   if constexpr (Keep) prefetch_for_writing(grad + c);
+                   const L s = load(row.s + c), t = Soft ? load(row.t + c) : s;
+                   Terms<T> x = plain_terms<Hard, Soft, Power, Exact>(s, t, frame);
+                   if constexpr (Keep && Soft) store(scratch.es + c, x.es), store(scratch.de + c, x.de);
+                   if constexpr (kStoreE1) store(scratch.e1 + c, x.e1);
+                   if constexpr (special.value) {
+                     if constexpr (Soft) {
+                       x.et = only_fresh(x.et, fresh - c);
+                       x.es = only_fresh(x.es, fresh - c);
+                       x.de = only_fresh(x.de, fresh - c);
+                     }
+                     if constexpr (Hard) {
+                       x.e1 = only_fresh(x.e1, fresh - c);
+                       if (fresh <= row.label && row.label < c + L::kCount) {
+                         label_e1 = lane(x.e1, row.label - c);
+                         x.e1 = with_lane(x.e1, row.label - c, T(0));
+                       }
+                     }
+                   }
+                   add<Hard, Soft>(sums, x);
+                 });
   if constexpr (Soft) {
-    scratch[Field::kZt][i] = sum(sums.zt), scratch[Field::kZs][i] = sum(sums.zs);
-    scratch[Field::kD][i] = sum(sums.d), scratch[Field::kMoved][i] = sum(sums.moved);
+    const T zt = sum(sums.zt), moved = sum(sums.moved);
+    if (!Exact && !plain_gap_is_fit(first(frame.dm.value), moved, zt)) return false;
+    scratch[Field::kZt][i] = zt, scratch[Field::kZs][i] = sum(sums.zs);
+    scratch[Field::kD][i] = sum(sums.d), scratch[Field::kMoved][i] = moved;
   }
   if constexpr (Hard) scratch[Field::kOthers][i] = sum(sums.others), scratch[Field::kLabel][i] = label_e1;
+  return true;
 }
 
 // ---- Third: the divergence term by term, and the gradient
@@ -290,6 +301,7 @@ struct Row {
       const D tau_log_ratio = w.shift - soft.log_ratio * D(temperature.tau);
       const D log_ratio = tau_log_ratio * D(temperature.inverse), q = b * load(scratch[Field::kZt] + i);
       store(scratch[Field::kTauLogRatio] + i, tau_log_ratio);
+      store(scratch[Field::kP] + i, a);
       store(scratch[Field::kDe] + i, b);
       store(scratch[Field::kEs] + i, difference(a, b, log_ratio));
       log_ratio_abs = fma(q, abs(log_ratio), log_ratio_abs);
@@ -299,12 +311,25 @@ struct Row {
   }
 };
 
-// The losses of one row and, where grad is not null, its gradient. False, with nothing written, for a row
-// beyond the plain path's reach.
+// p1 and p of a row whose gradient is done, in the place of its e1 and es.
+template <bool Hard, bool Soft, int Power, class T>
+void write_probabilities(Span block, Lanes<T> e1_factor, Lanes<T> es_factor, const RowScratch<T>& scratch) {
+  for (std::int64_t c = block.begin; c < block.end; c += Lanes<T>::kCount) {
+    Lanes<T> es(T(0));
+    if constexpr (Soft) es = load(scratch.es + c), store(scratch.es + c, es_factor * es);
+    if constexpr (Hard && Soft && Power != 0)
+      store(scratch.e1 + c, e1_factor * power<Power>(es));
+    else if constexpr (Hard)
+      store(scratch.e1 + c, e1_factor * load(scratch.e1 + c));
+  }
+}
+
+// The losses of one row and, where grad is not null, its gradient, and the Hessian where hess is not null
+// too. False, with nothing written, for a row beyond the plain path's reach.
 template <bool Hard, bool Soft, bool Grad, class T>
-bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, const Temperature<T>& temperature,
-            const Temperature<double>& exact, const RowPlan& plan, const RowScratch<T>& scratch,
-            RowLoss& loss) {
+bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, T* hess,
+            const Temperature<T>& temperature, const Temperature<double>& exact, const RowPlan& plan,
+            const RowScratch<T>& scratch, RowParts& loss) {
   using D = Lanes<double>;
   using Field = RowScratch<T>;
   const auto frame_of = [&](std::int64_t i) {
@@ -317,10 +342,15 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, const Temp
     scratch[Field::kMt][i] = x.mt, scratch[Field::kLowestT][i] = x.lowest_t;
     const bool powers =
         Hard && Soft && x.mt - x.lowest_t <= Reach<T>::kTeacher && x.ms - x.lowest_s <= Reach<T>::kStudent;
-    scratch[Field::kPower][i] = powers ? temperature.power : 0;
-    with_power<Hard && Soft>(powers ? temperature.power : 0, [&](auto power) {
-      add_block<Hard, Soft, Grad, power.value>(input, grad, block, frame_of(i), scratch, i);
+    const Frame<T> frame = frame_of(i);
+    const int power_used = powers ? temperature.power : 0;
+    with_power<Hard && Soft>(power_used, [&](auto power) {
+      const auto add = [&](auto exact) {
+        return add_block<Hard, Soft, Grad, power.value, exact.value>(input, grad, block, frame, scratch, i);
+      };
+      if (!add(No{})) add(Yes{});
     });
+    scratch[Field::kPower][i] = power_used;
   });
 
   Row<Hard, Soft, T> row(scratch, exact, call.classes);
@@ -347,7 +377,7 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, const Temp
     }
   }
   if constexpr (Grad) {
-    const double hard_weight = plan.hard_weight * call.grad_scale / first(row.sums.others + row.sums.label);
+    const double hard_weight = plan.hard_slope() * call.grad_scale / first(row.sums.others + row.sums.label);
     const double soft_weight = plan.soft_weight * call.grad_scale * exact.tau;
     for_row(call, [&](std::int64_t i, Span block) {
       const double de = soft_weight * scratch[Field::kDe][i], es = soft_weight * scratch[Field::kEs][i];
@@ -363,6 +393,19 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, const Temp
         at_label += de * static_cast<double>(scratch.de[y]) + es * static_cast<double>(scratch.es[y]);
       grad[y] = static_cast<T>(at_label);
     });
+  }
+  if (Grad && hess != nullptr) {
+    const double inverse_total = 1 / first(row.sums.others + row.sums.label);
+    for_blocks(call.classes, [&, i = std::int64_t(0)](Span block) mutable {
+      const auto e1 = static_cast<T>(Hard ? scratch[Field::kE1Weight][i] * inverse_total : 0);
+      const auto es = static_cast<T>(Soft ? scratch[Field::kP][i] : 0);
+      with_power<Hard && Soft>(static_cast<int>(scratch[Field::kPower][i]), [&](auto power) {
+        write_probabilities<Hard, Soft, power.value, T>(block, e1, es, scratch);
+      });
+      ++i;
+    });
+    hessian_row(Hard ? scratch.e1 : nullptr, Soft ? scratch.es : nullptr, call.classes,
+                plan.hard_slope() * call.hess_scale, plan.soft_weight * call.hess_scale, hess);
   }
   return true;
 }

@@ -4,9 +4,10 @@
 #pragma once
 
 #include "columns.hpp"
+#include "convert.hpp"
+#include "hessian.hpp"
 #include "kd_formula.hpp"
 #include "kd_plan.hpp"
-#include "transpose.hpp"
 
 namespace kdloss {
 namespace KDLOSS_ISA {
@@ -14,33 +15,43 @@ namespace {
 
 // A row's logits as doubles, filled up to whole Lanes by classes that both mask, which add exactly 0.
 struct CarefulRow {
-  double *s, *t, *grad;
+  double *s, *t, *grad, *p1, *p;  // p1 and p for the Hessian
   Span columns;
 
   static constexpr std::int64_t padded(std::int64_t classes) {
     constexpr std::int64_t n = Lanes<double>::kCount;
     return (classes + n - 1) / n * n;
   }
-  static std::int64_t size(std::int64_t classes) { return 3 * padded(classes); }
+  static std::int64_t size(std::int64_t classes) { return 5 * padded(classes); }
   CarefulRow(double* scratch, std::int64_t classes)
-      : s(scratch), t(s + padded(classes)), grad(t + padded(classes)), columns{0, padded(classes)} {}
+      : s(scratch),
+        t(s + padded(classes)),
+        grad(t + padded(classes)),
+        p1(grad + padded(classes)),
+        p(p1 + padded(classes)),
+        columns{0, padded(classes)} {}
 };
 
+// The logits as the kernels see them: a teacher of another type has been rounded to T.
 template <class T>
-void widen(const Matrix<const T>& from, std::int64_t row, std::int64_t classes, std::int64_t padded,
-           double* to) {
-  for (std::int64_t c = 0; c < classes; ++c) to[c] = static_cast<double>(*at(from, row, c));
+void widen(const AnyView& from, std::int64_t row, std::int64_t classes, std::int64_t padded, double* to) {
+  with_scalar(from.type, [&](auto element) {
+    const auto m = typed<decltype(element)>(from);
+    for (std::int64_t c = 0; c < classes; ++c)
+      to[c] = static_cast<double>(static_cast<T>(widened(*at(m, row, c))));
+  });
   for (std::int64_t c = classes; c < padded; ++c) to[c] = -infinity<double>();
 }
 
 template <bool Hard, bool Soft, bool Grad>
-RowLoss careful_row(const CarefulRow& row, double exact_tau, const RowPlan& plan, double grad_scale) {
+RowParts careful_row(const CarefulRow& row, double exact_tau, const RowPlan& plan, double grad_scale,
+                     bool probabilities) {
   using L = Lanes<double>;
   const Temperature<double> temperature(exact_tau);
   const L tau(temperature.tau), zero(temperature.zero);
   const std::int64_t label = plan.label;
   const auto at_label = [&](std::int64_t c) { return static_cast<std::uint64_t>(label - c) < L::kCount; };
-  RowLoss loss;
+  RowParts loss;
 
   L ms(-infinity<double>()), mt = ms;
   for_columns<double>(row.columns, [&](std::int64_t c, std::int64_t) {
@@ -72,7 +83,7 @@ RowLoss careful_row(const CarefulRow& row, double exact_tau, const RowPlan& plan
   if constexpr (Soft) soft = soft_result(sums, frame.inverse_tau);
   if constexpr (Hard) loss.hard = first(hard_result(sums, frame.ms - L(row.s[Hard ? label : 0])));
   const L tau_over_zs = tau / sums.zs, tau_over_zt = tau / sums.zt;
-  const L hard_factor = L(plan.hard_weight * grad_scale) / (sums.others + sums.label);
+  const L hard_factor = L(plan.hard_slope() * grad_scale) / (sums.others + sums.label);
   const L soft_factor(plan.soft_weight * grad_scale);
 
   L kl(0.0);
@@ -83,6 +94,7 @@ RowLoss careful_row(const CarefulRow& row, double exact_tau, const RowPlan& plan
       const L s = load(row.s + c), t = Soft ? load(row.t + c) : L(0);
       Terms<double> x = careful_terms<kHardGradient, Soft>(s, t, frame, zero);
       L g(0.0);
+      const L e1 = x.e1;
       if constexpr (kHardGradient) {
         if (at_label(c)) x.e1 = with_lane(x.e1, label - c, -first(sums.others));
         g = hard_factor * x.e1;
@@ -94,6 +106,10 @@ RowLoss careful_row(const CarefulRow& row, double exact_tau, const RowPlan& plan
         g = fma(soft_factor, term.difference, g);
       }
       if constexpr (Grad) store(row.grad + c, g);
+      if (probabilities) {
+        if constexpr (kHardGradient) store(row.p1 + c, e1 / (sums.others + sums.label));
+        if constexpr (Soft) store(row.p + c, x.es / sums.zs);
+      }
     });
     kl = kl + in_block;
   });
@@ -101,19 +117,23 @@ RowLoss careful_row(const CarefulRow& row, double exact_tau, const RowPlan& plan
   return loss;
 }
 
-// The same for row i of a call. Its gradient goes to grad, whose elements lie grad_stride apart.
+// The same for row i of a call. What is written lies stride apart.
 template <class T>
-RowLoss careful_row(const KdCall<T>& call, std::int64_t i, const RowPlan& plan, double* scratch, T* grad,
-                    std::int64_t grad_stride) {
+RowParts careful_row(const KdCall<T>& call, std::int64_t i, const RowPlan& plan, double tau, double* scratch,
+                     T* grad, T* hess, std::int64_t stride) {
   const CarefulRow row(scratch, call.classes);
-  widen(call.student, i, call.classes, row.columns.end, row.s);
-  if (plan.soft) widen(call.teacher, i, call.classes, row.columns.end, row.t);
+  widen<T>(call.student, i, call.classes, row.columns.end, row.s);
+  if (plan.soft) widen<T>(call.teacher, i, call.classes, row.columns.end, row.t);
   const bool with_grad = call.grad.data != nullptr;
-  const RowLoss loss = with_parts(plan.hard, plan.soft, with_grad, [&](auto hard, auto soft, auto keep) {
-    return careful_row<hard.value, soft.value, keep.value>(row, call.tau, plan, call.grad_scale);
+  const RowParts loss = with_parts(plan.hard, plan.soft, with_grad, [&](auto hard, auto soft, auto keep) {
+    return careful_row<hard.value, soft.value, keep.value>(row, tau, plan, call.grad_scale, hess != nullptr);
   });
-  for (std::int64_t c = 0; with_grad && c < call.classes; ++c)
-    grad[c * grad_stride] = static_cast<T>(row.grad[c]);
+  for (std::int64_t c = 0; with_grad && c < call.classes; ++c) grad[c * stride] = static_cast<T>(row.grad[c]);
+  if (hess != nullptr) {
+    hessian_row(plan.hard ? row.p1 : nullptr, plan.soft ? row.p : nullptr, row.columns.end,
+                plan.hard_slope() * call.hess_scale, plan.soft_weight * call.hess_scale, row.grad);
+    for (std::int64_t c = 0; c < call.classes; ++c) hess[c * stride] = static_cast<T>(row.grad[c]);
+  }
   return loss;
 }
 

@@ -75,6 +75,8 @@ struct Reach<float> {
   // A sum of tails this small is made of exponentials near exp(-28) and below, whose arguments' rounding,
   // 2^-24 of 28 twice over, is 3.3e-6 of the sum: the least that others and KL may be.
   static constexpr float kTail = 1e-12f;
+  // Of |ms - mt| for gaps without their rounding errors, see plain_gap_is_fit().
+  static constexpr float kOffset = 16;
   static constexpr double kLeastTau = 1e-15, kMostTau = 1e15;
 };
 template <>
@@ -83,6 +85,7 @@ struct Reach<double> {
   static constexpr double kTeacher = 3600;  // 4e-13
   static constexpr double kStudent = 620;
   static constexpr double kTail = 1e-250;
+  static constexpr double kOffset = 256;
   static constexpr double kLeastTau = 1e-30, kMostTau = 1e30;
 };
 
@@ -114,8 +117,10 @@ struct Frame {
   Lanes<T> ms, mt;
   Difference<T> dm;  // ms - mt
   Lanes<T> k, inverse_tau;
+  Frame(Lanes<T> ms_, Lanes<T> mt_, Lanes<T> k_, Lanes<T> inverse_tau_)
+      : ms(ms_), mt(mt_), dm(two_diff(ms_, mt_)), k(k_), inverse_tau(inverse_tau_) {}
   Frame(Lanes<T> ms_, Lanes<T> mt_, const Temperature<T>& temperature)
-      : ms(ms_), mt(mt_), dm(two_diff(ms_, mt_)), k(temperature.k), inverse_tau(temperature.inverse) {}
+      : Frame(ms_, mt_, temperature.k, temperature.inverse) {}
 };
 
 // ---- The terms of one class
@@ -127,11 +132,21 @@ struct Terms {
   Lanes<T> et, es, de, gap;
 };
 
-// (s - t) - (ms - mt), with the rounding errors of both differences kept.
-template <class T>
+// (s - t) - (ms - mt), with the rounding errors of both differences kept, or without.
+template <bool Exact = true, class T>
 KDLOSS_INLINE Lanes<T> logit_gap(Lanes<T> s, Lanes<T> t, const Frame<T>& frame) {
+  if constexpr (!Exact) return (s - t) - frame.dm.value;
   const Difference<T> d = two_diff(s, t);
   return (d.value - frame.dm.value) + (d.error - frame.dm.error);
+}
+
+// Whether the gaps without those errors are good enough, given their sum under et, `moved`. s - t is off by
+// 2^-24 of |ms - mt| + |gap| at the most. The second is as much as a gap has of its own; the first is kept
+// below 16 times that of the row's mean gap (1e-6 of it in float), and below 1e-6 where p1 is a power of es.
+template <class T>
+KDLOSS_INLINE bool plain_gap_is_fit(T dm, T moved, T zt) {
+  const T offset = dm < 0 ? -dm : dm, mean = moved < 0 ? -moved : moved;
+  return offset <= Reach<T>::kOffset && offset * zt <= Reach<T>::kOffset * mean;
 }
 
 // How p1's exponential exp(s - ms) comes about: as es^n for n = tau in 1..8, or (0) by an exponential of its
@@ -147,22 +162,20 @@ KDLOSS_INLINE Lanes<T> power(Lanes<T> e) {
   }
 }
 
-template <bool Hard, bool Soft, int Power, class T>
+template <bool Hard, bool Soft, int Power, bool Exact = true, class T>
 KDLOSS_INLINE Terms<T> plain_terms(Lanes<T> s, Lanes<T> t, const Frame<T>& frame) {
   Terms<T> x;
   if constexpr (Soft) {
-    x.et = exp(split_exp(t - frame.mt, frame.k));
-    x.gap = logit_gap(s, t, frame);
-    const SplitExp<T> ratio = split_exp(x.gap, frame.k);
-    x.es = x.et * exp(ratio);
-    x.de = x.et * expm1(ratio);
+    x.et = exp_normal(t - frame.mt, frame.k);
+    x.gap = logit_gap<Exact>(s, t, frame);
+    const Grown<T> student = grow(x.et, x.gap, frame.k);
+    x.es = student.value, x.de = student.growth;
   }
   if constexpr (Hard) {
     if constexpr (Soft && Power != 0)
       x.e1 = power<Power>(x.es);
     else
-      x.e1 =
-          exp(split_exp(max(Lanes<T>(-Reach<T>::kStudent), s - frame.ms), Lanes<T>(static_cast<T>(kLog2E))));
+      x.e1 = exp_normal(max(Lanes<T>(-Reach<T>::kStudent), s - frame.ms), Lanes<T>(static_cast<T>(kLog2E)));
   }
   return x;
 }
@@ -196,7 +209,7 @@ struct PowerOf {
   static constexpr int value = N;
 };
 template <bool Both, class F>
-KDLOSS_INLINE void with_power(int power, F&& f) {
+KDLOSS_INLINE auto with_power(int power, F&& f) {
   if constexpr (!Both) return f(PowerOf<0>{});
   switch (power) {
     case 1:
@@ -351,12 +364,6 @@ KDLOSS_INLINE Lanes<T> gradient(const GradientFactors<T>& factor, Lanes<T> e1, L
   if constexpr (Hard) g = factor.e1 * e1;
   if constexpr (Soft) g = fma(factor.de, de, fma(factor.es, es, g));
   return g;
-}
-
-// weight * value, where a weight of 0 means that the value, infinite or not, is not used.
-template <class T>
-KDLOSS_INLINE Lanes<T> weighted(Lanes<T> weight, Lanes<T> value) {
-  return where(weight == Lanes<T>(0), Lanes<T>(0), weight * value);
 }
 
 }  // namespace

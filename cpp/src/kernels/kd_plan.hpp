@@ -1,76 +1,102 @@
-// What each row of a call needs, by its label.
+// What each row of a call needs, by its label, its weight, its alpha and its temperature.
 #pragma once
 
 #include "../kernel_table.hpp"
-#include "lanes.hpp"
+#include "columns.hpp"
 
 namespace kdloss {
 namespace KDLOSS_ISA {
 namespace {
 
-struct RowLoss {
+struct RowParts {
   double hard = 0, soft = 0;
 };
 
 // Which parts a row needs, and their weights. A class learns from both parts, -1 from the teacher alone,
 // padding from nothing.
+//
+// The kernels compute the hard loss of one class, `label`, with weight 1. The hard loss of the row is
+// target_sum times that, plus target_rest: class weights change the one, blended targets (blend.hpp) both.
 struct RowPlan {
   bool counts = false, hard = false, soft = false;
-  double hard_weight = 0, soft_weight = 0;
+  double weight = 0, hard_weight = 0, soft_weight = 0;
   std::int64_t label = -1;
+  double target_sum = 1, target_rest = 0;
+  bool blended = false;
+
+  double hard_slope() const {
+    return hard_weight * target_sum;
+  }  // of the row's loss in the kernel's hard loss
 };
 
 template <class T>
 class Plans {
  public:
-  explicit Plans(const KdCall<T>& call) : call_(call) {
-    const bool teacher = call.teacher.data != nullptr;
-    labelled_ = {true, call.alpha > 0 || call.both_parts, teacher && (call.alpha < 1 || call.both_parts),
-                 call.alpha, 1 - call.alpha};
-    unlabelled_ = {true, false, teacher, 0, 1};
+  explicit Plans(const KdCall<T>& call)
+      : call_(call),
+        uniform_(call.labels.are_indices() && call.alphas == nullptr && call.taus == nullptr &&
+                 call.sample_weight == nullptr && call.class_weight == nullptr && call.label_smoothing == 0) {
   }
+
   RowPlan operator[](std::int64_t row) const {
-    RowPlan plan = labelled_;
-    plan.label = label(row);
-    return is_class(plan.label) ? plan : without_class(plan.label);
+    const double weight = call_.sample_weight == nullptr ? 1 : call_.sample_weight[row];
+    const std::int64_t label = call_.labels.are_indices() ? call_.labels[row] : -1;
+    if (weight == 0 || (call_.labels.are_indices() && label == call_.ignore_index)) return {};
+    const double alpha = call_.alphas == nullptr ? call_.alpha : call_.alphas[row];
+    RowPlan plan = label >= 0 || call_.labels.are_soft() ? labelled(weight, alpha) : unlabelled(weight);
+    plan.label = label;
+    if (label >= 0 && call_.class_weight != nullptr && !blended()) {
+      plan.target_sum = call_.class_weight[label];
+      plan.hard &= plan.target_sum > 0 || call_.both_parts;
+    }
+    return plan;
   }
-  // Writes the labels of some rows and says whether all are classes, so that all rows have the plan
-  // labelled(); stops at the first that is not.
-  bool labels(std::int64_t first, int count, T* to) const {
-    bool all = call_.labels != nullptr;
+  RowPlan labelled(double weight, double alpha) const {
+    RowPlan plan;
+    plan.counts = true, plan.weight = weight;
+    plan.hard = alpha > 0 || call_.both_parts;
+    plan.soft = call_.teacher.data != nullptr && (alpha < 1 || call_.both_parts);
+    plan.hard_weight = weight * alpha, plan.soft_weight = weight * (1 - alpha);
+    return plan;
+  }
+  RowPlan unlabelled(double weight) const {
+    RowPlan plan = labelled(weight, 0);
+    plan.hard = false;
+    return plan;
+  }
+
+  // Whether rows with a class are all alike, and whether these rows have one; writes their labels, up to the
+  // first that is none.
+  bool all_alike(std::int64_t first, int count, T* to) const {
+    bool all = uniform_;
     for (int i = 0; i < count && all; ++i) {
-      const std::int64_t y = label(first + i);
-      to[i] = static_cast<T>(y), all = is_class(y);
+      const std::int64_t y = call_.labels[first + i];
+      to[i] = static_cast<T>(y), all = y >= 0 && y != call_.ignore_index;
     }
     return all;
   }
-  const RowPlan& labelled() const { return labelled_; }
+  // Whether targets are more than a class with a weight.
+  bool blended() const { return call_.labels.are_soft() || call_.label_smoothing > 0; }
 
  private:
-  std::int64_t label(std::int64_t row) const {
-    return call_.labels == nullptr ? -1 : call_.labels[row * call_.label_stride];
-  }
-  bool is_class(std::int64_t label) const { return label >= 0 && label != call_.ignore_index; }
-  RowPlan without_class(std::int64_t label) const {
-    return call_.labels != nullptr && label == call_.ignore_index ? RowPlan{} : unlabelled_;
-  }
-
   const KdCall<T>& call_;
-  RowPlan labelled_, unlabelled_;
+  bool uniform_;
 };
 
-// The loss of a row from its parts; a part of weight 0 is not used, infinite or not.
-KDLOSS_INLINE double mixed(const RowPlan& plan, RowLoss parts) {
-  return (plan.hard_weight == 0 ? 0 : plan.hard_weight * parts.hard) +
-         (plan.soft_weight == 0 ? 0 : plan.soft_weight * parts.soft);
+// weight * value, where a weight of 0 means that the value, infinite or not, is not used.
+KDLOSS_INLINE double used(double weight, double value) { return weight == 0 ? 0 : weight * value; }
+KDLOSS_INLINE Lanes<double> used(Lanes<double> weight, Lanes<double> value) {
+  return where(weight == Lanes<double>(0.0), Lanes<double>(0.0), weight * value);
 }
 
-struct Yes {
-  static constexpr bool value = true;
-};
-struct No {
-  static constexpr bool value = false;
-};
+// The parts of a row's loss from what the kernels computed, and the loss from its parts.
+KDLOSS_INLINE RowParts with_target(const RowPlan& plan, RowParts parts) {
+  return {used(plan.target_sum, parts.hard) + plan.target_rest, parts.soft};
+}
+KDLOSS_INLINE double mixed(const RowPlan& plan, RowParts parts) {
+  return used(plan.hard_weight, parts.hard) + used(plan.soft_weight, parts.soft);
+}
+
 // Calls f(hard, soft, grad) with the three as compile-time constants.
 template <class F>
 KDLOSS_INLINE auto with_parts(bool hard, bool soft, bool grad, F&& f) {

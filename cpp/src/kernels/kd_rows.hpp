@@ -12,7 +12,7 @@ namespace {
 
 // Writes what the caller wants to know of a row.
 template <class T>
-KDLOSS_INLINE void record(const KdCall<T>& call, std::int64_t row, const RowPlan& plan, RowLoss parts) {
+KDLOSS_INLINE void record(const KdCall<T>& call, std::int64_t row, const RowPlan& plan, RowParts parts) {
   const double absent = plan.counts ? __builtin_nan("") : 0;
   if (call.loss != nullptr) call.loss[row] = static_cast<T>(mixed(plan, parts));
   if (call.hard != nullptr) call.hard[row] = static_cast<T>(plan.hard ? parts.hard : absent);
@@ -25,15 +25,21 @@ struct ScratchOf {
   T* plain;
 };
 
+template <class T>
+double tau_of(const KdCall<T>& call, std::int64_t row) {
+  return call.taus == nullptr ? call.tau : call.taus[row];
+}
+
 // ---- Rows in the lanes
 // What rows [first, first + count) need. Empty lanes need nothing.
 template <class T>
-void set_rows(const Plans<T>& plans, std::int64_t first, int count, TileRows<T>& rows) {
+void set_rows(const KdCall<T>& call, const Plans<T>& plans, std::int64_t first, int count,
+              TileRows<T>& rows) {
   for (int i = 0; i < TileRows<T>::kCount; ++i) {
     const RowPlan plan = i < count ? plans[first + i] : RowPlan{};
-    rows.label[i] = static_cast<T>(plan.label);
-    rows.uses_hard[i] = plan.hard, rows.uses_soft[i] = plan.soft;
-    rows.hard_weight[i] = plan.hard_weight, rows.soft_weight[i] = plan.soft_weight;
+    rows.set(i, plan);
+    // A row that does not count may hold any temperature.
+    if (call.taus != nullptr) rows.set(i, Temperature<T>(plan.counts ? tau_of(call, first + i) : 1));
   }
 }
 
@@ -49,45 +55,76 @@ void hide_unused(const Tile<T>& tile, std::int64_t classes, const TileRows<T>& r
   }
 }
 
+// Rows of any matrix into a tile, one to a lane, and out of it; block has room for as many rows.
+template <class T>
+void fill_tile(const AnyView& from, std::int64_t first, int count, std::int64_t classes, T* tile, T* block) {
+  if (from.type == kScalar<T>) return gather(typed<T>(from), first, count, classes, tile);
+  read_rows(from, first, count, classes, block);
+  gather(Matrix<const T>{block, classes, 1}, 0, count, classes, tile);
+}
+template <class T>
+void empty_tile(const T* tile, std::int64_t first, int count, std::int64_t classes, const Output& to,
+                T* block) {
+  if (to.type == kScalar<T>) return scatter(tile, first, count, classes, typed<T>(to));
+  scatter(tile, 0, count, classes, Matrix<T>{block, classes, 1});
+  write_rows(block, first, count, classes, to);
+}
+
 // Rows [first, first + count), at most as many as there are lanes.
 template <class T>
 KdSums lane_rows(const KdCall<T>& call, std::int64_t first, int count, const Plans<T>& plans,
-                 const TileRows<T>& rows, const Temperature<T>& temperature, const ScratchOf<T>& scratch) {
+                 TileRows<T>& rows, const ScratchOf<T>& scratch) {
   using L = Lanes<T>;
   using D = Lanes<double>;
   constexpr int n = L::kCount;
   const std::int64_t classes = call.classes;
-  const bool grad = call.grad.data != nullptr;
-  const Mask<T> hard = load(rows.uses_hard) == L(1), soft = load(rows.uses_soft) == L(1);
-  const bool any_hard = any(hard), any_soft = any(soft);
+  const bool grad = call.grad.data != nullptr, hess = call.hess.data != nullptr;
   const Tile<T> tile(scratch.plain, classes);
+  T* const block = scratch.plain + Tile<T>::size(classes);
+  Mask<T> hard = load(rows.uses_hard) == L(1), soft = load(rows.uses_soft) == L(1);
   TileLoss<T> loss;
+  if (any(hard | soft)) {
+    fill_tile(call.student, first, count, classes, tile.s, block);
+    if (plans.blended()) {
+      if (call.labels.are_soft()) fill_tile(call.labels.probabilities, first, count, classes, tile.g, block);
+      blend_tile(call, plans, tile, rows);
+      hard = load(rows.uses_hard) == L(1), soft = load(rows.uses_soft) == L(1);
+    }
+  }
+  const bool any_hard = any(hard), any_soft = any(soft);
   if (any_hard || any_soft) {
-    gather(call.student, first, count, classes, tile.s);
-    if (any_soft) gather(call.teacher, first, count, classes, tile.t);
+    if (any_soft) fill_tile(call.teacher, first, count, classes, tile.t, block);
     if ((any_hard && any(~hard)) || (any_soft && any(~soft))) hide_unused(tile, classes, rows, any_soft);
     with_parts(any_hard, any_soft, grad, [&](auto with_hard, auto with_soft, auto with_grad) {
-      kd_tile<with_hard.value, with_soft.value, with_grad.value>(tile, classes, rows, temperature,
-                                                                 call.grad_scale, loss);
+      kd_tile<with_hard.value, with_soft.value, with_grad.value>(tile, call, rows, loss);
     });
     for (int i = 0; __builtin_expect(loss.any_careful, 0) && i < count; ++i) {
       if (loss.careful[i] == 0) continue;
-      const RowLoss parts = careful_row(call, first + i, plans[first + i], scratch.careful, tile.s + i, n);
+      const RowParts parts = careful_row(call, first + i, rows.plan(i), tau_of(call, first + i),
+                                         scratch.careful, tile.s + i, hess ? tile.de + i : nullptr, n);
       loss.hard[i] = parts.hard, loss.soft[i] = parts.soft;
     }
+    if (grad && plans.blended()) {
+      const L weight = load_narrow<T>(rows.hard_weight) * L(static_cast<T>(call.grad_scale));
+      for (std::int64_t c = 0; c < classes * n; c += n)
+        store(tile.s + c, load(tile.s + c) - weight * load(tile.g + c));
+    }
   } else if (grad) {
-    for (std::int64_t c = 0; c < classes; ++c) store(tile.s + c * n, L(0));
+    for (std::int64_t c = 0; c < classes; ++c) store(tile.s + c * n, L(0)), store(tile.de + c * n, L(0));
   }
-  if (grad) scatter(tile.s, first, count, classes, call.grad);
+  if (grad) empty_tile(tile.s, first, count, classes, call.grad, block);
+  if (hess) empty_tile(tile.de, first, count, classes, call.hess, block);
 
-  if (call.loss != nullptr || call.hard != nullptr || call.soft != nullptr)
-    for (int i = 0; i < count; ++i) record(call, first + i, plans[first + i], {loss.hard[i], loss.soft[i]});
   D loss_sum(0.0), hard_sum(0.0), soft_sum(0.0);
   for (int i = 0; i < n; i += D::kCount) {
-    const D h = load(loss.hard + i), s = load(loss.soft + i);
-    loss_sum = loss_sum + weighted(load(rows.hard_weight + i), h) + weighted(load(rows.soft_weight + i), s);
-    hard_sum = hard_sum + h, soft_sum = soft_sum + s;
+    const D h = used(load(rows.target_sum + i), load(loss.hard + i)) + load(rows.target_rest + i);
+    const D s = load(loss.soft + i), w = load(rows.weight + i);
+    store(loss.hard + i, h);
+    loss_sum = loss_sum + used(load(rows.hard_weight + i), h) + used(load(rows.soft_weight + i), s);
+    hard_sum = hard_sum + used(w, h), soft_sum = soft_sum + used(w, s);
   }
+  if (call.loss != nullptr || call.hard != nullptr || call.soft != nullptr)
+    for (int i = 0; i < count; ++i) record(call, first + i, rows.plan(i), {loss.hard[i], loss.soft[i]});
   return {sum(loss_sum), sum(hard_sum), sum(soft_sum)};
 }
 
@@ -95,64 +132,101 @@ template <class T>
 void kd_lane_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end,
                     const ScratchOf<T>& scratch) {
   constexpr int n = Lanes<T>::kCount;
-  const Temperature<T> temperature(call.tau);
   const Plans<T> plans(call);
   TileRows<T> rows;
-  bool usual = false;  // rows says what it says for a whole tile of labelled rows
+  const Temperature<T> temperature(call.tau);
+  for (int i = 0; i < n; ++i) rows.set(i, temperature);
+  bool usual = false;  // rows says what it says for a whole tile of rows that are all alike
   for (std::int64_t first = begin; first < end; first += n) {
     const int count = static_cast<int>(end - first < n ? end - first : n);
-    const bool labelled = count == n && plans.labels(first, n, rows.label);
-    if (!labelled || !usual) set_rows(plans, first, count, rows);
-    usual = labelled;
-    call.sums[first / n] = lane_rows(call, first, count, plans, rows, temperature, scratch);
+    const bool alike = count == n && plans.all_alike(first, n, rows.label);
+    if (!alike || !usual) set_rows(call, plans, first, count, rows);
+    usual = alike;
+    call.sums[first / n] = lane_rows(call, first, count, plans, rows, scratch);
   }
 }
 
 // ---- One row at a time
+// Rows that are not where a row can be read or written in place have one there, in blocks of the scratch.
+template <class T>
+struct RowBlocks {
+  bool student, teacher, grad, hess;  // which need one
+  T *s, *t, *h, *target;
+  explicit RowBlocks(const KdCall<T>& call)
+      : student(!in_place<T>(call.student)),
+        teacher(call.teacher.data != nullptr && !in_place<T>(call.teacher)),
+        grad(call.grad.data != nullptr && !in_place<T>(call.grad)),
+        hess(call.hess.data != nullptr && !in_place<T>(call.hess)) {}
+  bool any() const { return student || teacher || grad || hess; }
+  // A row's gradient may take the place of its student.
+  std::int64_t size(const KdCall<T>& call) const {
+    return call.classes * (rows(call) * ((student || grad) + teacher + hess) + 1);
+  }
+  std::int64_t rows(const KdCall<T>& call) const {
+    const std::int64_t most = pack_rows_at_once<T>(call.classes);
+    return !any() ? 1 : (call.rows < most ? call.rows : most);
+  }
+  void place(const KdCall<T>& call, T* memory) {
+    const std::int64_t block = rows(call) * call.classes;
+    target = memory, s = target + call.classes;
+    t = s + (student || grad ? block : 0), h = t + (teacher ? block : 0);
+  }
+};
+
 template <class T>
 void kd_row_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end, const ScratchOf<T>& scratch) {
-  const std::int64_t classes = call.classes, n = pack_rows_at_once<T>(classes);
-  const Temperature<T> temperature(call.tau);
-  const Temperature<double> exact(call.tau);
+  const std::int64_t classes = call.classes;
+  RowBlocks<T> blocks(call);
+  blocks.place(call, scratch.plain + RowScratch<T>::size(classes));
+  const std::int64_t n = blocks.rows(call);
+  Temperature<T> temperature(call.tau);
+  Temperature<double> exact(call.tau);
   const Plans<T> plans(call);
   const RowScratch<T> row_scratch(reinterpret_cast<double*>(scratch.plain), classes);
-  T* const student_block = scratch.plain + RowScratch<T>::size(classes);
-  T* const teacher_block = student_block + (call.rows < n ? call.rows : n) * classes;
-  T* const grad_block = student_block;  // a row's gradient may take the place of its student
-  const bool with_grad = call.grad.data != nullptr;
-  const bool pack_student = call.student.class_stride != 1;
-  const bool pack_teacher = call.teacher.data != nullptr && call.teacher.class_stride != 1;
-  const bool pack_grad = with_grad && call.grad.class_stride != 1;
+  const bool with_grad = call.grad.data != nullptr, with_hess = call.hess.data != nullptr;
+  const auto row_of = [&](bool packed, T* block, const auto& array, std::int64_t first, std::int64_t i) {
+    return packed ? block + i * classes
+                  : static_cast<T*>(const_cast<void*>(static_cast<const void*>(array.data))) +
+                        (first + i) * array.row_stride;
+  };
   const std::int64_t ahead =
-      block_count(classes) > 1 ? kBlock : (pack_student ? classes : call.student.row_stride);
+      block_count(classes) > 1 ? kBlock : (blocks.student ? classes : call.student.row_stride);
 
   for (std::int64_t first = begin; first < end; first += n) {
     const std::int64_t count = end - first < n ? end - first : n;
-    if (pack_student) pack_rows(call.student, first, count, classes, student_block);
-    if (pack_teacher) pack_rows(call.teacher, first, count, classes, teacher_block);
+    if (blocks.student) read_rows(call.student, first, count, classes, blocks.s);
+    if (blocks.teacher) read_rows(call.teacher, first, count, classes, blocks.t);
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t r = first + i;
-      const RowPlan plan = plans[r];
-      T* const grad = pack_grad ? grad_block + i * classes : (with_grad ? at(call.grad, r) : nullptr);
-      RowLoss parts;
+      RowPlan plan = plans[r];
+      const T* const s = row_of(blocks.student, blocks.s, call.student, first, i);
+      T* const grad = with_grad ? row_of(blocks.grad, blocks.s, call.grad, first, i) : nullptr;
+      T* const hess = with_hess ? row_of(blocks.hess, blocks.h, call.hess, first, i) : nullptr;
+      if (plan.hard && plans.blended()) blend_row(call, plans, r, s, blocks.target, plan);
+      RowParts parts;
       if (plan.hard || plan.soft) {
-        const RowInput<T> row{
-            pack_student ? student_block + i * classes : at(call.student, r),
-            pack_teacher ? teacher_block + i * classes : (plan.soft ? at(call.teacher, r) : nullptr),
-            plan.label, ahead};
+        const double tau = tau_of(call, r);
+        if (call.taus != nullptr) temperature = Temperature<T>(tau), exact = Temperature<double>(tau);
+        const T* const t = plan.soft ? row_of(blocks.teacher, blocks.t, call.teacher, first, i) : nullptr;
+        const RowInput<T> row{s, t, plan.label, ahead};
         const bool plain = temperature.ordinary &&
                            with_parts(plan.hard, plan.soft, with_grad, [&](auto hard, auto soft, auto keep) {
                              return kd_row<hard.value, soft.value, keep.value>(
-                                 call, row, grad, temperature, exact, plan, row_scratch, parts);
+                                 call, row, grad, hess, temperature, exact, plan, row_scratch, parts);
                            });
-        if (!plain) parts = careful_row(call, r, plan, scratch.careful, grad, 1);
-      } else if (with_grad) {
-        for (std::int64_t c = 0; c < classes; ++c) grad[c] = 0;
+        if (!plain) parts = careful_row(call, r, plan, tau, scratch.careful, grad, hess, 1);
+        if (with_grad && plan.blended)
+          blend_gradient(grad, blocks.target, classes, static_cast<T>(plan.hard_weight * call.grad_scale));
+        parts = with_target(plan, parts);
+      } else {
+        for (std::int64_t c = 0; with_grad && c < classes; ++c) grad[c] = 0;
+        for (std::int64_t c = 0; with_hess && c < classes; ++c) hess[c] = 0;
       }
-      call.sums[r] = {mixed(plan, parts), parts.hard, parts.soft};
+      call.sums[r] = {mixed(plan, parts), used(plan.weight, parts.hard), used(plan.weight, parts.soft)};
       record(call, r, plan, parts);
     }
-    if (pack_grad) unpack_rows(grad_block, first, count, classes, call.grad);
+    if (blocks.grad) write_rows(blocks.s, first, count, classes, call.grad);
+    if (blocks.hess) write_rows(blocks.h, first, count, classes, call.hess);
   }
 }
 
@@ -166,11 +240,8 @@ bool in_lanes(std::int64_t classes) {
 
 template <class T>
 std::int64_t plain_scratch(const KdCall<T>& call) {
-  if (in_lanes<T>(call.classes)) return Tile<T>::size(call.classes);
-  const bool pack =
-      call.student.class_stride != 1 || call.teacher.class_stride != 1 || call.grad.class_stride != 1;
-  const std::int64_t most = pack_rows_at_once<T>(call.classes), packed = call.rows < most ? call.rows : most;
-  return RowScratch<T>::size(call.classes) + (pack ? 2 * call.classes * packed : 0);
+  if (!in_lanes<T>(call.classes)) return RowScratch<T>::size(call.classes) + RowBlocks<T>(call).size(call);
+  return Tile<T>::size(call.classes) + call.classes * Lanes<T>::kCount;  // and a block to convert rows in
 }
 // The doubles of the careful path lie first, where they are aligned.
 template <class T>

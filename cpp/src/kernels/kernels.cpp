@@ -11,6 +11,7 @@ constexpr KernelsFor<T> kernels_for() {
   return {kd<T>,
           kd_scratch<T>,
           rows_per_sum<T>,
+          bad_probabilities<T>,
           softmax_rows<Want::kSoftmax, T>,
           softmax_rows<Want::kLogSoftmax, T>,
           softmax_rows<Want::kLogSumExp, T>,

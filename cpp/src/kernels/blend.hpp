@@ -1,0 +1,128 @@
+// Targets that are more than one class: soft labels, smoothed labels, and class weights on either.
+//
+// With y the soft label or one-hot, eps the smoothing, w the class weights and C classes
+//
+//     g_c  = w_c ((1 - eps) y_c + eps / C)          W = sum g
+//     hard = sum g_c (-log p1_c) = W (-log p1_m) + sum g_c (ms - s_c)           m the student's largest class
+//     grad = W p1 - g            = W (p1 - onehot(m)) - (g - W onehot(m))
+//
+// so that the kernels compute the hard loss of class m, in which nothing cancels; what is added here is >= 0.
+// A row whose g is one class is a row with that class for its label, to the last bit.
+#pragma once
+
+#include "convert.hpp"
+#include "kd_formula.hpp"
+#include "kd_plan.hpp"
+
+namespace kdloss {
+namespace KDLOSS_ISA {
+namespace {
+
+// g (ms - s), where a class that is not wanted may be masked.
+template <class T>
+KDLOSS_INLINE Lanes<T> wanted_gap(Lanes<T> g, Lanes<T> ms, Lanes<T> s) {
+  return where(g == Lanes<T>(0), Lanes<T>(0), g * (ms - s));
+}
+
+// The columns' sum of f(column), block by block, in double.
+template <class T, class F>
+double sum_over(std::int64_t classes, F&& f) {
+  double total = 0;
+  for_blocks(classes, [&](Span block) KDLOSS_INLINE_LAMBDA {
+    Lanes<T> sums(T(0));
+    for_columns<T>(block, [&](std::int64_t c, std::int64_t fresh) KDLOSS_INLINE_LAMBDA {
+      const Lanes<T> x = f(c);
+      sums = sums + (fresh == c ? x : only_fresh(x, fresh - c));
+    });
+    total += sum(sums);
+  });
+  return total;
+}
+
+// Completes the plan of one row with its target, and leaves g - W onehot(m) in g. s is contiguous.
+template <class T>
+void blend_row(const KdCall<T>& call, const Plans<T>& plans, std::int64_t row, const T* s, T* g,
+               RowPlan& plan) {
+  using L = Lanes<T>;
+  const std::int64_t classes = call.classes;
+  if (call.labels.are_soft()) {
+    read_rows(call.labels.probabilities, row, 1, classes, g);
+    std::int64_t wanted = 0, first = 0;
+    for (std::int64_t c = 0; c < classes; ++c) wanted += g[c] != 0;
+    if (wanted == 0) {
+      plan = plans.unlabelled(plan.weight);
+      return;
+    }
+    while (g[first] == 0) ++first;
+    plan.label = first;
+    if (wanted == 1 && call.label_smoothing == 0) {
+      if (call.class_weight != nullptr) plan.target_sum = call.class_weight[first];
+      return;
+    }
+  } else {
+    if (plan.label < 0) return;
+    for (std::int64_t c = 0; c < classes; ++c) g[c] = 0;
+    g[plan.label] = 1;
+  }
+  const double keep = 1 - call.label_smoothing, share = call.label_smoothing / static_cast<double>(classes);
+  for (std::int64_t c = 0; c < classes; ++c) g[c] = static_cast<T>(keep * static_cast<double>(g[c]) + share);
+  for (std::int64_t c = 0; call.class_weight != nullptr && c < classes; ++c)
+    g[c] = static_cast<T>(static_cast<double>(g[c]) * call.class_weight[c]);
+
+  L largest_lanes(-infinity<T>());
+  for_columns<T>({0, classes}, [&](std::int64_t c, std::int64_t)
+                                   KDLOSS_INLINE_LAMBDA { largest_lanes = max(load(s + c), largest_lanes); });
+  const L ms(largest(largest_lanes));
+  std::int64_t top = 0;
+  while (top + L::kCount < classes && !any(load(s + top) == ms)) top += L::kCount;
+  while (top + 1 < classes && s[top] != first(ms)) ++top;
+
+  plan.blended = true, plan.label = top;
+  plan.target_sum = sum_over<T>(classes, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA { return load(g + c); });
+  plan.target_rest = sum_over<T>(
+      classes, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA { return wanted_gap(load(g + c), ms, load(s + c)); });
+  g[top] = static_cast<T>(static_cast<double>(g[top]) - plan.target_sum);
+}
+
+// grad of class m's hard loss becomes that of the target's.
+template <class T>
+void blend_gradient(T* grad, const T* g, std::int64_t classes, T hard_weight) {
+  for (std::int64_t c = 0; c < classes; ++c) grad[c] -= hard_weight * g[c];
+}
+
+// Whether rows of soft labels are probabilities, or zeros.
+template <class T>
+std::int64_t bad_probabilities(const KdCall<T>& call, std::int64_t begin, std::int64_t end) {
+  const AnyView& v = call.labels.probabilities;
+  return with_scalar(v.type, [&](auto element) {
+    using E = decltype(element);
+    const Matrix<const E> m = typed<E>(v);
+    for (std::int64_t row = begin; row < end; ++row) {
+      if (call.sample_weight != nullptr && call.sample_weight[row] == 0) continue;
+      const E* const p = at(m, row);
+      constexpr int n = 16;  // sums side by side, which the compiler keeps in a vector
+      double sums[n] = {};
+      bool negative = false;
+      std::int64_t c = 0;
+      for (; c + n <= call.classes; c += n)
+        for (int i = 0; i < n; ++i) {
+          const double y = static_cast<double>(widened(p[(c + i) * m.class_stride]));
+          sums[i] += y, negative |= y < 0;
+        }
+      for (; c < call.classes; ++c) {
+        const double y = static_cast<double>(widened(p[c * m.class_stride]));
+        sums[0] += y, negative |= y < 0;
+      }
+      double total = 0;
+      for (double x : sums) total += x;
+      const double excess = total - 1;
+      if (negative || !(total == 0 || (excess <= kProbabilityTolerance && -excess <= kProbabilityTolerance)))
+        return row;
+    }
+    return std::int64_t(-1);
+  });
+}
+
+}  // namespace
+}  // namespace KDLOSS_ISA
+}  // namespace kdloss
