@@ -105,8 +105,8 @@ void check_options(const Options& o, std::int64_t classes) {
                                 "', expected it with 'mean' alone");
 }
 
-RowCounts check_rows(const AnyView& student, const Labels& labels, const Options& o, const char* student_name,
-                     bool has_teacher, bool one_row) {
+double check_rows(const AnyView& student, const Labels& labels, const Options& o, const char* student_name,
+                  bool has_teacher, bool one_row) {
   const std::int64_t rows = student.rows, classes = student.classes;
   if (labels.are_soft()) {
     const AnyView& p = labels.probabilities;
@@ -128,17 +128,16 @@ RowCounts check_rows(const AnyView& student, const Labels& labels, const Options
   if (rows > 0 && o.alphas == nullptr) require(o.alpha);
 
   const bool rows_alike = o.alphas == nullptr && o.taus == nullptr && o.sample_weight == nullptr;
-  if (rows_alike && !labels.are_indices())
-    return {static_cast<double>(rows), static_cast<double>(has_labels ? rows : 0)};
+  if (rows_alike && !labels.are_indices()) return static_cast<double>(rows);
   if (rows_alike && labels.data != nullptr && (o.ignore_index < 0 || o.ignore_index >= classes)) {
     bool classes_all = true;  // the usual case at full speed: every label is a class
     for (std::int64_t i = 0; i < rows; ++i)
       classes_all &=
           static_cast<std::uint64_t>(labels.data[i * labels.stride]) < static_cast<std::uint64_t>(classes);
-    if (classes_all) return {static_cast<double>(rows), static_cast<double>(rows)};
+    if (classes_all) return static_cast<double>(rows);
   }
 
-  RowCounts counts;
+  double total = 0;
   for (std::int64_t i = 0; i < rows; ++i) {
     const double weight = o.sample_weight == nullptr ? 1 : o.sample_weight[i];
     check_weight("sample_weight", i, weight);
@@ -147,16 +146,18 @@ RowCounts check_rows(const AnyView& student, const Labels& labels, const Options
     if (o.alphas != nullptr) check_share("alpha", i, o.alphas[i]), require(o.alphas[i]);
     if (o.taus != nullptr)
       check_number("tau", i, o.taus[i], std::isfinite(o.taus[i]) && o.taus[i] > 0, "a finite number > 0");
-    counts.weight += weight;
-    if (labels.are_soft() || (label >= 0 && label < classes))
-      counts.labelled_weight += weight;
-    else if (labels.are_indices() && !(label == kUnlabelled && has_teacher))
-      refuse_label(i, label, classes, o.ignore_index, has_teacher, one_row);
+    total += weight;
+    const bool fits = (label >= 0 && label < classes) || (label == kUnlabelled && has_teacher);
+    if (labels.are_indices() && !fits) refuse_label(i, label, classes, o.ignore_index, has_teacher, one_row);
   }
-  return counts;
+  // Its inverse scales the gradient.
+  if (o.sample_weight != nullptr && total > 0)
+    check_number("the sum of sample_weight", -1, total, std::isfinite(total) && std::isfinite(1 / total),
+                 "one with a finite inverse");
+  return total;
 }
 
-void refuse_probabilities(const AnyView& p, std::int64_t row) {
+void refuse_probabilities(const AnyView& p, std::int64_t row, bool has_teacher) {
   double total = 0;
   const std::string name = "labels[" + std::to_string(row);
   for (std::int64_t c = 0; c < p.classes; ++c) {
@@ -167,8 +168,8 @@ void refuse_probabilities(const AnyView& p, std::int64_t row) {
     total += y;
   }
   throw std::invalid_argument(
-      name + "] sums to " + number(total) +
-      ", expected probabilities that sum to 1 within 0.001 (or all zeros: unlabelled)");
+      name + "] sums to " + number(total) + ", expected probabilities that sum to 1 within 0.001" +
+      (has_teacher ? " (or all zeros: unlabelled)" : "; without a teacher an unlabelled row has no loss"));
 }
 
 }  // namespace kdloss

@@ -46,7 +46,7 @@ Output output(const AnyView& student, const View<T>& v, const char* name) {
 }
 
 template <class T>
-RowCounts check(const Request<T>& r) {
+double check(const Request<T>& r) {
   const Options& o = r.options;
   if (r.one_row)
     check_classes(r.student_name, r.student.classes);
@@ -71,17 +71,15 @@ void check_probabilities(const KdCall<T>& call, const KernelsFor<T>& kernel, int
                       while (bad >= 0 && bad < least && !first.compare_exchange_weak(least, bad)) {
                       }
                     });
-  if (first < call.rows) refuse_probabilities(call.labels.probabilities, first);
+  if (first < call.rows) refuse_probabilities(call.labels.probabilities, first, call.teacher.data != nullptr);
 }
 
 template <class T>
 Parts run(const Request<T>& r) {
-  const RowCounts counts = check(r);
+  const double weight = check(r);  // of all rows that count
   const Options& o = r.options;
   const std::int64_t rows = r.student.rows, classes = r.student.classes;
-  // The mean's divisor, and that of the hard part.
-  const double divisor = o.normalizer > 0 ? o.normalizer : counts.weight;
-  const double hard_divisor = o.normalizer > 0 ? o.normalizer : counts.labelled_weight;
+  const double divisor = o.normalizer > 0 ? o.normalizer : weight;  // of the mean
   const double scale = o.reduction == Reduction::kMean && divisor > 0 ? 1 / divisor : 1;
 
   KdCall<T> call;
@@ -116,14 +114,15 @@ Parts run(const Request<T>& r) {
 
   KdSums total;
   for (std::int64_t i = 0; i < sum_count; ++i)
-    total.loss += call.sums[i].loss, total.hard += call.sums[i].hard, total.soft += call.sums[i].soft;
+    total.loss += call.sums[i].loss, total.hard += call.sums[i].hard, total.soft += call.sums[i].soft,
+        total.labelled += call.sums[i].labelled;
   if (o.reduction == Reduction::kNone) return {};
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  Parts parts{total.loss, counts.labelled_weight > 0 ? total.hard : nan,
+  Parts parts{total.loss, total.labelled > 0 ? total.hard : nan,
               r.teacher.data != nullptr ? total.soft : nan};
   if (o.reduction == Reduction::kMean) {
     if (divisor > 0) parts.loss /= divisor, parts.soft /= divisor;
-    if (hard_divisor > 0) parts.hard /= hard_divisor;
+    parts.hard /= o.normalizer > 0 ? o.normalizer : total.labelled;
   }
   return parts;
 }

@@ -24,6 +24,7 @@ using Runner = void (*)(std::int64_t count, Task task, void* context, int thread
 // Sums over some rows, times the rows' weights. Rows that do not count have added 0.
 struct KdSums {
   double loss = 0, hard = 0, soft = 0;
+  double labelled = 0;  // the weights of the rows that have a hard part
 };
 
 // An array to write to, in the type of its elements.

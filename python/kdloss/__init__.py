@@ -3,30 +3,39 @@
 from ._config import show_config
 from ._core import __version__ as __version__
 from .losses import (
+    KDGradHess,
     KDParts,
     KDResult,
     cross_entropy_hard,
     kd_loss_and_grad,
     kd_loss_batch,
+    kd_loss_grad_hess,
     kd_loss_parts,
     kd_loss_single,
     kl_divergence,
 )
 from .softmax import log_softmax_temp, log_sum_exp, softmax_temp
+from .teacher import ensemble_logits, entropy_temp, logits_from_probs, teacher_agreement
 from .trainer import LinearStudent
 
 __all__ = [
+    "KDGradHess",
     "KDParts",
     "KDResult",
     "LinearStudent",
     "cross_entropy_hard",
+    "ensemble_logits",
+    "entropy_temp",
     "kd_loss_and_grad",
     "kd_loss_batch",
+    "kd_loss_grad_hess",
     "kd_loss_parts",
     "kd_loss_single",
     "kl_divergence",
     "log_softmax_temp",
     "log_sum_exp",
+    "logits_from_probs",
     "show_config",
     "softmax_temp",
+    "teacher_agreement",
 ]

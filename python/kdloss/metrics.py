@@ -1,7 +1,8 @@
 """Scores of predicted probabilities against labels: accuracy, likelihood, Brier score, calibration.
 
-Every function takes probabilities (N, C) and labels (N,). Rows labelled -1 (unlabelled) or -100
-(padding) do not count; without any row that counts a score is NaN.
+Every function takes probabilities (N, C) and labels: classes (N,), of which -1 (unlabelled) and
+-100 (padding) do not count, or soft labels (N, C), of which rows of zeros do not. Rows may have
+weights; without any row that counts a score is NaN.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ._checks import PADDING as PADDING
+from ._checks import SUM_TOLERANCE, check_labels, check_soft_labels, check_weights
+from ._checks import UNLABELLED as UNLABELLED
+
 Array = npt.NDArray[Any]
 
-UNLABELLED = -1
-PADDING = -100
-
 BINS = 15  # as in Guo et al. 2017, so that calibration errors compare with published ones
-SUM_TOLERANCE = 1e-3  # a row whose sum is further than this from 1 is not a row of probabilities
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,7 +39,12 @@ class ReliabilityBins:
     accuracy: Array
 
 
-def accuracy(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+def accuracy(
+    probabilities: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    sample_weight: npt.ArrayLike | None = None,
+) -> float:
     """Share of labelled rows whose most probable class is their label.
 
     Formula: ``mean(argmax_c p[c] == y)``; of equally probable classes the first one is predicted.
@@ -47,8 +53,11 @@ def accuracy(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     ----------
     probabilities : (N, C) array of floats
         One probability per class; each row sums to 1.
-    labels : (N,) array of integers
-        A class in [0, C), or -1 or -100 for a row that does not count.
+    labels : (N,) array of integers, or (N, C) array of floats
+        A class in [0, C), or -1 or -100 for a row that does not count; or soft labels, of which
+        the most probable class counts, the first one of equals.
+    sample_weight : (N,) array of numbers >= 0, optional
+        Each row's weight; one of weight 0 does not count.
 
     Returns
     -------
@@ -66,21 +75,30 @@ def accuracy(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     >>> accuracy([[0.75, 0.25], [0.5, 0.5], [0.25, 0.75]], [0, 1, -1])
     0.5
     """
-    p, y = _labelled_rows(probabilities, labels)
-    return _mean(p.argmax(axis=1) == y)
+    p, y, w = _labelled_rows(probabilities, labels, sample_weight)
+    return _mean(p.argmax(axis=1) == _classes(y), w)
 
 
-def negative_log_likelihood(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+def negative_log_likelihood(
+    probabilities: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    sample_weight: npt.ArrayLike | None = None,
+) -> float:
     """Mean over labelled rows of -log of the probability given to the label, in nats.
 
-    Formula: ``mean(-log p[y])``. A label of probability 0 makes it inf: nothing is clipped.
+    Formula: ``mean(-log p[y])``, for soft labels ``mean(sum_c -y[c] log p[c])``. A label of
+    probability 0 makes it inf: nothing is clipped.
 
     Parameters
     ----------
     probabilities : (N, C) array of floats
         One probability per class; each row sums to 1.
-    labels : (N,) array of integers
-        A class in [0, C), or -1 or -100 for a row that does not count.
+    labels : (N,) array of integers, or (N, C) array of floats
+        A class in [0, C), or -1 or -100 for a row that does not count; or soft labels, of which
+        every class counts by its probability.
+    sample_weight : (N,) array of numbers >= 0, optional
+        Each row's weight; one of weight 0 does not count.
 
     Returns
     -------
@@ -100,23 +118,34 @@ def negative_log_likelihood(probabilities: npt.ArrayLike, labels: npt.ArrayLike)
     >>> negative_log_likelihood([[1.0, 0.0]], [1])
     inf
     """
-    p, y = _labelled_rows(probabilities, labels)
-    with np.errstate(divide="ignore"):  # log 0 = -inf is the answer, not a mishap
-        return _mean(-np.log(p[np.arange(len(y)), y]))
+    p, y, w = _labelled_rows(probabilities, labels, sample_weight)
+    with np.errstate(divide="ignore", invalid="ignore"):  # log 0 = -inf, and 0 * -inf, which is 0
+        if y.ndim == 1:
+            return _mean(-np.log(p[np.arange(len(y)), y]), w)
+        return _mean(np.where(y > 0, -y * np.log(p), 0).sum(axis=1), w)
 
 
-def brier_score(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+def brier_score(
+    probabilities: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    sample_weight: npt.ArrayLike | None = None,
+) -> float:
     """Mean over labelled rows of the squared distance between prediction and one-hot label.
 
-    Formula: ``mean(sum_c (p[c] - [c == y])^2)``, summed over all classes as Brier defined it, so
-    that it lies between 0 and 2 (the form for two classes that looks at one of them is half of it).
+    Formula: ``mean(sum_c (p[c] - [c == y])^2)``, with a soft label in place of ``[c == y]``, summed
+    over all classes as Brier defined it, so that it lies between 0 and 2 (the form for two classes
+    that looks at one of them is half of it).
 
     Parameters
     ----------
     probabilities : (N, C) array of floats
         One probability per class; each row sums to 1.
-    labels : (N,) array of integers
-        A class in [0, C), or -1 or -100 for a row that does not count.
+    labels : (N,) array of integers, or (N, C) array of floats
+        A class in [0, C), or -1 or -100 for a row that does not count; or soft labels, of which
+        the difference counts class by class.
+    sample_weight : (N,) array of numbers >= 0, optional
+        Each row's weight; one of weight 0 does not count.
 
     Returns
     -------
@@ -138,8 +167,8 @@ def brier_score(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     >>> brier_score([[0.75, 0.25], [0.5, 0.5]], [0, 1])
     0.3125
     """
-    p, y = _labelled_rows(probabilities, labels)
-    return _mean(_squared_distance(p, y))
+    p, y, w = _labelled_rows(probabilities, labels, sample_weight)
+    return _mean(_squared_distance(p, y), w)
 
 
 def reliability_bins(
@@ -153,8 +182,9 @@ def reliability_bins(
     ----------
     probabilities : (N, C) array of floats
         One probability per class; each row sums to 1.
-    labels : (N,) array of integers
-        A class in [0, C), or -1 or -100 for a row that does not count.
+    labels : (N,) array of integers, or (N, C) array of floats
+        A class in [0, C), or -1 or -100 for a row that does not count; or soft labels, of which
+        the most probable class counts, the first one of equals.
     bins : int
         Number M of bins of equal width.
 
@@ -175,13 +205,18 @@ def reliability_bins(
     >>> found.count, found.confidence, found.accuracy
     (array([1, 2]), array([0.5   , 0.8125]), array([1. , 0.5]))
     """
-    count, confidence, correct = _bin_sums(*_labelled_rows(probabilities, labels), bins)
+    p, y, _ = _labelled_rows(probabilities, labels)
+    count, confidence, correct = _bin_sums(p, y, bins)
     with np.errstate(invalid="ignore"):  # 0 / 0 in an empty bin: NaN, as promised
         return ReliabilityBins(count.astype(np.int64), confidence / count, correct / count)
 
 
 def expected_calibration_error(
-    probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, bins: int = BINS
+    probabilities: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    bins: int = BINS,
+    sample_weight: npt.ArrayLike | None = None,
 ) -> float:
     """Mean gap between confidence and accuracy, over bins of equal width (15, as in Guo et al.).
 
@@ -192,8 +227,11 @@ def expected_calibration_error(
     ----------
     probabilities : (N, C) array of floats
         One probability per class; each row sums to 1.
-    labels : (N,) array of integers
-        A class in [0, C), or -1 or -100 for a row that does not count.
+    labels : (N,) array of integers, or (N, C) array of floats
+        A class in [0, C), or -1 or -100 for a row that does not count; or soft labels, of which
+        the most probable class counts, the first one of equals.
+    sample_weight : (N,) array of numbers >= 0, optional
+        Each row's weight; one of weight 0 does not count.
     bins : int
         Number of bins of equal width.
 
@@ -217,7 +255,8 @@ def expected_calibration_error(
     >>> expected_calibration_error([[0.75, 0.25], [0.75, 0.25]], [0, 1])
     0.25
     """
-    return _calibration_error(_bin_sums(*_labelled_rows(probabilities, labels), bins))
+    p, y, w = _labelled_rows(probabilities, labels, sample_weight)
+    return _calibration_error(_bin_sums(p, y, bins, w))
 
 
 class MetricSums:
@@ -225,7 +264,7 @@ class MetricSums:
 
     Keeps sums and no rows, and gives what the functions of this module give for all rows at once.
     It is meant for probabilities that were just computed: their values are not checked, and every
-    label must be a class.
+    label must be a class, or a soft label.
 
     Examples
     --------
@@ -243,47 +282,59 @@ class MetricSums:
         self._bins = np.zeros((3, BINS))
 
     @property
-    def rows(self) -> int:
-        """The number of rows so far."""
-        return int(self._bins[0].sum())
+    def weight(self) -> float:
+        """The sum of the weights so far, without weights the number of rows."""
+        return float(self._bins[0].sum())
 
-    def add(self, probabilities: Array, labels: Array) -> None:
-        """Add a batch: probabilities (B, C) and labels (B,), each in [0, C)."""
-        self._squared_distance += float(_squared_distance(probabilities, labels).sum())
-        self._bins += _bin_sums(probabilities, labels, BINS)
+    def add(self, probabilities: Array, labels: Array, weights: Array | None = None) -> None:
+        """Add a batch: probabilities (B, C), labels (B,) in [0, C) or (B, C), weights (B,)."""
+        distance = _squared_distance(probabilities, labels)
+        self._squared_distance += float((distance if weights is None else distance * weights).sum())
+        self._bins += _bin_sums(probabilities, labels, BINS, weights)
 
     def means(self) -> dict[str, float]:
         """Return accuracy, brier and ece over the rows so far; NaN if there were none."""
-        rows = self.rows or float("nan")
+        weight = self.weight or float("nan")
         return {
-            "accuracy": float(self._bins[2].sum()) / rows,
-            "brier": self._squared_distance / rows,
+            "accuracy": float(self._bins[2].sum()) / weight,
+            "brier": self._squared_distance / weight,
             "ece": _calibration_error(self._bins),
         }
 
 
-# Below, p is probabilities (N, C) and y is labels (N,), of labelled rows only.
+# Below, p is probabilities (N, C), y is labels (N,) or (N, C), and w is weights (N,) or None, of
+# labelled rows only.
+
+
+def _classes(y: Array) -> Array:
+    return y if y.ndim == 1 else np.asarray(y.argmax(axis=1))
 
 
 def _squared_distance(p: Array, y: Array) -> Array:
     difference = p.astype(np.float64)  # a copy
-    difference[np.arange(len(y)), y] -= 1.0
+    if y.ndim == 1:
+        difference[np.arange(len(y)), y] -= 1.0
+    else:
+        difference -= y
     return np.asarray(np.einsum("nc,nc->n", difference, difference))
 
 
-def _bin_sums(p: Array, y: Array, bins: int) -> Array:
-    """Sums per bin (3, bins): rows, their confidence, their correct predictions."""
+def _bin_sums(p: Array, y: Array, bins: int, w: Array | None = None) -> Array:
+    """Sums per bin (3, bins): rows, their confidence, their correct predictions; or weighted."""
     if bins < 1:
         raise ValueError(f"bins must be at least 1, not {bins}")
     predicted = p.argmax(axis=1)
     confidence = p[np.arange(len(y)), predicted].astype(np.float64)
     # A confidence that rounding left above 1 belongs to the last bin.
     index = np.minimum(np.ceil(confidence * bins).astype(np.intp) - 1, bins - 1)
+    correct = predicted == _classes(y)
+    if w is not None:
+        confidence, correct = confidence * w, correct * w
     return np.array(
         [
-            np.bincount(index, minlength=bins),
+            np.bincount(index, weights=w, minlength=bins),
             np.bincount(index, weights=confidence, minlength=bins),
-            np.bincount(index, weights=predicted == y, minlength=bins),
+            np.bincount(index, weights=correct, minlength=bins),
         ]
     )
 
@@ -295,44 +346,34 @@ def _calibration_error(bin_sums: Array) -> float:
     return float(np.abs(correct - confidence).sum() / rows) if rows else float("nan")
 
 
-def _mean(values: Array) -> float:
-    return float(values.mean()) if len(values) else float("nan")
+def _mean(values: Array, w: Array | None) -> float:
+    if not len(values):
+        return float("nan")
+    return float(values.mean() if w is None else np.average(values, weights=w))
 
 
-def check_labels(
-    labels: npt.ArrayLike, rows: int, classes: int | None, name: str = "labels"
-) -> Array:
-    """Return `labels` as int64 (rows,), refusing what is no class in [0, classes), no -1, no -100.
-
-    Without a number of classes every label from 0 on is a class. Messages call the labels `name`.
-    """
-    array = np.asarray(labels)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be integers, not {array.dtype}")
-    if array.shape != (rows,):
-        raise ValueError(f"{name} must have shape ({rows},), one per row, not {array.shape}")
-    # Compared as they are: a huge unsigned label would turn negative as an int64.
-    largest = np.iinfo(np.int64).max if classes is None else classes - 1
-    bad = (array > largest) | ((array < 0) & (array != UNLABELLED) & (array != PADDING))
-    if bad.any():
-        row = int(bad.argmax())
-        expected = ">= 0" if classes is None else f"in [0, {classes})"
-        raise ValueError(
-            f"{name} must be {expected}, -1 (unlabelled) or -100 (padding), "
-            f"but row {row} has label {array[row]}"
-        )
-    return array.astype(np.int64, copy=False)
-
-
-def _labelled_rows(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Array, Array]:
+def _labelled_rows(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> tuple[Array, Array, Array | None]:
     p = np.asarray(probabilities)
     if p.dtype.kind not in "fiu":
         raise TypeError(f"probabilities must be real numbers, not {p.dtype}")
     if p.ndim != 2 or p.shape[1] == 0:
         raise ValueError(f"probabilities must have shape (N, C) with C >= 1, not {p.shape}")
-    y = check_labels(labels, *p.shape)
-    labelled = y >= 0
-    p, rows = p[labelled].astype(np.float64), np.flatnonzero(labelled)
+    y = np.asarray(labels)
+    w = None if weights is None else check_weights(weights, len(p))
+    rows = np.arange(len(p)) if w is None else np.flatnonzero(w)
+    if y.dtype.kind == "f" and y.ndim == 2:
+        if y.shape != p.shape:
+            raise ValueError(
+                f"labels must have shape {p.shape}, the probabilities', or ({len(p)},), "
+                f"not {y.shape}"
+            )
+        rows = rows[check_soft_labels(y[rows], rows)]
+    else:
+        y = check_labels(y, *p.shape, unused=None if w is None else w == 0)
+        rows = np.flatnonzero(y >= 0)
+    p = p[rows].astype(np.float64)
     # Written so that NaN is refused as well.
     good = (p >= 0).all(axis=1) & (np.abs(p.sum(axis=1) - 1) <= SUM_TOLERANCE)
     if not good.all():
@@ -341,4 +382,4 @@ def _labelled_rows(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tuple
             "probabilities must be >= 0 and each row must sum to 1; "
             f"row {rows[bad]} has smallest entry {p[bad].min():g} and sum {p[bad].sum():g}"
         )
-    return p, y[labelled]
+    return p, y[rows], None if w is None else w[rows]

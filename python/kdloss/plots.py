@@ -218,7 +218,7 @@ def comparison(models: Mapping[str, Sequence[Model]], title: str) -> Figure:
 
 
 def heat_map(
-    alphas: Sequence[float],
+    alphas: Sequence[float | str],
     taus: Sequence[float],
     mean: npt.NDArray[np.float64],
     spread: npt.NDArray[np.float64],
@@ -231,7 +231,7 @@ def heat_map(
     Parameters
     ----------
     alphas, taus : sequence of float
-        The A weights and the T temperatures.
+        The A weights, or their names, and the T temperatures.
     mean, spread : (A, T) arrays
         Mean and standard deviation over seeds; NaN is left blank.
     best : pair of int
@@ -280,7 +280,7 @@ def heat_map(
     )
     axes.set(xlabel="tau", ylabel="alpha")
     axes.set_xticks(range(len(taus)), [f"{tau:g}" for tau in taus])
-    axes.set_yticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
+    axes.set_yticks(range(len(alphas)), [a if isinstance(a, str) else f"{a:g}" for a in alphas])
     figure.suptitle(title, fontsize=10)
     return figure
 

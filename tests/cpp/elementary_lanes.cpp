@@ -12,11 +12,11 @@ KDLOSS_INLINE void map(const T* x, T* y, std::int64_t count, F&& f) {
 }
 template <class T>
 void exp_each(const T* x, T* y, std::int64_t count, T k) {
-  map(x, y, count, [k](Lanes<T> v) { return exp(split_exp(v, Lanes<T>(k))); });
+  map(x, y, count, [k](Lanes<T> v) { return exp_normal(v, Lanes<T>(k)); });
 }
 template <class T>
 void expm1_each(const T* x, T* y, std::int64_t count, T k) {
-  map(x, y, count, [k](Lanes<T> v) { return expm1(split_exp(v, Lanes<T>(k))); });
+  map(x, y, count, [k](Lanes<T> v) { return grow(Lanes<T>(1), v, Lanes<T>(k)).growth; });
 }
 template <class T>
 void exp_to_zero_each(const T* x, T* y, std::int64_t count, T k) {

@@ -1,8 +1,12 @@
-// The loss of one row and its gradient, slowly: in long double, class after class, as the formula is written.
+// The loss of one row, its gradient and its Hessian, slowly: in long double, class after class, as the
+// formula is written.
 //
 //     p1 = softmax(s)      p = softmax(s / tau)      q = softmax(t / tau)
 //     hard = -log p1[y]                              d hard / ds = p1 - onehot(y)
 //     soft = tau^2 KL(q || p)                        d soft / ds = tau (p - q)
+//
+//     hard = sum g (-log p1)     W = sum g           d hard / ds = W p1 - g          for a target g
+//     the diagonals of the Hessians                  W p1 (1 - p1)  and  p (1 - p)
 //
 // Eleven more bits than double are not enough to subtract logarithms of nearly equal probabilities, so KL is
 // the sum of q (exp(u) - 1 - u) with u = log(p / q), and u comes from the exact differences of the logits.
@@ -19,6 +23,12 @@ using Real = long double;
 struct Truth {
   Real hard = 0, soft = 0;
   std::vector<Real> grad_hard, grad_soft;
+};
+
+// And the Hessian; most_hard and most_soft are what the gradient's errors are relative to.
+struct FullTruth : Truth {
+  std::vector<Real> hess_hard, hess_soft;
+  Real most_hard = 0, most_soft = 0;
 };
 
 inline constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
@@ -107,6 +117,76 @@ inline Real largest_magnitude(const std::vector<Real>& x) {
   Real most = 0;
   for (Real v : x) most = std::max(most, std::fabs(v));
   return most;
+}
+
+// p (1 - p) of the softmax; 1 - p of the largest class is the sum of the others.
+inline std::vector<Real> reference_variance(const std::vector<Real>& s, Real tau) {
+  const auto top = static_cast<std::size_t>(std::max_element(s.begin(), s.end()) - s.begin());
+  std::vector<Real> e;
+  Real others = 0;
+  for (std::size_t c = 0; c < s.size(); ++c) {
+    e.push_back(std::exp((s[c] - s[top]) / tau));
+    if (c != top) others += e[c];
+  }
+  const Real total = others + 1;
+  for (std::size_t c = 0; c < s.size(); ++c) e[c] *= (c == top ? others : total - e[c]) / (total * total);
+  return e;
+}
+
+// What a row is to learn: y over the classes, smoothed, times the class weights (none: empty).
+inline std::vector<Real> reference_target(std::vector<Real> y, double smoothing,
+                                          const std::vector<double>& class_weight) {
+  const auto classes = static_cast<Real>(y.size());
+  for (Real& x : y) x = (1 - Real(smoothing)) * x + smoothing / classes;
+  for (std::size_t c = 0; c < class_weight.size(); ++c) y[c] *= class_weight[c];
+  return y;
+}
+
+// The hard part for a target over the classes. Where W p1 - g is one class's alone, it is relative to its
+// largest entry; else to the largest of the terms W p1 and g.
+inline void reference_target_hard(const std::vector<Real>& s, const std::vector<Real>& y, double smoothing,
+                                  const std::vector<double>& class_weight, FullTruth& truth) {
+  const std::size_t classes = s.size();
+  const std::vector<Real> g = reference_target(y, smoothing, class_weight);
+  Real sum = 0;
+  for (Real x : g) sum += x;
+  const auto is_wanted = [](Real x) { return x != 0; };
+  truth.hess_hard = reference_variance(s, 1);
+  for (Real& h : truth.hess_hard) h *= sum;
+  if (smoothing == 0 && std::count_if(y.begin(), y.end(), is_wanted) == 1) {
+    reference_hard(s, static_cast<std::size_t>(std::find_if(y.begin(), y.end(), is_wanted) - y.begin()),
+                   truth);
+    truth.hard = sum == 0 ? 0 : sum * truth.hard;
+    for (Real& x : truth.grad_hard) x *= sum;
+    truth.most_hard = largest_magnitude(truth.grad_hard);
+    return;
+  }
+  const auto top = static_cast<std::size_t>(std::max_element(s.begin(), s.end()) - s.begin());
+  Real others = 0;
+  for (std::size_t c = 0; c < classes; ++c)
+    if (c != top) others += std::exp(s[c] - s[top]);
+  for (std::size_t c = 0; c < classes; ++c) {
+    const Real wanted_p = sum * std::exp(s[c] - s[top]) / (1 + others);
+    if (g[c] != 0) truth.hard += g[c] * (std::log1p(others) + (s[top] - s[c]));
+    truth.grad_hard.push_back(wanted_p - g[c]);
+    truth.most_hard = std::max({truth.most_hard, wanted_p, g[c]});
+  }
+}
+
+// y is over the classes, or empty: unlabelled.
+inline FullTruth reference(const std::vector<Real>& s, const std::vector<Real>& t, const std::vector<Real>& y,
+                           double tau, double smoothing, const std::vector<double>& class_weight) {
+  FullTruth truth;
+  reference_soft(s, t, tau, truth);
+  truth.most_soft = largest_magnitude(truth.grad_soft);
+  truth.hess_soft = reference_variance(s, tau);
+  if (!y.empty()) {
+    reference_target_hard(s, y, smoothing, class_weight, truth);
+  } else {
+    truth.grad_hard.assign(s.size(), 0);
+    truth.hess_hard.assign(s.size(), 0);
+  }
+  return truth;
 }
 
 // |found - truth| / |scale|, where a scale below T's smallest normal number counts as that; 0 for equal

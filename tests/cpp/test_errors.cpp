@@ -1,4 +1,5 @@
 // What is refused, in which words, and that nothing has been written by then.
+#include <cmath>
 #include <stdexcept>
 
 #include "compare.hpp"
@@ -15,6 +16,8 @@ struct Call {
   kdloss::Options options;
   std::vector<T> grad_memory = std::vector<T>(12, T(9)), loss = std::vector<T>(3, T(9));
   kdloss::View<T> grad{grad_memory.data(), 3, 4};
+  std::vector<T> hess_memory = grad_memory;
+  kdloss::View<T> hess{hess_memory.data(), 3, 4};
 
   // The same words from every function of the loss.
   void is_refused(const std::string& message) {
@@ -25,12 +28,27 @@ struct Call {
   void grad_is_refused(const std::string& message) {
     CHECK_THROWS(Invalid, message,
                  kdloss::kd_loss_and_grad<T>(student, teacher, labels, grad, options, loss.data()));
+    hess_is_refused(message);
+  }
+  void hess_is_refused(const std::string& message) {
+    CHECK_THROWS(Invalid, message,
+                 kdloss::kd_loss_grad_hess<T>(student, teacher, labels, grad, hess, options, loss.data()));
     CHECK(loss == std::vector<T>(3, T(9)));
     CHECK(grad_memory == std::vector<T>(12, T(9)));
+    CHECK(hess_memory == std::vector<T>(12, T(9)));
   }
 };
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+// No numbers of their own kind: not >= 0, not in [0, 1], not > 0.
+struct Bad {
+  double value;
+  const char* words;
+};
+const Bad kNoWeights[] = {{-1, "-1"}, {-1e-300, "-1e-300"}, {std::nan(""), "nan"}, {HUGE_VAL, "inf"}};
+const Bad kNoShares[] = {{-0.25, "-0.25"}, {1.5, "1.5"}, {std::nan(""), "nan"}, {HUGE_VAL, "inf"}};
+const Bad kNoTaus[] = {{0, "0"}, {-1.5, "-1.5"}, {std::nan(""), "nan"}, {HUGE_VAL, "inf"}};
+
 constexpr double kPositiveInfinity = std::numeric_limits<double>::infinity();
 
 }  // namespace
@@ -64,7 +82,7 @@ KD_CASE_EACH_TYPE(errors.alpha) {
 
 KD_CASE_EACH_TYPE(errors.no_classes) {
   Call<T> call;
-  call.student.classes = call.teacher.classes = call.grad.classes = 0;
+  call.student.classes = call.teacher.classes = call.grad.classes = call.hess.classes = 0;
   call.is_refused("student_logits has shape (3, 0), expected at least one class");
   CHECK_THROWS(Invalid, "logits has shape (3, 0), expected at least one class",
                kdloss::cross_entropy_hard<T>(call.student, call.labels));
@@ -92,6 +110,21 @@ KD_CASE_EACH_TYPE(errors.shapes) {
     Call<T> call;
     call.grad.classes = 3;
     call.grad_is_refused("grad has shape (3, 3)" + expected);
+  }
+  {
+    Call<T> call;
+    call.hess.classes = 3;
+    call.hess_is_refused("hess has shape (3, 3)" + expected);
+  }
+  {
+    Call<T> call;
+    const std::vector<T> one(12, T(0.25));
+    call.labels = kdloss::Labels(kdloss::AnyView(one.data(), 2, 4));
+    call.is_refused("labels has shape (2, 4), expected (3, 4), the shape of student_logits, or (3,)");
+    call.labels = kdloss::Labels(kdloss::AnyView(one.data(), 3, 2));
+    call.is_refused("labels has shape (3, 2), expected (3, 4), the shape of student_logits, or (3,)");
+    CHECK_THROWS(Invalid, "labels has shape (3, 2), expected (3, 4), the shape of logits, or (3,)",
+                 kdloss::cross_entropy_hard<T>(call.student, call.labels));
   }
   {
     Call<T> call;
@@ -129,6 +162,19 @@ KD_CASE_EACH_TYPE(errors.absent) {
     Call<T> call;
     call.grad.data = nullptr;
     call.grad_is_refused("grad is absent, expected an array of the student's shape");
+  }
+  {
+    Call<T> call;
+    call.hess.data = nullptr;
+    call.hess_is_refused("hess is absent, expected an array of the student's shape");
+  }
+  {
+    Call<T> call;  // wanted by one row alone
+    const double alphas[] = {0, 0, 0.5}, others[] = {1, 0.75, 1};
+    call.labels = {}, call.options.alphas = alphas;
+    call.is_refused("labels is absent, expected one for each row where alpha is not 0");
+    call.labels = call.batch.label_view(), call.teacher = {}, call.options.alphas = others;
+    call.is_refused("teacher is absent, expected logits where alpha is not 1");
   }
 }
 
@@ -191,4 +237,162 @@ KD_CASE_EACH_TYPE(errors.not_probabilities) {
   std::vector<T> close = good;
   close[0] += T(0.0009);
   CHECK((kdloss::kl_divergence<T>({close.data(), 2, 2}, {good.data(), 2, 2}) >= 0));
+}
+
+// Of each row's own options the first bad one is named; a row that does not count is not looked at.
+KD_CASE_EACH_TYPE(errors.alphas_and_taus) {
+  for (const auto& [value, words] : kNoShares) {
+    Call<T> call;
+    const double alphas[] = {value, value, value}, weights[] = {0, 1, 1};
+    call.options.alphas = alphas, call.options.sample_weight = weights;
+    call.is_refused(check::text("alpha[1] is ", words, ", expected a number in [0, 1]"));
+    call.options.sample_weight = nullptr;
+    call.is_refused(check::text("alpha[0] is ", words, ", expected a number in [0, 1]"));
+    call.batch.labels = {-100, -100, 0};
+    call.is_refused(check::text("alpha[2] is ", words, ", expected a number in [0, 1]"));
+  }
+  for (const auto& [value, words] : kNoTaus) {
+    Call<T> call;
+    const double taus[] = {1, value, value}, weights[] = {1, 0, 1};
+    call.options.taus = taus;
+    call.is_refused(check::text("tau[1] is ", words, ", expected a finite number > 0"));
+    call.options.sample_weight = weights;
+    call.is_refused(check::text("tau[2] is ", words, ", expected a finite number > 0"));
+    call.options.alpha = 1;  // not used, and refused all the same
+    call.is_refused(check::text("tau[2] is ", words, ", expected a finite number > 0"));
+  }
+}
+
+KD_CASE_EACH_TYPE(errors.weights) {
+  for (const auto& [value, words] : kNoWeights) {
+    Call<T> call;
+    const double bad[] = {0, 1, value, value};
+    const std::string rest = check::text(" is ", words, ", expected a finite number >= 0");
+    call.options.sample_weight = bad;
+    call.is_refused("sample_weight[2]" + rest);
+    CHECK_THROWS(Invalid, "sample_weight[2]" + rest,
+                 kdloss::cross_entropy_hard<T>(call.student, call.labels, call.options));
+    call.options.sample_weight = nullptr, call.options.class_weight = bad;
+    call.is_refused("class_weight[2]" + rest);
+    CHECK_THROWS(Invalid, "class_weight[2]" + rest,
+                 kdloss::cross_entropy_hard<T>(call.student, call.labels, call.options));
+  }
+}
+
+KD_CASE_EACH_TYPE(errors.label_smoothing) {
+  for (const auto& [value, words] : kNoShares) {
+    Call<T> call;
+    call.options.label_smoothing = value;
+    const std::string message = check::text("label_smoothing is ", words, ", expected a number in [0, 1]");
+    call.is_refused(message);
+    CHECK_THROWS(Invalid, message, kdloss::cross_entropy_hard<T>(call.student, call.labels, call.options));
+  }
+}
+
+KD_CASE_EACH_TYPE(errors.normalizer) {
+  for (const auto& [value, words] : {Bad{-2, "-2"}, {std::nan(""), "nan"}, {HUGE_VAL, "inf"}})
+    for (kdloss::Reduction reduction : {kdloss::Reduction::kMean, kdloss::Reduction::kSum}) {
+      Call<T> call;
+      call.options.normalizer = value, call.options.reduction = reduction;
+      call.is_refused(check::text("normalizer is ", words, ", expected a finite number > 0"));
+    }
+  Call<T> call;
+  call.options.normalizer = 2, call.options.reduction = kdloss::Reduction::kSum;
+  call.is_refused("normalizer is given with reduction 'sum', expected it with 'mean' alone");
+  call.options.reduction = kdloss::Reduction::kNone;
+  call.is_refused("normalizer is given with reduction 'none', expected it with 'mean' alone");
+}
+
+// Whatever their type and alpha; the first bad row that counts is named, in a small batch and in a large one.
+KD_CASE_EACH_TYPE(errors.soft_labels) {
+  const std::string sum_expected =
+      ", expected probabilities that sum to 1 within 0.001 (or all zeros: unlabelled)";
+  const std::vector<T> good{T(0.5), T(0.5), 0, 0, 0, 0, 0, 0, 0, T(0.25), 0, T(0.75)};
+  struct Change {
+    std::size_t at;
+    T value;
+    std::string message;
+  };
+  const Change changes[] = {{1, T(0.375), "labels[0] sums to 0.875" + sum_expected},
+                            {9, T(0.5), "labels[2] sums to 1.25" + sum_expected},
+                            {6, T(0.125), "labels[1] sums to 0.125" + sum_expected},
+                            {6, T(-0.125), "labels[1, 2] is -0.125, expected a probability >= 0"},
+                            {11, T(-1), "labels[2, 3] is -1, expected a probability >= 0"},
+                            {8, static_cast<T>(kNan), "labels[2] sums to nan" + sum_expected},
+                            {4, static_cast<T>(HUGE_VAL), "labels[1] sums to inf" + sum_expected}};
+  for (const Change& change : changes)
+    for (double alpha : {0.0, 0.5, 1.0}) {
+      std::vector<T> bad = good;
+      bad[change.at] = change.value;
+      Call<T> call;
+      call.options.alpha = alpha;
+      call.labels = kdloss::Labels(kdloss::AnyView(bad.data(), 3, 4));
+      call.is_refused(change.message);
+      double weights[] = {1, 1, 1};
+      weights[change.at / 4] = 0;  // padding
+      call.options.sample_weight = weights;
+      CHECK(kdloss::kd_loss_batch<T>(call.student, call.teacher, call.labels, call.options) >= 0);
+    }
+  for (double missing : {0.0009, -0.0009, 0.0011, -0.0011}) {
+    std::vector<T> close = good;
+    close[0] = static_cast<T>(static_cast<double>(close[0]) - missing);
+    const kdloss::Labels labels{kdloss::AnyView(close.data(), 3, 4)};
+    const Call<T> call;
+    const bool refused = check::message_of<Invalid>([&] {
+                           kdloss::kd_loss_batch<T>(call.student, call.teacher, labels);
+                         }) != "no exception";
+    CHECK_AT(refused == (std::fabs(missing) > 0.001), missing);
+  }
+  for (std::int64_t classes : {10, 500}) {
+    const Batch<T> batch = random_batch<T>(5000, classes);
+    std::vector<T> one_hot(batch.student.size()), grad(one_hot.size(), T(9));
+    for (std::size_t i = 0; i < 5000; ++i) one_hot[i * static_cast<std::size_t>(classes)] = 1;
+    for (std::size_t row : {4999, 3001, 777}) {
+      one_hot[row * static_cast<std::size_t>(classes) + 1] = T(0.5);
+      for (int threads : {1, 2, 5}) {
+        kdloss::Options options;
+        options.num_threads = threads;
+        CHECK_THROWS(
+            Invalid, check::text("labels[", row, "] sums to 1.5", sum_expected),
+            kdloss::kd_loss_and_grad<T>(batch.student_view(), batch.teacher_view(),
+                                        kdloss::Labels(kdloss::AnyView(one_hot.data(), 5000, classes)),
+                                        {grad.data(), 5000, classes}, options));
+      }
+    }
+    CHECK(grad == std::vector<T>(grad.size(), T(9)));
+  }
+}
+
+// The words for halves, and a row that strides reach.
+KD_CASE(errors.soft_labels_of_halves) {
+  const std::string message = "labels[1, 0] is -0.5, expected a probability >= 0";
+  const Call<float> call;
+  const auto refused = [&](auto half, std::uint16_t one, std::uint16_t minus_half, std::int64_t stride) {
+    using Half = decltype(half);
+    Half p[24] = {};
+    for (std::int64_t row = 0; row < 3; ++row) p[row * 4 * stride].bits = row == 1 ? minus_half : one;
+    CHECK_THROWS(Invalid, message,
+                 kdloss::kd_loss_batch<float>(call.student, call.teacher,
+                                              kdloss::Labels(kdloss::AnyView(p, 3, 4, 4 * stride, stride))));
+  };
+  for (std::int64_t stride : {1, 2}) {
+    refused(kdloss::Float16{}, 0x3c00, 0xb800, stride);
+    refused(kdloss::BFloat16{}, 0x3f80, 0xbf00, stride);
+  }
+}
+
+KD_CASE_EACH_TYPE(errors.labels_of_32_bits) {
+  Call<T> call;
+  const std::int32_t bad[] = {0, 4, -2}, no_class[] = {-1, 1, 5};
+  const std::string expected =
+      ", expected a class in [0, 4), -1 (unlabelled) or ignore_index (-100, padding)";
+  call.labels = kdloss::Labels(bad, 3);
+  call.is_refused("labels[1] is 4" + expected);
+  call.labels = kdloss::Labels(no_class, 3);
+  call.is_refused("labels[2] is 5" + expected);
+  CHECK_THROWS(
+      Invalid,
+      "labels[0] is -1, expected a class in [0, 4) or ignore_index (-100, padding); without a teacher "
+      "an unlabelled row has no loss",
+      kdloss::cross_entropy_hard<T>(call.student, call.labels));
 }

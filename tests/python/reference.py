@@ -1,13 +1,14 @@
 """The slow reference: every formula as it is written, one row at a time, in NumPy's long double.
 
 The divergence loses digits where a student is close to its teacher. For such rows `exact_row`
-evaluates the same formulas with hundreds of digits. With student logits s, teacher logits t, label
-y, temperature tau:
+evaluates the same formulas with hundreds of digits. With student logits s, teacher logits t, target
+y over the classes (one-hot for a label), smoothing eps, class weights w, temperature tau:
 
     p1 = softmax(s)    p = softmax(s / tau)    q = softmax(t / tau)
-    hard = -log p1[y]                      its gradient  p1 - onehot(y)
-    soft = tau^2 KL(q || p)                its gradient  tau (p - q)
-    loss = alpha hard + (1 - alpha) soft
+    g = w ((1 - eps) y + eps / classes)    W = sum g
+    hard = sum g (-log p1)                 its gradient  W p1 - g       Hessian  W p1 (1 - p1)
+    soft = tau^2 KL(q || p)                its gradient  tau (p - q)    Hessian  p (1 - p)
+    loss = alpha hard + (1 - alpha) soft   times the row's weight; Hessians are their diagonals
 """
 
 from typing import NamedTuple
@@ -51,6 +52,11 @@ def kl_divergence(log_q, log_p):
     return terms.sum()
 
 
+def variance(log_p):
+    """p (1 - p) from log p, (classes,): 1 - p keeps its digits where p is close to 1."""
+    return np.exp(log_p) * -np.expm1(log_p)
+
+
 class Part(NamedTuple):
     """A part of one row's loss and that part's gradient, (classes,)."""
 
@@ -66,6 +72,45 @@ def hard_part(s, y):
     return Part(-log_p1[y], grad)
 
 
+class Target(NamedTuple):
+    """What a row's hard part wants: g (classes,), and the class if it is one."""
+
+    g: np.ndarray
+    label: int | None
+
+
+def target(label, classes, class_weight=None, label_smoothing=0.0):
+    """g = w ((1 - eps) y + eps / classes), or None for a row without a label.
+
+    `label` is a class or -1, or the probabilities of all classes or zeros.
+    """
+    y = np.asarray(label, np.longdouble)
+    if y.ndim == 0:
+        y = (np.arange(classes) == label).astype(np.longdouble)
+    if not y.any():
+        return None
+    eps = np.longdouble(label_smoothing)
+    g = (1 - eps) * y + eps / classes
+    one = eps == 0 and np.count_nonzero(y) == 1
+    return Target(g if class_weight is None else class_weight * g, y.argmax() if one else None)
+
+
+def target_part(s, target):
+    """sum g (-log softmax(s)), where 0 log 0 = 0."""
+    g, total = target.g, target.g.sum()
+    if target.label is not None and total > 0:
+        return Part(*(total * x for x in hard_part(s, target.label)))
+    log_p1, wanted = log_softmax(s), g > 0
+    return Part((g[wanted] * -log_p1[wanted]).sum(), total * np.exp(log_p1) - g)
+
+
+def largest_term(s, target):
+    """What errors of the hard gradient are relative to: W p1 - g can vanish where g is no class."""
+    if target.label is not None:
+        return np.abs(target_part(s, target).grad).max()
+    return max((target.g.sum() * softmax(s)).max(), target.g.max())
+
+
 def soft_part(s, t, tau):
     """tau^2 KL(softmax(t / tau) || softmax(s / tau)): the teacher first."""
     tau = np.longdouble(tau)
@@ -73,10 +118,18 @@ def soft_part(s, t, tau):
     return Part(tau**2 * kl_divergence(log_q, log_p), tau * (np.exp(log_p) - np.exp(log_q)))
 
 
-class Batch(NamedTuple):
-    """Row losses (rows,) and gradients (rows, classes), each of its own row's loss.
+def hessian(s, tau=1):
+    """The diagonal p (1 - p) of either part's Hessian, (classes,), whatever its target."""
+    log_p = log_softmax(np.asarray(s, np.longdouble) / np.longdouble(tau))
+    return np.exp(log_p) * -np.expm1(log_p)  # 1 - p keeps its digits where p is close to 1
 
-    `scale` (rows,) is the larger part's largest entry, to which the gradient's errors are relative.
+
+class Batch(NamedTuple):
+    """Row losses (rows,), gradients and Hessian diagonals (rows, classes), each of its own row's.
+
+    These three have the row's `weight`, `hard` and `soft` have not. `scale` (rows,) is the larger
+    part's largest entry, to which the gradient's errors are relative. `counts` are all rows but
+    padding, `labelled` those with a hard part. `reduced` gives the same fields.
     """
 
     loss: np.ndarray
@@ -85,31 +138,88 @@ class Batch(NamedTuple):
     grad: np.ndarray
     scale: np.ndarray
     counts: np.ndarray
+    hess: np.ndarray
+    weight: np.ndarray
+    labelled: np.ndarray
 
 
-def kd_rows(student, teacher, labels, *, alpha=0.5, tau=4.0, ignore_index=PADDING):
-    """Every row of a batch; a part of weight 0 is in `hard` and `soft`, and not in the others."""
+def kd_rows(
+    student,
+    teacher,
+    labels,
+    *,
+    alpha=0.5,
+    tau=4.0,
+    ignore_index=PADDING,
+    sample_weight=None,
+    class_weight=None,
+    label_smoothing=0.0,
+):
+    """Every row of a batch; a part of weight 0 is in `hard` and `soft`, and not in the others.
+
+    alpha and tau are numbers or (rows,); labels are (rows,) or, of probabilities, (rows, classes).
+    """
     shape = rows, classes = student.shape
     loss, hard, soft, scale = np.zeros((4, rows), np.longdouble)
-    grad, counts = np.zeros(shape, np.longdouble), np.ones(rows, bool)
+    grad, hess = np.zeros((2, *shape), np.longdouble)
+    counts, labelled = np.zeros((2, rows), bool)
+    weight = np.ones(rows) if sample_weight is None else np.array(sample_weight, float)
+    alphas, taus = np.broadcast_to(alpha, rows), np.broadcast_to(tau, rows)
     for i in range(rows):
-        y = UNLABELLED if labels is None else int(labels[i])
-        if labels is not None and y == ignore_index:
-            counts[i] = False
+        s, label = student[i], UNLABELLED if labels is None else labels[i]
+        padding = labels is not None and np.ndim(label) == 0 and label == ignore_index
+        if padding or weight[i] == 0:
+            weight[i] = 0
             continue
-        weight = 0 if y == UNLABELLED else alpha
-        nothing = Part(np.longdouble("nan"), np.full(classes, np.nan))
-        parts = (
-            nothing if y == UNLABELLED else hard_part(student[i], y),
-            nothing if teacher is None else soft_part(student[i], teacher[i], tau),
-        )
-        hard[i], soft[i] = parts[0].loss, parts[1].loss
-        for w, part in zip((weight, 1 - weight), parts, strict=True):
+        wanted = target(label, classes, class_weight, label_smoothing)
+        counts[i], labelled[i] = True, wanted is not None
+        hard[i] = soft[i] = np.nan
+        a = np.longdouble(alphas[i] if labelled[i] else 0)
+        terms = []  # of the loss: weight, part, largest entry of its gradient, Hessian
+        if labelled[i]:
+            part = target_part(s, wanted)
+            terms.append((a, part, largest_term(s, wanted), wanted.g.sum() * hessian(s)))
+            hard[i] = part.loss
+        if teacher is not None:
+            part = soft_part(s, teacher[i], taus[i])
+            terms.append((1 - a, part, np.abs(part.grad).max(), hessian(s, taus[i])))
+            soft[i] = part.loss
+        for share, part, largest, diagonal in terms:
+            w = weight[i] * share
             if w > 0:
                 loss[i] += w * part.loss
                 grad[i] += w * part.grad
-                scale[i] = max(scale[i], w * np.abs(part.grad).max())
-    return Batch(loss, hard, soft, grad, scale, counts)
+                hess[i] += w * diagonal
+                scale[i] = max(scale[i], w * largest)
+    return Batch(loss, hard, soft, grad, scale, counts, hess, weight, labelled)
+
+
+def reduced(batch, reduction="mean", normalizer=None):
+    """What a batch's fields become: loss, hard and soft are numbers, unless for "none".
+
+    hard is over the labelled rows, NaN without any; the others over all rows that count.
+    """
+    if reduction == "none":
+        return batch
+    counted, labelled = (
+        np.longdouble(batch.weight[x].sum()) for x in (batch.counts, batch.labelled)
+    )
+    divisors = 1, 1
+    if reduction == "mean":
+        divisors = (counted, labelled) if normalizer is None else (normalizer, normalizer)
+    divisor, hard_divisor = (np.longdouble(x) if x > 0 else 1 for x in divisors)
+
+    def total(values, rows):
+        return (batch.weight[rows] * values[rows]).sum()
+
+    return batch._replace(
+        loss=batch.loss.sum() / divisor,
+        hard=total(batch.hard, batch.labelled) / hard_divisor if labelled > 0 else np.nan,
+        soft=total(batch.soft, batch.counts) / divisor,
+        grad=batch.grad / divisor,
+        hess=batch.hess / divisor,
+        scale=batch.scale / divisor,
+    )
 
 
 class ExactRow(NamedTuple):

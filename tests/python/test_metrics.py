@@ -99,11 +99,57 @@ def test_sums_over_batches_are_the_metrics_of_all_rows(predictions, size, dtype)
     for start in range(0, len(y), size):
         sums.add(p[start : start + size], y[start : start + size])
     means = sums.means()
-    assert sums.rows == len(y)
+    assert sums.weight == len(y)
     assert close(means["accuracy"], accuracy(p, y))
     assert close(means["brier"], brier_score(p, y))
     assert close(means["ece"], expected_calibration_error(p, y))
     assert all(math.isnan(value) for value in MetricSums().means().values())
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_weights_are_repetitions(metric, predictions):
+    p, y = predictions
+    times = np.random.default_rng(0).integers(0, 4, len(y))
+    times[0] = 2
+    repeated = metric(np.repeat(p, times, axis=0), np.repeat(y, times))
+    garbage = np.where(times == 0, 999, y)
+    assert close(metric(p, garbage, sample_weight=times), repeated)
+    assert metric(p, y, sample_weight=np.ones(len(y))) == pytest.approx(metric(p, y))
+    assert math.isnan(metric(p, y, sample_weight=np.zeros(len(y))))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_one_hot_labels_are_their_classes(metric, predictions):
+    p, y = predictions
+    one_hot = np.vstack([np.eye(p.shape[1])[y], np.zeros(p.shape[1])])  # the last is unlabelled
+    p = np.vstack([p, np.full(p.shape[1], np.nan)])
+    assert close(metric(p, one_hot), metric(p[:-1], y))
+
+
+def test_soft_labels():
+    p, soft = [[0.5, 0.25, 0.25], [0.0, 0.5, 0.5]], [[0.75, 0.25, 0.0], [0.0, 0.0, 1.0]]
+    assert accuracy(p, soft) == 0.5
+    expected = (-0.75 * math.log(0.5) - 0.25 * math.log(0.25) - math.log(0.5)) / 2
+    assert close(negative_log_likelihood(p, soft), expected)
+    assert close(brier_score(p, soft), (0.0625 + 0.0625 + 0.25 + 0.25) / 2)
+    assert negative_log_likelihood(p, [[0.5, 0.5, 0], [0.5, 0.5, 0]]) == math.inf
+    assert reliability_bins(p, soft, bins=1).accuracy.tolist() == [0.5]
+
+
+@pytest.mark.parametrize("size", [1, 7, 400])
+def test_weighted_sums_over_batches_are_the_weighted_metrics(predictions, size):
+    p, y = predictions
+    soft = np.random.default_rng(1).dirichlet(np.ones(p.shape[1]), len(y))
+    w = np.random.default_rng(2).gamma(1, size=len(y))
+    sums = MetricSums()
+    for start in range(0, len(y), size):
+        batch = slice(start, start + size)
+        sums.add(p[batch], soft[batch], w[batch])
+    means = sums.means()
+    assert close(sums.weight, w.sum())
+    assert close(means["accuracy"], accuracy(p, soft, sample_weight=w))
+    assert close(means["brier"], brier_score(p, soft, sample_weight=w))
+    assert close(means["ece"], expected_calibration_error(p, soft, sample_weight=w))
 
 
 def test_a_confidence_rounded_above_one_is_in_the_last_bin():
@@ -129,6 +175,26 @@ def test_a_confidence_rounded_above_one_is_in_the_last_bin():
 def test_bad_input_is_named(metric, probabilities, labels, error, message):
     with pytest.raises(error, match=message):
         metric(probabilities, labels)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("labels", "weight", "message"),
+    [
+        ([[0.5, 0.4]], None, r"labels\[0\] sums to 0.9, expected probabilities that sum to 1"),
+        ([[1.5, -0.5]], None, r"labels\[0, 1\] is -0.5, expected a probability >= 0"),
+        ([[1.0, 0.0, 0.0]], None, r"labels must have shape \(1, 2\), .* not \(1, 3\)"),
+        ([0], [-1.0], r"sample_weight\[0\] is -1, expected a finite number >= 0"),
+        (
+            [0],
+            [1.0, 2.0],
+            r"sample_weight has shape \(2,\), expected \(1,\), one weight for each row",
+        ),
+    ],
+)
+def test_bad_soft_labels_and_weights_are_named(metric, labels, weight, message):
+    with pytest.raises(ValueError, match=message):
+        metric([[0.5, 0.5]], labels, sample_weight=weight)
 
 
 def test_huge_unsigned_labels_do_not_wrap_to_unlabelled():

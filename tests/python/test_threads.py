@@ -13,7 +13,7 @@ import threadpoolctl
 import kdloss
 
 # Shapes that are shared out by rows, by blocks of rows, and by the columns of few rows.
-SHAPES = [(20011, 10), (5003, 144), (2001, 150), (301, 1000), (1, 100_000), (3, 70_001)]
+SHAPES = [(20011, 10), (5003, 144), (2001, 200), (301, 1000), (1, 100_000), (3, 70_001)]
 
 
 def batch(shape, dtype):

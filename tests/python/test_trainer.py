@@ -1,8 +1,5 @@
-"""The linear student: the document's program, plain SGD, what is read, resuming, bad input."""
+"""The linear student: the document's program, plain SGD, what is read, validation."""
 
-import dataclasses
-import inspect
-import io
 import json
 import math
 import tracemalloc
@@ -10,65 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_array
 
 import tolerances
-from kdloss import metrics, trainer
-from kdloss.trainer import LinearStudent, Settings
+from kdloss import _epochs, metrics
+from kdloss.trainer import LinearStudent
+from students import Recorder, close, make_task, overfitting, same_bits, softmax
 
 DATA = Path(__file__).parents[1] / "data"
 SCORES = ("loss", "hard", "soft", "accuracy", "nll", "brier", "ece")
 
 
-@dataclasses.dataclass
-class Task:
-    """Features, labels and teacher logits of a linear rule, with noisy labels."""
-
-    X: np.ndarray
-    y: np.ndarray
-    T: np.ndarray
-
-    def __iter__(self):
-        return iter((self.X, self.y, self.T))
-
-
 @pytest.fixture
 def task():
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(150, 5))
-    T = 2 * X @ rng.normal(size=(5, 4))
-    y = (T + rng.gumbel(size=T.shape)).argmax(axis=1)
-    return Task(X, y, T)
-
-
-class Recorder:
-    """An array read in slices and increasing row numbers only, as from HDF5, and its log."""
-
-    def __init__(self, array):
-        self.array, self.shape, self.dtype, self.reads = array, array.shape, array.dtype, []
-
-    def __getitem__(self, rows):
-        taken = np.arange(len(self.array))[rows]
-        assert np.all(np.diff(taken) > 0)
-        self.reads.append(taken.tolist())
-        return self.array[rows]
-
-
-def same_bits(one, other):
-    return one.weights.tobytes() == other.weights.tobytes() and (
-        one.bias.tobytes() == other.bias.tobytes()
-    )
-
-
-def close(one, other, tolerance=tolerances.ROUNDING):
-    return np.allclose(one.weights, other.weights, rtol=0, atol=tolerance) and np.allclose(
-        one.bias, other.bias, rtol=0, atol=tolerance
-    )
-
-
-def softmax(z):
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
+    return make_task()
 
 
 def plain_sgd(X, y, T, rates, *, alpha, tau, batch_size, momentum=0.0, l2=0.0, bias=True):
@@ -307,7 +258,7 @@ def test_an_epoch_is_scored_as_its_batches_came(task):
 @pytest.mark.parametrize("block", [1, 100, 10**9])
 @pytest.mark.parametrize("batch_size", [7, 150])
 def test_validation_is_scored_after_the_epoch(task, batch_size, block, monkeypatch):
-    monkeypatch.setattr(trainer, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(_epochs, "BLOCK_ELEMENTS", block)
     X, y, T = task
     y[:30], y[30:40] = -1, -100
     student = LinearStudent(epochs=3, batch_size=batch_size).fit(X, y, T, validation=(X, y, T))
@@ -317,8 +268,8 @@ def test_validation_is_scored_after_the_epoch(task, batch_size, block, monkeypat
 
 def test_logits_that_wait_for_their_scores_are_bounded(task, monkeypatch):
     sizes = []
-    monkeypatch.setattr(trainer, "BLOCK_ELEMENTS", 100)
-    monkeypatch.setattr(metrics.MetricSums, "add", lambda _, p, y: sizes.append(p.shape))
+    monkeypatch.setattr(_epochs, "BLOCK_ELEMENTS", 100)
+    monkeypatch.setattr(metrics.MetricSums, "add", lambda _, p, y, w: sizes.append(p.shape))
     LinearStudent(epochs=1, batch_size=10).fit(*task)
     assert sizes == [(30, 4)] * 5
 
@@ -399,14 +350,6 @@ def test_a_share_is_held_out_and_never_learnt_from(task):
     assert close(alone, student)
 
 
-def overfitting():
-    """Few noisy rows, many features: the validation loss soon rises."""
-    rng = np.random.default_rng(1)
-    X, W = rng.normal(size=(60, 20)), rng.normal(size=(20, 3))
-    y = (X @ W + 5 * rng.gumbel(size=(60, 3))).argmax(axis=1)
-    return X, y, None
-
-
 def test_patience_stops_and_returns_to_the_best_epoch():
     options = {"alpha": 1, "learning_rate": 0.03, "batch_size": 10}
     student = LinearStudent(**options, epochs=100, patience=3)
@@ -430,382 +373,3 @@ def test_patience_returns_to_the_best_epoch_without_having_stopped():
     assert same_bits(
         student, LinearStudent(**options, epochs=best).fit(*overfitting(), validation=0.3)
     )
-
-
-# Saving and resuming
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"momentum": 0.9, "l2": 0.01},
-        {"schedule": "cosine", "shuffle": False},
-        {"schedule": "step", "momentum": 0.5, "bias": False},
-        {"patience": 5, "learning_rate": 2.0},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_resumed_training_has_the_bits_of_an_uninterrupted_one(task, tmp_path, options, dtype):
-    X, y, T = task.X.astype(dtype), task.y, task.T
-    options = {"epochs": 12, "batch_size": 16, "seed": 4} | options
-    whole = LinearStudent(**options).fit(X, y, T, validation=0.2)
-
-    interrupted = LinearStudent(**options)
-
-    def save_and_stop(record):
-        if record["epoch"] == 5:
-            interrupted.save(tmp_path / "student.npz")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.fit(X, y, T, validation=0.2, progress=save_and_stop)
-    loaded = LinearStudent.load(tmp_path / "student.npz")
-    for student in (interrupted, loaded):
-        assert len(student.history) == 5
-        student.resume(X, y, T, validation=0.2)
-        assert same_bits(student, whole)
-        assert student.history == whole.history
-
-
-def test_resuming_to_a_larger_total(task):
-    student = LinearStudent(epochs=2, momentum=0.9).fit(*task).resume(*task, epochs=6)
-    assert student.settings.epochs == 6
-    assert same_bits(student, LinearStudent(epochs=6, momentum=0.9).fit(*task))
-    before = student.weights.copy()
-    assert (student.resume(*task).weights == before).all()
-    with pytest.raises(ValueError, match="at least 6, which are done, not 4"):
-        student.resume(*task, epochs=4)
-    assert student.settings.epochs == 6
-
-
-def test_fitting_again_starts_again(task):
-    student = LinearStudent(epochs=2).fit(*task)
-    again = LinearStudent(epochs=2).fit(task.X + 1, task.y, task.T).fit(*task)
-    assert same_bits(again, student)
-    assert again.history == student.history
-
-
-@pytest.mark.parametrize("patience", [None, 3])
-def test_a_loaded_student_is_the_saved_one(tmp_path, patience):
-    X, y, _ = overfitting()
-    student = LinearStudent(alpha=1, epochs=30, tau=2, patience=patience)
-    student.fit(X, y, None, validation=0.3).save(tmp_path / "named as given")
-    loaded = LinearStudent.load(tmp_path / "named as given")
-    assert same_bits(loaded, student)
-    assert loaded.settings == student.settings
-    np.testing.assert_equal(loaded.history, student.history)
-    assert (loaded.predict_proba(X) == student.predict_proba(X)).all()
-    with np.load(tmp_path / "named as given", allow_pickle=False) as file:
-        assert (file["weights"] == student.weights).all()
-        assert (file["bias"] == student.bias).all()
-
-
-def test_nan_scores_survive_the_file(task, tmp_path):
-    LinearStudent(alpha=0, epochs=1).fit(task.X, None, task.T).save(tmp_path / "s.npz")
-    assert math.isnan(LinearStudent.load(tmp_path / "s.npz").history[0]["accuracy"])
-
-
-@pytest.mark.parametrize("broken", ["savez", "fsync", "replace"])
-def test_a_failed_save_leaves_the_old_file(task, tmp_path, monkeypatch, broken):
-    path = tmp_path / "student.npz"
-    student = LinearStudent(epochs=1).fit(*task)
-    student.save(path)
-    before = path.read_bytes()
-
-    def fail(*args, **kwargs):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(f"kdloss.trainer.{'np' if broken == 'savez' else 'os'}.{broken}", fail)
-    with pytest.raises(OSError, match="disk full"):
-        student.resume(*task, epochs=2).save(path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def npy_bytes():
-    buffer = io.BytesIO()
-    np.save(buffer, np.eye(2))
-    return buffer.getvalue()
-
-
-def file_of(path, dtype=None, **changes):
-    """A student's file with entries changed, or left out where None, or of another type."""
-    LinearStudent(epochs=1).fit(np.eye(3), [0, 1, 2], 5 * np.eye(3)).save(path)
-    with np.load(path) as file:
-        entries = dict(file) | changes
-    if dtype is not None:
-        entries = {k: v.astype(dtype) if v.dtype.kind == "f" else v for k, v in entries.items()}
-    np.savez(path, **{name: value for name, value in entries.items() if value is not None})
-
-
-@pytest.mark.parametrize(
-    ("write", "message"),
-    [
-        (lambda path: path.write_bytes(b""), "no .npz file of plain arrays"),
-        (lambda path: path.write_text("text"), "no .npz file of plain arrays"),
-        (lambda path: path.write_bytes(b"PK\x03\x04 cut"), "no .npz file of plain arrays"),
-        (lambda path: path.write_bytes(npy_bytes()), "no .npz file of plain arrays"),
-        (lambda path: np.savez(path, a=np.array([{}])), "no .npz file of plain arrays"),
-        (lambda path: np.savez(path, a=np.eye(2)), "its format is missing"),
-        (lambda path: file_of(path, kdloss_student=2), "its format is 2, and this version reads 1"),
-        (lambda path: file_of(path, velocity=None), "it has no entry 'velocity'"),
-        (lambda path: file_of(path, settings="{"), "Expecting property name"),
-        (lambda path: file_of(path, settings='{"alpha": 2}'), "alpha must be in"),
-        (lambda path: file_of(path, settings='{"beta": 2}'), "beta"),
-        (lambda path: file_of(path, history="3"), "its history"),
-        (lambda path: file_of(path, bias=np.zeros(2)), "its arrays do not fit together"),
-        (lambda path: file_of(path, weights=np.zeros(3)), "its arrays do not fit together"),
-        (lambda path: file_of(path, velocity=np.zeros((4, 3), int)), "do not fit together"),
-        (lambda path: file_of(path, dtype=np.float16), "its arrays do not fit together"),
-    ],
-)
-def test_a_file_that_is_no_student_is_refused(tmp_path, write, message):
-    path = tmp_path / "student.npz"
-    write(path)
-    with pytest.raises(ValueError, match=r"student\.npz is not a student.*" + message):
-        LinearStudent.load(path)
-
-
-def test_a_missing_file_is_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        LinearStudent.load(tmp_path / "student.npz")
-
-
-# What is refused
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"X": np.zeros(150)}, ValueError, r"X must have shape \(N, > 0\), not \(150,\)"),
-        ({"X": np.zeros((150, 0))}, ValueError, r"X must have shape \(N, > 0\), not \(150, 0\)"),
-        ({"X": np.zeros((150, 5), complex)}, TypeError, "X must be real numbers, not complex128"),
-        ({"X": [["a"]] * 150}, TypeError, "X must be real numbers, not <U1"),
-        ({"labels": np.zeros(149, int)}, ValueError, r"labels .* \(150,\), .* not \(149,\)"),
-        ({"labels": np.zeros(150)}, TypeError, "labels must be integers, not float64"),
-        ({"labels": np.arange(150)}, ValueError, r"\[0, 4\), .* row 4 has label 4"),
-        ({"labels": np.full(150, -7)}, ValueError, "row 0 has label -7"),
-        ({"labels": np.full(150, -100)}, ValueError, "X has no row to use: it has 150"),
-        ({"labels": None}, ValueError, "labels may be None only if alpha is 0, not 0.5"),
-        ({"teacher_logits": None}, ValueError, "teacher_logits may be None only if alpha is 1"),
-        (
-            {"teacher_logits": np.zeros((149, 4))},
-            ValueError,
-            r"teacher_logits must have shape \(150, > 0\), not \(149, 4\)",
-        ),
-        (
-            {"teacher_logits": np.zeros((10, 15, 4))},
-            ValueError,
-            r"teacher_logits must have shape \(150, > 0\), not \(10, 15, 4\)",
-        ),
-        ({"n_classes": 5}, ValueError, r"teacher_logits .* \(150, 5\), not \(150, 4\)"),
-        ({"n_classes": 0}, ValueError, "n_classes must be at least 1, not 0"),
-        ({"n_classes": 4.0}, TypeError, "n_classes must be an integer, not 4.0"),
-        (
-            {"initial_weights": np.zeros((4, 5))},
-            ValueError,
-            r"initial_weights must have shape .* = \(5, 4\), not \(4, 5\)",
-        ),
-        (
-            {"initial_weights": np.full((5, 4), np.nan)},
-            ValueError,
-            "initial_weights must be finite",
-        ),
-        ({"initial_weights": [["a"]]}, TypeError, "initial_weights must be real numbers, not <U1"),
-        ({"validation": 1.0}, ValueError, r"validation must be in \(0, 1\).* not 1.0 of 150"),
-        ({"validation": 0.001}, ValueError, "leave rows on both sides, not 0.001 of 150 rows"),
-        ({"validation": True}, TypeError, "validation must be a share .* not bool"),
-        ({"validation": (1, 2)}, ValueError, r"validation must be \(X, labels, .* not 2 values"),
-        (
-            {"validation": (np.zeros((9, 6)), [0] * 9, np.zeros((9, 4)))},
-            ValueError,
-            r"validation X must have shape \(N, 5\), not \(9, 6\)",
-        ),
-        (
-            {"validation": (np.zeros((9, 5)), [0] * 9, np.zeros((9, 3)))},
-            ValueError,
-            r"validation teacher_logits must have shape \(9, 4\), not \(9, 3\)",
-        ),
-        (
-            {"validation": (np.zeros((2, 5)), [0, 4], np.zeros((2, 4)))},
-            ValueError,
-            r"validation labels must be in \[0, 4\), .* row 1 has label 4",
-        ),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
-)
-def test_bad_data_is_named_and_changes_nothing(task, change, error, message):
-    student = LinearStudent(epochs=1).fit(*task)
-    weights, history = student.weights.copy(), list(student.history)
-    arguments = {"X": task.X, "labels": task.y, "teacher_logits": task.T} | change
-    with pytest.raises(error, match=message):
-        student.fit(**arguments)
-    assert (student.weights == weights).all()
-    assert student.history == history
-
-
-def test_a_sparse_matrix_is_refused(task):
-    with pytest.raises(TypeError, match="X must give arrays when sliced, which csr_array does not"):
-        LinearStudent().fit(csr_array(task.X), task.y, task.T)
-
-
-def test_an_unlabelled_row_needs_a_teacher(task):
-    task.y[3] = -1
-    with pytest.raises(ValueError, match="teacher_logits is None, but labels row 3 is -1"):
-        LinearStudent(alpha=1).fit(task.X, task.y, None)
-
-
-def test_patience_needs_validation(task):
-    with pytest.raises(ValueError, match="patience needs validation"):
-        LinearStudent(patience=3).fit(*task)
-
-
-def test_resuming_needs_the_same_features_and_classes(task):
-    student = LinearStudent(epochs=1).fit(*task)
-    with pytest.raises(ValueError, match=r"X must have shape \(N, 5\), not \(150, 3\)"):
-        student.resume(task.X[:, :3], task.y, task.T, epochs=2)
-    with pytest.raises(ValueError, match=r"teacher_logits .* \(150, 4\), not \(150, 5\)"):
-        student.resume(task.X, task.y, np.zeros((150, 5)), epochs=2)
-
-
-@pytest.mark.parametrize("use", ["logits", "predict", "predict_proba"])
-def test_prediction_checks_its_features(task, use):
-    student = LinearStudent(epochs=1)
-    with pytest.raises(RuntimeError, match="not trained yet"):
-        getattr(student, use)(task.X)
-    student.fit(*task)
-    with pytest.raises(ValueError, match=r"X must have shape \(N, 5\), not \(150, 4\)"):
-        getattr(student, use)(task.X[:, :4])
-
-
-def test_an_untrained_student_has_nothing_to_save(tmp_path):
-    assert LinearStudent().history == []
-    with pytest.raises(RuntimeError, match="not trained yet"):
-        LinearStudent().save(tmp_path / "student.npz")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("setting", "value", "error", "message"),
-    [
-        ("alpha", 1.5, ValueError, r"alpha must be in \[0, 1\], not 1.5"),
-        ("alpha", math.nan, ValueError, r"alpha must be in \[0, 1\], not nan"),
-        ("alpha", "1", TypeError, "alpha must be a number, not '1'"),
-        ("tau", 0, ValueError, "tau must be finite and > 0, not 0"),
-        ("tau", math.inf, ValueError, "tau must be finite and > 0, not inf"),
-        ("learning_rate", -0.1, ValueError, "learning_rate must be finite and > 0, not -0.1"),
-        ("epochs", 0, ValueError, "epochs must be at least 1, not 0"),
-        ("epochs", 2.5, TypeError, "epochs must be an integer, not 2.5"),
-        ("batch_size", 0, ValueError, "batch_size must be at least 1, not 0"),
-        ("schedule", "linear", ValueError, "one of constant, cosine, step, not 'linear'"),
-        ("momentum", 1, ValueError, r"momentum must be in \[0, 1\), not 1"),
-        ("l2", -1, ValueError, "l2 must be finite and >= 0, not -1"),
-        ("bias", 1, TypeError, "bias must be True or False, not 1"),
-        ("shuffle", None, TypeError, "shuffle must be True or False, not None"),
-        ("seed", -1, ValueError, "seed must be at least 0, not -1"),
-        ("seed", True, TypeError, "seed must be an integer, not True"),
-        ("patience", 0, ValueError, "patience must be at least 1, not 0"),
-    ],
-)
-def test_bad_settings_are_named(setting, value, error, message):
-    with pytest.raises(error, match=message):
-        LinearStudent(**{setting: value})
-
-
-def test_settings_and_constructor_agree():
-    signature = inspect.signature(LinearStudent).parameters.values()
-    fields = dataclasses.fields(Settings)
-    assert {p.name: p.default for p in signature} == {f.name: f.default for f in fields}
-    assert LinearStudent().settings == Settings()
-
-
-def test_settings_become_plain_values():
-    student = LinearStudent(alpha=np.float32(0.5), epochs=np.int8(3), bias=np.bool_(False), tau=2)
-    assert [type(v) for v in dataclasses.asdict(student.settings).values()] == [
-        *(float, float, float, int, int, str, float, float, bool, bool, int, type(None))
-    ]
-
-
-# What goes wrong on the way
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        ({"X": (77, np.nan)}, "row 77 of its X is not finite"),
-        ({"X": (77, -np.inf)}, "row 77 of its X is not finite"),
-        ({"T": (77, np.nan)}, "row 77 of its teacher_logits has NaN"),
-        ({"T": (77, np.inf)}, "row 77 of its teacher_logits has NaN"),
-        ({"T": (77, -np.inf)}, "row 77 of its teacher_logits has NaN"),
-        ({}, "learning_rate is too large"),
-        ({"T": ((slice(None), 0), -np.inf)}, "learning_rate is too large"),
-    ],
-    ids=[
-        "X-nan",
-        "X-inf",
-        "teacher-nan",
-        "teacher-inf",
-        "teacher-all-masked",
-        "diverged",
-        "masked",
-    ],
-)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_loss_that_is_not_finite_stops(task, spoil, message, dtype, monkeypatch):
-    # Features so large that one step of this rate makes logits beyond the type.
-    task.X *= math.sqrt(np.finfo(dtype).max)
-    for name, (row, value) in spoil.items():
-        getattr(task, name)[row] = value
-    # Batches without a finite loss have no scores: binning NaN differs between processors.
-    monkeypatch.setattr(trainer, "BLOCK_ELEMENTS", 1)
-    monkeypatch.setattr(metrics.MetricSums, "add", lambda _, p, y: np.isfinite(p).all() or 1 / 0)
-    student = LinearStudent(batch_size=50, shuffle=False, learning_rate=1e8)
-    with pytest.raises(FloatingPointError, match=f"in epoch 1, batch [12]: .*{message}"):
-        student.fit(task.X.astype(dtype), task.y, task.T)
-    with pytest.raises(RuntimeError, match="not trained yet"):
-        student.predict(task.X)
-
-
-def test_after_a_failure_the_student_is_that_of_the_last_whole_epoch(task):
-    student = LinearStudent(epochs=2).fit(*task)
-    weights = student.weights.copy()
-    task.X[77, 2] = np.nan
-    with pytest.raises(FloatingPointError, match=r"in epoch 3, batch [12]: row 77"):
-        student.resume(*task, epochs=9)
-    assert (student.weights == weights).all()
-    assert len(student.history) == 2
-
-
-def test_a_last_step_beyond_all_numbers_is_noticed(task):
-    student = LinearStudent(epochs=1, batch_size=150, learning_rate=1e300)
-    with pytest.raises(FloatingPointError, match="weights are not finite after epoch 1"):
-        student.fit(1e30 * task.X, task.y, task.T)
-
-
-def test_a_validation_loss_that_is_not_finite_is_noticed(task):
-    X = task.X.copy()
-    X[5] = np.nan
-    with pytest.raises(
-        FloatingPointError, match=r"validation loss .* after epoch 1: row 5 of its X"
-    ):
-        LinearStudent(epochs=1).fit(*task, validation=(X, task.y, task.T))
-
-
-def test_a_teacher_may_mask_classes(task):
-    task.T[::2, 1] = -np.inf
-    task.y[:] = 0
-    student = LinearStudent(epochs=2).fit(*task)
-    assert math.isfinite(student.history[-1]["loss"])
-
-
-def test_probabilities_as_logits_are_warned_of_once(task, recwarn):
-    X, y, T = task
-    P = softmax(T).astype(np.float32)
-    with pytest.warns(UserWarning, match="teacher_logits look like probabilities") as caught:
-        LinearStudent(epochs=2, batch_size=10).fit(X, y, P)
-    assert [Path(w.filename).name for w in caught] == ["test_trainer.py"]
-    for logits in (T, np.log(P), np.zeros_like(T), 2 * P, T - T.mean(axis=1)[:, None] + 1 / 4):
-        LinearStudent(epochs=1).fit(X, y, logits)
-    assert not recwarn.list

@@ -7,7 +7,8 @@
 //     grad = W p1 - g            = W (p1 - onehot(m)) - (g - W onehot(m))
 //
 // so that the kernels compute the hard loss of class m, in which nothing cancels; what is added here is >= 0.
-// A row whose g is one class is a row with that class for its label, to the last bit.
+// The second form of the gradient is for a target that is mostly m, the first for all others. A row whose g
+// is one class is a row with that class for its label, to the last bit.
 #pragma once
 
 #include "convert.hpp"
@@ -39,7 +40,8 @@ double sum_over(std::int64_t classes, F&& f) {
   return total;
 }
 
-// Completes the plan of one row with its target, and leaves g - W onehot(m) in g. s is contiguous.
+// Completes the plan of one row with its target, and leaves in g what blend_gradient() takes away. s is
+// contiguous.
 template <class T>
 void blend_row(const KdCall<T>& call, const Plans<T>& plans, std::int64_t row, const T* s, T* g,
                RowPlan& plan) {
@@ -57,6 +59,7 @@ void blend_row(const KdCall<T>& call, const Plans<T>& plans, std::int64_t row, c
     plan.label = first;
     if (wanted == 1 && call.label_smoothing == 0) {
       if (call.class_weight != nullptr) plan.target_sum = call.class_weight[first];
+      plan.hard &= plan.target_sum > 0 || call.both_parts;
       return;
     }
   } else {
@@ -81,10 +84,12 @@ void blend_row(const KdCall<T>& call, const Plans<T>& plans, std::int64_t row, c
   plan.target_sum = sum_over<T>(classes, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA { return load(g + c); });
   plan.target_rest = sum_over<T>(
       classes, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA { return wanted_gap(load(g + c), ms, load(s + c)); });
-  g[top] = static_cast<T>(static_cast<double>(g[top]) - plan.target_sum);
+  plan.hard &= plan.target_sum > 0 || call.both_parts;
+  plan.keeps_p1 = 2 * static_cast<double>(g[top]) <= plan.target_sum;
+  if (!plan.keeps_p1) g[top] = static_cast<T>(static_cast<double>(g[top]) - plan.target_sum);
 }
 
-// grad of class m's hard loss becomes that of the target's.
+// The gradient of class m's hard loss becomes that of the target's.
 template <class T>
 void blend_gradient(T* grad, const T* g, std::int64_t classes, T hard_weight) {
   for (std::int64_t c = 0; c < classes; ++c) grad[c] -= hard_weight * g[c];
@@ -116,7 +121,8 @@ std::int64_t bad_probabilities(const KdCall<T>& call, std::int64_t begin, std::i
       double total = 0;
       for (double x : sums) total += x;
       const double excess = total - 1;
-      if (negative || !(total == 0 || (excess <= kProbabilityTolerance && -excess <= kProbabilityTolerance)))
+      const bool unlabelled = total == 0 && call.teacher.data != nullptr;
+      if (negative || !(unlabelled || (excess <= kProbabilityTolerance && -excess <= kProbabilityTolerance)))
         return row;
     }
     return std::int64_t(-1);

@@ -59,21 +59,6 @@ KDLOSS_INLINE Lanes<T> horner(Lanes<T> x, Lanes<T> value, T next, Rest... rest) 
 // ---- exp
 // -----------------------------------------------------------------------------------------------------
 
-// e^x kept apart as scale * (1 + fraction), scale a power of two and fraction in [-0.3, 0.42], so that both
-// exp and expm1 can be put together from it without cancellation.
-template <class T>
-struct SplitExp {
-  Lanes<T> fraction, scale;
-};
-template <class T>
-KDLOSS_INLINE Lanes<T> exp(SplitExp<T> e) {
-  return fma(e.fraction, e.scale, e.scale);
-}
-template <class T>
-KDLOSS_INLINE Lanes<T> expm1(SplitExp<T> e) {
-  return fma(e.fraction, e.scale, e.scale - Lanes<T>(1));
-}
-
 // (2^r - 1) / r on [-1/2, 1/2], minimax; relative error 1.1e-8 and 1.8e-17.
 KDLOSS_INLINE Lanes<float> exp2m1_over(Lanes<float> r) {
   return horner(r, Lanes<float>(0x1.4308fcp-13f), 0x1.5f07c8p-10f, 0x1.3b2ba0p-7f, 0x1.c6af6ep-5f,
@@ -124,16 +109,6 @@ KDLOSS_INLINE Grown<T> grow(Lanes<T> a, Lanes<T> x, Lanes<T> k) {
   return {fma(fraction, scaled, scaled), fma(fraction, scaled, scaled - a)};
 }
 
-// The same kept apart, for -127 <= x k <= 115 (float) or -1023 <= x k <= 1010.
-template <class T>
-KDLOSS_INLINE SplitExp<T> split_exp(Lanes<T> x, Lanes<T> k) {
-  using F = Format<T>;
-  const Lanes<T> rounder(F::kRound + F::kBias);
-  const Lanes<T> rounded = fma(x, k, rounder);
-  const Lanes<T> r = fma(x, k, rounder - rounded);
-  return {exp2m1_over(r) * r, power_of_two(rounded)};
-}
-
 // The x at which 2^(x k) may be taken as 0: there the biased exponent is 0, and so is the scale, without a
 // denormal number on the way.
 template <class T>
@@ -142,23 +117,28 @@ T zero_at(double k, double headroom_exponent) {
   return static_cast<T>(x < -Format<T>::kLargest ? -Format<T>::kLargest : x);
 }
 
-// 2^(x k) for any x <= 0, 0 below 2^-126 (float) or 2^-1022; -inf gives 0 and NaN gives NaN. zero =
-// zero_at(k, 0).
+// 2^(x k + exponent), 0 where x <= zero = zero_at(k, exponent); NaN gives NaN.
+template <class T>
+KDLOSS_INLINE Lanes<T> exp_rebiased(Lanes<T> x, Lanes<T> k, Lanes<T> zero, T exponent) {
+  using F = Format<T>;
+  x = max(zero, x);  // in this order a NaN stays
+  const Lanes<T> rounder(F::kRound + F::kBias + exponent);
+  const Lanes<T> rounded = fma(x, k, rounder);
+  const Lanes<T> r = fma(x, k, rounder - rounded), scale = power_of_two(rounded);
+  return fma(exp2m1_over(r) * r, scale, scale);
+}
+
+// 2^(x k) for any x <= 0, 0 below 2^-126 (float) or 2^-1022; -inf gives 0. zero = zero_at(k, 0).
 template <class T>
 KDLOSS_INLINE Lanes<T> exp_to_zero(Lanes<T> x, Lanes<T> k, Lanes<T> zero) {
-  return exp(split_exp(max(zero, x), k));  // in this order a NaN stays
+  return exp_rebiased(x, k, zero, T(0));
 }
 
 // The same times 2^64 (float) or 2^200, so that what underflows in the end still has all its digits.
 // zero = zero_at(k, kHeadroomExponent).
 template <class T>
 KDLOSS_INLINE Lanes<T> exp_with_headroom(Lanes<T> x, Lanes<T> k, Lanes<T> zero) {
-  using F = Format<T>;
-  x = max(zero, x);
-  const Lanes<T> rounder(F::kRound + F::kBias + F::kHeadroomExponent);
-  const Lanes<T> rounded = fma(x, k, rounder);
-  const Lanes<T> r = fma(x, k, rounder - rounded);
-  return exp(SplitExp<T>{exp2m1_over(r) * r, power_of_two(rounded)});
+  return exp_rebiased(x, k, zero, Format<T>::kHeadroomExponent);
 }
 
 // With gradual underflow. zero = zero_at(k, kHeadroomExponent).

@@ -16,7 +16,7 @@ namespace KDLOSS_ISA {
 namespace {
 
 // Up to here a tile stays in the first cache and the transposes cost less than a row's logarithms and sums.
-constexpr std::int64_t kMostLaneClasses = 144;
+constexpr std::int64_t kMostLaneClasses = 192;
 
 // p1's exponential as es^n, where each lane has its own n in 1..8.
 constexpr int kOwnPowers = -1;
@@ -67,13 +67,18 @@ struct TileRows {
   alignas(64) T ordinary[kCount];  // 1 where the temperature is
   alignas(64) double weight[kCount], hard_weight[kCount], soft_weight[kCount];
   alignas(64) double target_sum[kCount], target_rest[kCount];
-  int common_power;  // of all rows, or kOwnPowers
+  alignas(64) T keeps_p1[kCount];                        // 1 or 0
+  alignas(64) T hard_slope[kCount], soft_slope[kCount];  // of the reduced loss, in the kernels' parts
+  int common_power;                                      // of all rows, or kOwnPowers
 
-  void set(int i, const RowPlan& plan) {
+  void set(int i, const RowPlan& plan, double grad_scale) {
     label[i] = static_cast<T>(plan.label);
     uses_hard[i] = plan.hard, uses_soft[i] = plan.soft;
     weight[i] = plan.weight, hard_weight[i] = plan.hard_weight, soft_weight[i] = plan.soft_weight;
     target_sum[i] = plan.target_sum, target_rest[i] = plan.target_rest;
+    keeps_p1[i] = plan.keeps_p1;
+    hard_slope[i] = static_cast<T>(plan.hard_slope() * grad_scale);
+    soft_slope[i] = static_cast<T>(plan.soft_weight * grad_scale);
   }
   RowPlan plan(int i) const {
     RowPlan plan;
@@ -81,6 +86,7 @@ struct TileRows {
     plan.weight = weight[i], plan.hard_weight = hard_weight[i], plan.soft_weight = soft_weight[i];
     plan.label = static_cast<std::int64_t>(label[i]);
     plan.target_sum = target_sum[i], plan.target_rest = target_rest[i];
+    plan.keeps_p1 = keeps_p1[i] != 0;
     return plan;
   }
   void set(int i, const Temperature<T>& temperature) {
@@ -94,13 +100,14 @@ struct TileRows {
 template <class T>
 struct TileLoss {
   alignas(64) double hard[Lanes<T>::kCount] = {}, soft[Lanes<T>::kCount] = {};
-  alignas(64) T careful[Lanes<T>::kCount] = {};  // 1 where the row is beyond the plain path's reach
+  // 1 where the row, or its Hessian alone, is beyond the plain path's reach.
+  alignas(64) T careful[Lanes<T>::kCount] = {}, careful_hess[Lanes<T>::kCount] = {};
   bool any_careful = false;
 };
 
 // blend_row() for the rows of a tile; g holds their soft labels, if there are any.
 template <class T>
-void blend_tile(const KdCall<T>& call, const Plans<T>& plans, const Tile<T>& tile, TileRows<T>& rows) {
+void blend_tile(const KdCall<T>& call, const Plans<T>& plans, Tile<T> tile, TileRows<T>& rows) {
   using L = Lanes<T>;
   constexpr int n = L::kCount;
   const std::int64_t classes = call.classes;
@@ -109,7 +116,8 @@ void blend_tile(const KdCall<T>& call, const Plans<T>& plans, const Tile<T>& til
   const L share(static_cast<T>(call.label_smoothing / static_cast<double>(classes)));
   const L label = load(rows.label);
   const Mask<T> uses_hard = load(rows.uses_hard) == L(1);
-  L wanted(T(0)), last = wanted, total = wanted, top = wanted, index = wanted, ms(-infinity<T>());
+  L wanted(T(0)), last = wanted, total = wanted, top = wanted, index = wanted, g_top = wanted,
+                  ms(-infinity<T>());
   for (std::int64_t c = 0; c < classes; ++c, index = index + L(1)) {
     const L s = load(tile.s + c * n), y = soft_labels ? where(uses_hard, load(tile.g + c * n), L(0))
                                                       : where(label == index, L(1), L(0));
@@ -119,23 +127,37 @@ void blend_tile(const KdCall<T>& call, const Plans<T>& plans, const Tile<T>& til
     if (call.class_weight != nullptr) g = g * L(static_cast<T>(call.class_weight[c]));
     store(tile.g + c * n, g);
     total = total + g;
-    top = where(ms < s, index, top), ms = max(s, ms);
+    top = where(ms < s, index, top), g_top = where(ms < s, g, g_top);
+    ms = max(s, ms);
   }
   const Mask<T> labelled = uses_hard & (L(0) < wanted);
   const Mask<T> one_class = labelled & (wanted == L(1)) & (share == L(0));
   const Mask<T> blended = labelled & ~one_class;
+  const Mask<T> keeps_p1 = blended & (g_top + g_top <= total);
   L rest(T(0));
   index = L(0);
   for (std::int64_t c = 0; c < classes; ++c, index = index + L(1)) {
     const L g = load(tile.g + c * n);
     rest = rest + where(blended, wanted_gap(g, ms, load(tile.s + c * n)), L(0));
-    store(tile.g + c * n, where(blended, where(index == top, g - total, g), L(0)));
+    store(tile.g + c * n, where(blended, where((index == top) & ~keeps_p1, g - total, g), L(0)));
   }
   store(rows.label, where(blended, top, where(one_class, last, L(-1))));
   store_wide(rows.target_sum, where(labelled, total, L(1)));
   store_wide(rows.target_rest, rest);
-  for (int i = 0; i < n; ++i)
-    if (rows.uses_hard[i] != 0 && lane(wanted, i) == 0) rows.set(i, plans.unlabelled(rows.weight[i]));
+  store(rows.keeps_p1, where(keeps_p1, L(1), L(0)));
+  for (int i = 0; i < n; ++i) {
+    if (rows.uses_hard[i] == 0) continue;
+    RowPlan plan = rows.plan(i);
+    if (lane(wanted, i) == 0) {
+      plan = plans.unlabelled(plan.weight);
+    } else {
+      // As for a class, not rounded to T.
+      if (lane(wanted, i) == 1 && call.label_smoothing == 0 && call.class_weight != nullptr)
+        plan.target_sum = call.class_weight[plan.label];
+      plan.hard = plan.target_sum > 0 || call.both_parts;
+    }
+    rows.set(i, plan, call.grad_scale);
+  }
 }
 
 // Classes whose terms are added on their own before they are added to the others': a plain running sum of a
@@ -145,13 +167,12 @@ constexpr std::int64_t kLaneBlock = 16;
 // The sums of the rows. Leaves in the tile what the gradient and the near rows need. powers says which rows
 // may take powers, if any does.
 template <bool Hard, bool Soft, int Power, class T>
-Sums<Lanes<T>> add_tile(const Tile<T>& tile, std::int64_t classes, const Frame<T>& frame, Lanes<T> label,
-                        Mask<T> powers, Lanes<T> own) {
+void add_tile(Tile<T> tile, std::int64_t classes, const Frame<T>& frame, Lanes<T> label, Mask<T> powers,
+              Lanes<T> own, Sums<Lanes<T>>& total) {
   using L = Lanes<T>;
   constexpr int n = Tile<T>::kStride;
   constexpr bool kOwnExponential = Hard && Power == 0;
   const bool all_powers = Power != 0 && !any(~powers);
-  Sums<L> total;
   L class_index(T(0));
   for (std::int64_t begin = 0; begin < classes; begin += kLaneBlock) {
     const std::int64_t end = begin + kLaneBlock < classes ? begin + kLaneBlock : classes;
@@ -180,13 +201,12 @@ Sums<Lanes<T>> add_tile(const Tile<T>& tile, std::int64_t classes, const Frame<T
     }
     total.add(sums);
   }
-  return total;
 }
 
 // tau^2 KL, term by term.
 template <class T>
-Lanes<T> near_tile(const Tile<T>& tile, std::int64_t classes, const Frame<T>& frame,
-                   const SoftResult<T>& soft, Lanes<T> share, Lanes<T> tau) {
+Lanes<T> near_tile(Tile<T> tile, std::int64_t classes, const Frame<T>& frame, const SoftResult<T>& soft,
+                   Lanes<T> share, Lanes<T> tau) {
   using L = Lanes<T>;
   constexpr int n = Tile<T>::kStride;
   const L b = soft.inverse_zt, lean = L(0) - b * share, tau_log_ratio = soft.log_ratio * tau;
@@ -199,8 +219,8 @@ Lanes<T> near_tile(const Tile<T>& tile, std::int64_t classes, const Frame<T>& fr
 }
 
 template <bool Hard, bool Soft, int Power, class T>
-void write_tile(const Tile<T>& tile, std::int64_t classes, const GradientFactors<T>& factor, Lanes<T> label,
-                Lanes<T> others, bool own_e1, Lanes<T> own) {
+KDLOSS_INLINE void write_tile(Tile<T> tile, std::int64_t classes, const GradientFactors<T>& factor,
+                              Lanes<T> label, Lanes<T> others, Lanes<T> own) {
   constexpr int n = Tile<T>::kStride;
   Lanes<T> class_index(T(0));
   for (std::int64_t c = 0; c < classes; ++c) {
@@ -210,7 +230,7 @@ void write_tile(const Tile<T>& tile, std::int64_t classes, const GradientFactors
       if constexpr (Power == 0)
         e1 = load(tile.e1 + c * n);
       else
-        e1 = own_e1 ? load(tile.e1 + c * n) : lane_power<Power>(es, own);
+        e1 = lane_power<Power>(es, own);
       e1 = where(label == class_index, Lanes<T>(0) - others, e1);
       class_index = class_index + Lanes<T>(1);
     }
@@ -220,16 +240,20 @@ void write_tile(const Tile<T>& tile, std::int64_t classes, const GradientFactors
 
 // p1 and p of the rows, in the place of e1 and es, and from them the Hessian, which is left in tile.de.
 template <bool Hard, bool Soft, int Power, class T>
-void hessian_tile(const Tile<T>& tile, std::int64_t classes, Lanes<T> inverse_total, Lanes<T> inverse_zs,
-                  Lanes<T> hard_weight, Lanes<T> soft_weight, bool own_e1, Lanes<T> own) {
+__attribute__((noinline)) void hessian_tile(Tile<T> tile, std::int64_t classes, Lanes<T> inverse_total,
+                                            Lanes<T> inverse_zs, Lanes<T> hard_weight, Lanes<T> soft_weight,
+                                            Lanes<T> own) {
   using L = Lanes<T>;
   constexpr int n = L::kCount;
   for (std::int64_t c = 0; c < classes; ++c) {
     L es(T(0));
     if constexpr (Soft) es = load(tile.t + c * n), store(tile.t + c * n, inverse_zs * es);
     if constexpr (Hard) {
-      L e1 = load(tile.e1 + c * n);
-      if constexpr (Power != 0) e1 = own_e1 ? e1 : lane_power<Power>(es, own);
+      L e1(T(0));
+      if constexpr (Power == 0)
+        e1 = load(tile.e1 + c * n);
+      else
+        e1 = lane_power<Power>(es, own);
       store(tile.e1 + c * n, inverse_total * e1);
     }
   }
@@ -246,26 +270,27 @@ void hessian_tile(const Tile<T>& tile, std::int64_t classes, Lanes<T> inverse_to
 
 // The losses of a tile's rows and, where asked for, their gradients, which are left in tile.s.
 template <bool Hard, bool Soft, bool Grad, class T>
-void kd_tile(const Tile<T>& tile, const KdCall<T>& call, const TileRows<T>& rows, TileLoss<T>& loss) {
+void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileLoss<T>& loss) {
   using L = Lanes<T>;
   constexpr int n = Tile<T>::kStride;
   const Mask<T> uses_hard = load(rows.uses_hard) == L(1);
   const Mask<T> uses_soft = load(rows.uses_soft) == L(1);
   const std::int64_t classes = call.classes;
-  const L label = load(rows.label), tau = load(rows.tau), own = load(rows.power);
+  const L label = load(rows.label), pivot = where(load(rows.keeps_p1) == L(1), L(-1), label);
+  const L tau = load(rows.tau), own = load(rows.power);
 
   L ms(-infinity<T>()), mt = ms, lowest_s(infinity<T>()), lowest_t = lowest_s, label_s(T(0)),
                         class_index(T(0));
   for (std::int64_t c = 0; c < classes; ++c) {
     const L s = load(tile.s + c * n);
     ms = max(s, ms);
+    lowest_s = min(s, lowest_s);
     if constexpr (Hard) {
       label_s = where(label == class_index, s, label_s);
       class_index = class_index + L(1);
     }
     if constexpr (Soft) {
       const L t = load(tile.t + c * n);
-      lowest_s = min(s, lowest_s);
       mt = max(t, mt);
       lowest_t = min(t, lowest_t);
     }
@@ -277,7 +302,7 @@ void kd_tile(const Tile<T>& tile, const KdCall<T>& call, const TileRows<T>& rows
   const int power = Hard && Soft && any(powers) ? rows.common_power : 0;
   Sums<L> sums;
   with_lane_power<Hard && Soft>(power, [&](auto known) {
-    sums = add_tile<Hard, Soft, known.value>(tile, classes, frame, label, powers, own);
+    add_tile<Hard, Soft, known.value>(tile, classes, frame, label, powers, own, sums);
   });
 
   SoftResult<T> soft{L(0), L(0), L(0)};
@@ -286,6 +311,8 @@ void kd_tile(const Tile<T>& tile, const KdCall<T>& call, const TileRows<T>& rows
   if constexpr (Hard) {
     const L hard = hard_result(sums, ms - label_s);
     plain = (L(Reach<T>::kTail) <= hard) | ~uses_hard;
+    if (call.hess.data != nullptr)
+      store(loss.careful_hess, where(uses_hard & ~p1_is_whole(ms, lowest_s), L(1), L(0)));
     store_wide(loss.hard, where(uses_hard, hard, L(0)));
   }
   if constexpr (Soft) {
@@ -313,22 +340,25 @@ void kd_tile(const Tile<T>& tile, const KdCall<T>& call, const TileRows<T>& rows
   }
 
   if constexpr (Grad) {
-    const auto narrowed = [](const double* weight, double scale) KDLOSS_INLINE_LAMBDA {
-      return load_narrow<T>(weight) * L(static_cast<T>(scale));
-    };
-    const L target_sum = load_narrow<T>(rows.target_sum);
-    const L hard_weight = narrowed(rows.hard_weight, call.grad_scale) * target_sum;
-    const L de = narrowed(rows.soft_weight, call.grad_scale) * tau * soft.inverse_zt;
-    const GradientFactors<T> factor{Hard ? hard_weight / (sums.others + sums.label) : L(0), de,
-                                    L(0) - de * share};
-    const bool own_e1 = any(~powers);
-    with_lane_power<Hard && Soft>(power, [&](auto known) {
-      write_tile<Hard, Soft, known.value>(tile, classes, factor, label, sums.others, own_e1, own);
-      if (call.hess.data != nullptr)
-        hessian_tile<Hard, Soft, known.value>(tile, classes, L(1) / (sums.others + sums.label),
-                                              L(1) / sums.zs,
-                                              narrowed(rows.hard_weight, call.hess_scale) * target_sum,
-                                              narrowed(rows.soft_weight, call.hess_scale), own_e1, own);
+    const L hard_slope = load(rows.hard_slope), soft_slope = load(rows.soft_slope);
+    const L total = sums.others + sums.label, de = soft_slope * tau * soft.inverse_zt;
+    const GradientFactors<T> factor{Hard ? hard_slope / total : L(0), where(uses_soft, de, L(0)),
+                                    where(uses_soft, L(0) - de * share, L(0))};
+    if (Hard && Soft && any(~uses_soft)) {
+      // What rows without a teacher have left here may be NaN, and 0 times it too.
+      for (std::int64_t c = 0; c < classes * n; c += n) {
+        store(tile.t + c, where(uses_soft, load(tile.t + c), L(0)));
+        store(tile.de + c, where(uses_soft, load(tile.de + c), L(0)));
+      }
+    }
+    // Where some rows have exponentials of their own, all rows' are in the tile.
+    with_lane_power<Hard && Soft>(any(~powers) ? 0 : power, [&](auto known) {
+      write_tile<Hard, Soft, known.value>(tile, classes, factor, pivot, sums.others, own);
+      if (call.hess.data == nullptr) return;
+      const L twice(static_cast<T>(call.hess_scale / call.grad_scale));  // or once
+      hessian_tile<Hard, Soft, known.value>(tile, classes, L(1) / total,
+                                            where(uses_soft, L(1) / sums.zs, L(0)), hard_slope * twice,
+                                            soft_slope * twice, own);
     });
   }
 }

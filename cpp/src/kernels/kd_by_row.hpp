@@ -87,9 +87,9 @@ KDLOSS_INLINE Extent<T> extent(const RowInput<T>& row, Span block) {
   for_columns<T>(block, [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA {
     const L s = load(row.s + c);
     ms = max(s, ms);
+    lowest_s = min(s, lowest_s);
     if constexpr (Soft) {
       const L t = load(row.t + c);
-      lowest_s = min(s, lowest_s);
       mt = max(t, mt);
       lowest_t = min(t, lowest_t);
     }
@@ -242,7 +242,7 @@ struct Row {
     const D below_s = load(scratch[Field::kMs] + i) - D(ms), below_t = load(scratch[Field::kMt] + i) - D(mt);
     if constexpr (Hard) w.e1 = exp_to_zero(below_s, D(kLog2E), D(zero_at<double>(kLog2E, 0)));
     if constexpr (Soft) {
-      w.s = exp(split_exp(below_s, D(temperature.k))), w.t = exp(split_exp(below_t, D(temperature.k)));
+      w.s = exp_normal(below_s, D(temperature.k)), w.t = exp_normal(below_t, D(temperature.k));
       w.shift = logit_gap(load(scratch[Field::kMs] + i), load(scratch[Field::kMt] + i),
                           Frame<double>(D(ms), D(mt), temperature));
     }
@@ -388,7 +388,8 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, T* hess,
       });
       const std::int64_t y = input.label;
       if (!Hard || y < block.begin || y >= block.end) return;
-      double at_label = -hard_weight * first(row.sums.others);
+      double at_label =
+          hard_weight * first(plan.keeps_p1 ? row.sums.label : Lanes<double>(0.0) - row.sums.others);
       if constexpr (Soft)
         at_label += de * static_cast<double>(scratch.de[y]) + es * static_cast<double>(scratch.es[y]);
       grad[y] = static_cast<T>(at_label);

@@ -96,7 +96,7 @@ RowParts careful_row(const CarefulRow& row, double exact_tau, const RowPlan& pla
       L g(0.0);
       const L e1 = x.e1;
       if constexpr (kHardGradient) {
-        if (at_label(c)) x.e1 = with_lane(x.e1, label - c, -first(sums.others));
+        if (at_label(c) && !plan.keeps_p1) x.e1 = with_lane(x.e1, label - c, -first(sums.others));
         g = hard_factor * x.e1;
       }
       if constexpr (Soft) {
@@ -117,7 +117,7 @@ RowParts careful_row(const CarefulRow& row, double exact_tau, const RowPlan& pla
   return loss;
 }
 
-// The same for row i of a call. What is written lies stride apart.
+// The same for row i of a call. What is written lies stride apart, or nowhere (null).
 template <class T>
 RowParts careful_row(const KdCall<T>& call, std::int64_t i, const RowPlan& plan, double tau, double* scratch,
                      T* grad, T* hess, std::int64_t stride) {
@@ -128,7 +128,8 @@ RowParts careful_row(const KdCall<T>& call, std::int64_t i, const RowPlan& plan,
   const RowParts loss = with_parts(plan.hard, plan.soft, with_grad, [&](auto hard, auto soft, auto keep) {
     return careful_row<hard.value, soft.value, keep.value>(row, tau, plan, call.grad_scale, hess != nullptr);
   });
-  for (std::int64_t c = 0; with_grad && c < call.classes; ++c) grad[c * stride] = static_cast<T>(row.grad[c]);
+  for (std::int64_t c = 0; with_grad && grad != nullptr && c < call.classes; ++c)
+    grad[c * stride] = static_cast<T>(row.grad[c]);
   if (hess != nullptr) {
     hessian_row(plan.hard ? row.p1 : nullptr, plan.soft ? row.p : nullptr, row.columns.end,
                 plan.hard_slope() * call.hess_scale, plan.soft_weight * call.hess_scale, row.grad);

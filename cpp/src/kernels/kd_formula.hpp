@@ -284,6 +284,12 @@ KDLOSS_INLINE Mask<T> kl_is_far(Lanes<T> kl, Lanes<T> abs_log_ratio) {
   return (Lanes<T>(T(0.02)) <= kl) & (abs_log_ratio * Lanes<T>(T(0.125)) <= kl);
 }
 
+// Whether even the smallest p1 has its own value, as the Hessian wants it; exp(s - ms) is cut off elsewhere.
+template <class T>
+KDLOSS_INLINE Mask<T> p1_is_whole(Lanes<T> ms, Lanes<T> lowest_s) {
+  return ms - lowest_s <= Lanes<T>(Reach<T>::kStudent);
+}
+
 // The hard loss, from the sums and the label's distance below the largest logit.
 template <class T>
 KDLOSS_INLINE Lanes<T> hard_result(const Sums<Lanes<T>>& sums, Lanes<T> label_below) {

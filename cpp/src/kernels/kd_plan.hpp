@@ -22,7 +22,7 @@ struct RowPlan {
   double weight = 0, hard_weight = 0, soft_weight = 0;
   std::int64_t label = -1;
   double target_sum = 1, target_rest = 0;
-  bool blended = false;
+  bool blended = false, keeps_p1 = false;  // keeps_p1: the gradient at label is that of p1, not of p1 - 1
 
   double hard_slope() const {
     return hard_weight * target_sum;

@@ -37,7 +37,7 @@ void set_rows(const KdCall<T>& call, const Plans<T>& plans, std::int64_t first, 
               TileRows<T>& rows) {
   for (int i = 0; i < TileRows<T>::kCount; ++i) {
     const RowPlan plan = i < count ? plans[first + i] : RowPlan{};
-    rows.set(i, plan);
+    rows.set(i, plan, call.grad_scale);
     // A row that does not count may hold any temperature.
     if (call.taus != nullptr) rows.set(i, Temperature<T>(plan.counts ? tau_of(call, first + i) : 1));
   }
@@ -45,7 +45,7 @@ void set_rows(const KdCall<T>& call, const Plans<T>& plans, std::int64_t first, 
 
 // Puts harmless numbers where a row does not use its logits: it shares its loops with rows that do.
 template <class T>
-void hide_unused(const Tile<T>& tile, std::int64_t classes, const TileRows<T>& rows, bool any_soft) {
+void hide_unused(Tile<T> tile, std::int64_t classes, const TileRows<T>& rows, bool any_soft) {
   using L = Lanes<T>;
   const Mask<T> soft = load(rows.uses_soft) == L(1), needed = (load(rows.uses_hard) == L(1)) | soft;
   for (std::int64_t c = 0; c < classes * L::kCount; c += L::kCount) {
@@ -104,6 +104,10 @@ KdSums lane_rows(const KdCall<T>& call, std::int64_t first, int count, const Pla
                                          scratch.careful, tile.s + i, hess ? tile.de + i : nullptr, n);
       loss.hard[i] = parts.hard, loss.soft[i] = parts.soft;
     }
+    for (int i = 0; hess && i < count; ++i)
+      if (loss.careful_hess[i] != 0 && loss.careful[i] == 0)
+        careful_row<T>(call, first + i, rows.plan(i), tau_of(call, first + i), scratch.careful, nullptr,
+                       tile.de + i, n);
     if (grad && plans.blended()) {
       const L weight = load_narrow<T>(rows.hard_weight) * L(static_cast<T>(call.grad_scale));
       for (std::int64_t c = 0; c < classes * n; c += n)
@@ -125,7 +129,9 @@ KdSums lane_rows(const KdCall<T>& call, std::int64_t first, int count, const Pla
   }
   if (call.loss != nullptr || call.hard != nullptr || call.soft != nullptr)
     for (int i = 0; i < count; ++i) record(call, first + i, rows.plan(i), {loss.hard[i], loss.soft[i]});
-  return {sum(loss_sum), sum(hard_sum), sum(soft_sum)};
+  double labelled = 0;
+  for (int i = 0; call.both_parts && i < count; ++i) labelled += rows.uses_hard[i] != 0 ? rows.weight[i] : 0;
+  return {sum(loss_sum), sum(hard_sum), sum(soft_sum), labelled};
 }
 
 template <class T>
@@ -209,10 +215,18 @@ void kd_row_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end, 
         if (call.taus != nullptr) temperature = Temperature<T>(tau), exact = Temperature<double>(tau);
         const T* const t = plan.soft ? row_of(blocks.teacher, blocks.t, call.teacher, first, i) : nullptr;
         const RowInput<T> row{s, t, plan.label, ahead};
+        T* plain_hess = hess;
+        if (with_hess && plan.hard) {
+          const Extent<T> x = extent<false>(row, {0, classes});
+          if (any(~p1_is_whole(Lanes<T>(x.ms), Lanes<T>(x.lowest_s)))) {
+            careful_row<T>(call, r, plan, tau, scratch.careful, nullptr, hess, 1);
+            plain_hess = nullptr;
+          }
+        }
         const bool plain = temperature.ordinary &&
                            with_parts(plan.hard, plan.soft, with_grad, [&](auto hard, auto soft, auto keep) {
                              return kd_row<hard.value, soft.value, keep.value>(
-                                 call, row, grad, hess, temperature, exact, plan, row_scratch, parts);
+                                 call, row, grad, plain_hess, temperature, exact, plan, row_scratch, parts);
                            });
         if (!plain) parts = careful_row(call, r, plan, tau, scratch.careful, grad, hess, 1);
         if (with_grad && plan.blended)
@@ -222,7 +236,8 @@ void kd_row_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end, 
         for (std::int64_t c = 0; with_grad && c < classes; ++c) grad[c] = 0;
         for (std::int64_t c = 0; with_hess && c < classes; ++c) hess[c] = 0;
       }
-      call.sums[r] = {mixed(plan, parts), used(plan.weight, parts.hard), used(plan.weight, parts.soft)};
+      call.sums[r] = {mixed(plan, parts), used(plan.weight, parts.hard), used(plan.weight, parts.soft),
+                      plan.hard ? plan.weight : 0};
       record(call, r, plan, parts);
     }
     if (blocks.grad) write_rows(blocks.s, first, count, classes, call.grad);

@@ -183,11 +183,16 @@ KDLOSS_INLINE Lanes<T> where(Mask<T> m, Lanes<T> yes, Lanes<T> no) {
 }
 template <class T>
 KDLOSS_INLINE bool any(Mask<T> m) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi64_mask((__m512i)m.part[0], (__m512i)m.part[0]) != 0;
+#elif defined(__AVX2__)
+  const __m256i some = (__m256i)(m.part[0] | m.part[1]);
+  return _mm256_testz_si256(some, some) == 0;
+#else
   typedef std::int64_t Pair __attribute__((vector_size(16)));
-  Pair pair[4];
-  __builtin_memcpy(pair, m.part, 64);
-  const Pair some = (pair[0] | pair[1]) | (pair[2] | pair[3]);
+  const Pair some = (Pair)((m.part[0] | m.part[1]) | (m.part[2] | m.part[3]));
   return (some[0] | some[1]) != 0;
+#endif
 }
 template <class T>
 KDLOSS_INLINE Lanes<T> abs(Lanes<T> x) {
@@ -200,16 +205,30 @@ KDLOSS_INLINE Lanes<T> abs(Lanes<T> x) {
 // ---- Memory
 // --------------------------------------------------------------------------------------------------
 
+// A native vector at any address. (A copy by memcpy GCC may make in pieces that the next load cannot
+// forward.)
+template <class T>
+struct Loose {
+  typedef T Vector __attribute__((vector_size(kNativeBytes), aligned(sizeof(T)), may_alias));
+};
+template <class T>
+KDLOSS_INLINE typename Lanes<T>::Native load_native(const T* p) {
+  return *reinterpret_cast<const typename Loose<T>::Vector*>(p);
+}
+template <class T>
+KDLOSS_INLINE void store_native(T* p, typename Lanes<T>::Native v) {
+  *reinterpret_cast<typename Loose<T>::Vector*>(p) = v;
+}
+
 template <class T>
 KDLOSS_INLINE Lanes<T> load(const T* p) {
   Lanes<T> r;
-  // A copy for each part, since GCC moves larger ones in pieces that the next load cannot forward.
-  KDLOSS_EACH_PART __builtin_memcpy(&r.part[i], p + i * (kNativeBytes / sizeof(T)), kNativeBytes);
+  KDLOSS_EACH_PART r.part[i] = load_native(p + i * (kNativeBytes / static_cast<int>(sizeof(T))));
   return r;
 }
 template <class T>
 KDLOSS_INLINE void store(T* p, Lanes<T> x) {
-  KDLOSS_EACH_PART __builtin_memcpy(p + i * (kNativeBytes / sizeof(T)), &x.part[i], kNativeBytes);
+  KDLOSS_EACH_PART store_native(p + i * (kNativeBytes / static_cast<int>(sizeof(T))), x.part[i]);
 }
 
 // Asks for the cache line that lies the given number of elements ahead, in the array or beyond it.

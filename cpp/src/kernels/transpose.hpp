@@ -8,57 +8,101 @@ namespace kdloss {
 namespace KDLOSS_ISA {
 namespace {
 
-// Squares of one 16-byte vector a row: 4 x 4 floats or 2 x 2 doubles. That is half the speed of the best
-// shuffles and the same on every instruction set.
-typedef float Float4 __attribute__((vector_size(16)));
-typedef double Double2 __attribute__((vector_size(16)));
-template <class V, class T>
-KDLOSS_INLINE V load_vector(const T* p) {
-  V v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
-}
-template <class V, class T>
-KDLOSS_INLINE void store_vector(T* p, V v) {
-  __builtin_memcpy(p, &v, sizeof v);
-}
+// A 16-byte piece holds 4 floats or 2 doubles of a row, and squares of so many rows and columns are turned:
+// in a native vector as many squares as it has pieces.
+template <class T>
+constexpr int kSide = 16 / sizeof(T);
+template <class T>
+using Native = typename Lanes<T>::Native;
 
-#if defined(__clang__)
-#define KDLOSS_SHUFFLE4(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
-#define KDLOSS_SHUFFLE2(a, b, i, j) __builtin_shufflevector(a, b, i, j)
+#if defined(__AVX512F__)
+KDLOSS_INLINE __m512 low_pairs(__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b); }
+KDLOSS_INLINE __m512 high_pairs(__m512 a, __m512 b) { return _mm512_unpackhi_ps(a, b); }
+KDLOSS_INLINE __m512d low_pairs(__m512d a, __m512d b) { return _mm512_unpacklo_pd(a, b); }
+KDLOSS_INLINE __m512d high_pairs(__m512d a, __m512d b) { return _mm512_unpackhi_pd(a, b); }
+KDLOSS_INLINE __m512 put_together(const __m128* p) {
+  const __m512 two = _mm512_insertf32x4(_mm512_castps128_ps512(p[0]), p[1], 1);
+  return _mm512_insertf32x4(_mm512_insertf32x4(two, p[2], 2), p[3], 3);
+}
+KDLOSS_INLINE void take_apart(__m512 v, __m128* p) {
+  p[0] = _mm512_castps512_ps128(v), p[1] = _mm512_extractf32x4_ps(v, 1);
+  p[2] = _mm512_extractf32x4_ps(v, 2), p[3] = _mm512_extractf32x4_ps(v, 3);
+}
+#elif defined(__AVX2__)
+KDLOSS_INLINE __m256 low_pairs(__m256 a, __m256 b) { return _mm256_unpacklo_ps(a, b); }
+KDLOSS_INLINE __m256 high_pairs(__m256 a, __m256 b) { return _mm256_unpackhi_ps(a, b); }
+KDLOSS_INLINE __m256d low_pairs(__m256d a, __m256d b) { return _mm256_unpacklo_pd(a, b); }
+KDLOSS_INLINE __m256d high_pairs(__m256d a, __m256d b) { return _mm256_unpackhi_pd(a, b); }
+KDLOSS_INLINE __m256 put_together(const __m128* p) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(p[0]), p[1], 1);
+}
+KDLOSS_INLINE void take_apart(__m256 v, __m128* p) {
+  p[0] = _mm256_castps256_ps128(v), p[1] = _mm256_extractf128_ps(v, 1);
+}
 #else
+#if defined(__clang__)
+#define KDLOSS_SHUFFLE(a, b, Index, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define KDLOSS_SHUFFLE(a, b, Index, ...) __builtin_shuffle(a, b, Index{__VA_ARGS__})
+#endif
 typedef std::int32_t Index4 __attribute__((vector_size(16)));
 typedef std::int64_t Index2 __attribute__((vector_size(16)));
-#define KDLOSS_SHUFFLE4(a, b, i, j, k, l) __builtin_shuffle(a, b, Index4{i, j, k, l})
-#define KDLOSS_SHUFFLE2(a, b, i, j) __builtin_shuffle(a, b, Index2{i, j})
+KDLOSS_INLINE Native<float> low_pairs(Native<float> a, Native<float> b) {
+  return KDLOSS_SHUFFLE(a, b, Index4, 0, 4, 1, 5);
+}
+KDLOSS_INLINE Native<float> high_pairs(Native<float> a, Native<float> b) {
+  return KDLOSS_SHUFFLE(a, b, Index4, 2, 6, 3, 7);
+}
+KDLOSS_INLINE Native<double> low_pairs(Native<double> a, Native<double> b) {
+  return KDLOSS_SHUFFLE(a, b, Index2, 0, 2);
+}
+KDLOSS_INLINE Native<double> high_pairs(Native<double> a, Native<double> b) {
+  return KDLOSS_SHUFFLE(a, b, Index2, 1, 3);
+}
+KDLOSS_INLINE Native<float> put_together(const Native<float>* p) { return p[0]; }
+KDLOSS_INLINE void take_apart(Native<float> v, Native<float>* p) { p[0] = v; }
 #endif
 
-KDLOSS_INLINE void transpose_square(const float* from, std::int64_t from_stride, float* to,
-                                    std::int64_t to_stride) {
-  const Float4 a = load_vector<Float4>(from), b = load_vector<Float4>(from + from_stride);
-  const Float4 c = load_vector<Float4>(from + 2 * from_stride),
-               d = load_vector<Float4>(from + 3 * from_stride);
-  const Float4 ab_low = KDLOSS_SHUFFLE4(a, b, 0, 4, 1, 5), ab_high = KDLOSS_SHUFFLE4(a, b, 2, 6, 3, 7);
-  const Float4 cd_low = KDLOSS_SHUFFLE4(c, d, 0, 4, 1, 5), cd_high = KDLOSS_SHUFFLE4(c, d, 2, 6, 3, 7);
-  store_vector(to, KDLOSS_SHUFFLE4(ab_low, cd_low, 0, 1, 4, 5));
-  store_vector(to + to_stride, KDLOSS_SHUFFLE4(ab_low, cd_low, 2, 3, 6, 7));
-  store_vector(to + 2 * to_stride, KDLOSS_SHUFFLE4(ab_high, cd_high, 0, 1, 4, 5));
-  store_vector(to + 3 * to_stride, KDLOSS_SHUFFLE4(ab_high, cd_high, 2, 3, 6, 7));
+typedef float Piece __attribute__((vector_size(16)));
+constexpr int kPieces = kNativeBytes / 16;
+
+// Pieces of rows that lie stride apart.
+template <class T>
+KDLOSS_INLINE Native<T> load_pieces(const T* p, std::int64_t stride) {
+  Piece piece[kPieces];
+  for (int i = 0; i < kPieces; ++i) __builtin_memcpy(&piece[i], p + i * stride, sizeof(Piece));
+  return (Native<T>)put_together(piece);
 }
-KDLOSS_INLINE void transpose_square(const double* from, std::int64_t from_stride, double* to,
-                                    std::int64_t to_stride) {
-  const Double2 a = load_vector<Double2>(from), b = load_vector<Double2>(from + from_stride);
-  store_vector(to, KDLOSS_SHUFFLE2(a, b, 0, 2));
-  store_vector(to + to_stride, KDLOSS_SHUFFLE2(a, b, 1, 3));
+template <class T>
+KDLOSS_INLINE void store_pieces(T* p, std::int64_t stride, Native<T> v) {
+  Piece piece[kPieces];
+  take_apart((Native<float>)v, piece);
+  for (int i = 0; i < kPieces; ++i) __builtin_memcpy(p + i * stride, &piece[i], sizeof(Piece));
+}
+
+// Turns the squares in v[0], v[1], ...
+template <class T>
+KDLOSS_INLINE void turn(Native<T>* v) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    using Pairs = Native<double>;
+    const auto ab_low = (Pairs)low_pairs(v[0], v[1]), ab_high = (Pairs)high_pairs(v[0], v[1]);
+    const auto cd_low = (Pairs)low_pairs(v[2], v[3]), cd_high = (Pairs)high_pairs(v[2], v[3]);
+    v[0] = (Native<T>)low_pairs(ab_low, cd_low), v[1] = (Native<T>)high_pairs(ab_low, cd_low);
+    v[2] = (Native<T>)low_pairs(ab_high, cd_high), v[3] = (Native<T>)high_pairs(ab_high, cd_high);
+  } else {
+    const Native<T> low = low_pairs(v[0], v[1]);
+    v[1] = high_pairs(v[0], v[1]), v[0] = low;
+  }
 }
 
 // to[c, r] = from[r, c] for r < kRows and c < columns; both arrays have unit stride along their last axis,
-// and kRows is a multiple of a square's side. The last squares reach back over what was already copied. kFar
-// says that the columns' new rows lie far apart in memory, where the processor cannot guess the next.
+// and kRows is a multiple of a native vector's elements. The last squares reach back over what was already
+// copied. kFar says that the columns' new rows lie far apart in memory, where the processor cannot guess the
+// next.
 template <int kRows, bool kFar, class T>
 KDLOSS_INLINE void transpose(const T* from, std::int64_t from_stride, T* to, std::int64_t to_stride,
                              std::int64_t columns) {
-  constexpr std::int64_t n = 16 / sizeof(T), kAhead = 16;
+  constexpr std::int64_t n = kSide<T>, kAhead = 4, kStep = kNativeBytes / sizeof(T);
   if (columns < n) {
     for (std::int64_t c = 0; c < columns; ++c)
       for (std::int64_t r = 0; r < kRows; ++r) to[c * to_stride + r] = from[r * from_stride + c];
@@ -69,15 +113,19 @@ KDLOSS_INLINE void transpose(const T* from, std::int64_t from_stride, T* to, std
     for (std::int64_t i = 0; kFar && i < n && c + kAhead + i < columns; ++i)
       for (std::int64_t r = 0; r < kRows; r += 64 / sizeof(T))
         prefetch_for_writing(to + (c + kAhead + i) * to_stride + r);
-    for (std::int64_t r = 0; r < kRows; r += n)
-      transpose_square(from + r * from_stride + c, from_stride, to + c * to_stride + r, to_stride);
+    for (std::int64_t r = 0; r < kRows; r += kStep) {
+      Native<T> v[n];
+      for (int i = 0; i < n; ++i) v[i] = load_pieces(from + (r + i) * from_stride + c, n * from_stride);
+      turn<T>(v);
+      for (int i = 0; i < n; ++i) store_native(to + (c + i) * to_stride + r, v[i]);
+    }
   }
 }
 // And back: to[r, c] = from[c, r]. The processor cannot guess the next address of a large stride.
 template <int kRows, class T>
 KDLOSS_INLINE void transpose_back(const T* from, std::int64_t from_stride, T* to, std::int64_t to_stride,
                                   std::int64_t columns) {
-  constexpr std::int64_t n = 16 / sizeof(T), kAhead = 16;
+  constexpr std::int64_t n = kSide<T>, kAhead = 4, kStep = kNativeBytes / sizeof(T);
   if (columns < n) {
     for (std::int64_t r = 0; r < kRows; ++r)
       for (std::int64_t c = 0; c < columns; ++c) to[r * to_stride + c] = from[c * from_stride + r];
@@ -87,8 +135,12 @@ KDLOSS_INLINE void transpose_back(const T* from, std::int64_t from_stride, T* to
     const std::int64_t c = column + n <= columns ? column : columns - n;
     for (std::int64_t ahead = kAhead; ahead < kAhead + n; ++ahead)
       for (std::int64_t r = 0; r < kRows; r += 64 / sizeof(T)) prefetch(from + r, (c + ahead) * from_stride);
-    for (std::int64_t r = 0; r < kRows; r += n)
-      transpose_square(from + c * from_stride + r, from_stride, to + r * to_stride + c, to_stride);
+    for (std::int64_t r = 0; r < kRows; r += kStep) {
+      Native<T> v[n];
+      for (int i = 0; i < n; ++i) v[i] = load_native(from + (c + i) * from_stride + r);
+      turn<T>(v);
+      for (int i = 0; i < n; ++i) store_pieces<T>(to + (r + i) * to_stride + c, n * to_stride, v[i]);
+    }
   }
 }
 

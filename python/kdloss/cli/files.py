@@ -34,19 +34,35 @@ def read_matrix(file: str, flag: str, like: Named | None = None) -> NDArray[Any]
 
 
 def read_labels(file: str, flag: str, like: Named) -> NDArray[Any]:
-    """Read one integer for each row of `like`; a single column, as CSV has it, will do."""
+    """Read one integer for each row of `like`; or soft labels, several columns of floats.
+
+    A single column, as CSV has it, holds integers.
+    """
     array = _read_array(file, flag)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise ValueError(f"{flag} {file}: expected one label per row, found shape {array.shape}")
-    _check_rows((f"{flag} {file}", array), like)
+    if array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind == "f":
+        _check_rows((f"{flag} {file}", array), like)
+        return array
+    array = _one_column(array, file, flag, "label", like)
     if array.dtype.kind == "f":  # as CSV is read
         wrong = np.flatnonzero(~np.isfinite(array) | (array != np.rint(array)))
         if len(wrong):
             row = wrong[0]
             raise ValueError(f"{flag} {file}: row {row} holds {array[row]}, expected an integer")
         array = array.astype(np.int64)
+    return array
+
+
+def read_column(file: str, flag: str, like: Named) -> NDArray[Any]:
+    """Read one number for each row of `like`; a single column, as CSV has it, will do."""
+    return _one_column(_read_array(file, flag), file, flag, "number", like)
+
+
+def _one_column(array: NDArray[Any], file: str, flag: str, what: str, like: Named) -> NDArray[Any]:
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ValueError(f"{flag} {file}: expected one {what} per row, found shape {array.shape}")
+    _check_rows((f"{flag} {file}", array), like)
     return array
 
 

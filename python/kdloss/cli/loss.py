@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._checks import PADDING, SUM_TOLERANCE, UNLABELLED
 from ..losses import kd_loss_parts
-from ..metrics import PADDING, SUM_TOLERANCE, UNLABELLED
-from . import console
-from .files import ARRAY_HELP, read_labels, read_matrix, to_json
+from ..teacher import ensemble_logits
+from . import console, per_row
+from .files import ARRAY_HELP, Named, read_labels, read_matrix, to_json
+
+ALPHA = 0.5
 
 
 def add_parser(commands: Any) -> None:
@@ -24,22 +27,29 @@ def add_parser(commands: Any) -> None:
             "tau^2 * KL(softmax(t/tau) || softmax(s/tau)), averaged over all rows but padding; so "
             "is the loss, to which an unlabelled row adds its soft alone.",
             ARRAY_HELP,
-            example="kdloss loss --student S.npy --teacher T.npy --labels y.npy --tau 2",
+            example="kdloss loss --student S.npy --teacher T.npy --labels y.npy --tau 2\n"
+            "kdloss loss --student S.npy --teacher T1.npy T2.npy --teacher-weights 2,1 \\\n"
+            "    --labels P.npy --sample-weight w.npy --alpha-column a.npy",
         ),
     )
     parser.add_argument(
         "--student", metavar="FILE", required=True, help="student logits (rows, classes)"
     )
-    parser.add_argument(
-        "--teacher", metavar="FILE", help="teacher logits (rows, classes); needed unless --alpha 1"
+    per_row.add_flags(
+        parser, "--teacher", "teacher logits (rows, classes); needed unless --alpha 1"
     )
     parser.add_argument(
         "--labels",
         metavar="FILE",
-        help="a class per row, or -1 (unlabelled) or -100 (padding); needed unless --alpha 0",
+        help="a class per row, or -1 (unlabelled) or -100 (padding); or soft labels "
+        "(rows, classes), zeros for an unlabelled row; needed unless --alpha 0",
     )
     parser.add_argument(
-        "--alpha", type=float, default=0.5, metavar="X", help="weight of hard (default: 0.5)"
+        "--alpha",
+        type=float,
+        default=ALPHA,
+        metavar="X",
+        help="weight of hard (default: %(default)s)",
     )
     parser.add_argument(
         "--tau", type=float, default=4.0, metavar="X", help="temperature (default: 4.0)"
@@ -58,49 +68,72 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the mean loss, its parts, and on request those of each row."""
     student = read_matrix(args.student, "--student")
+    like = (f"--student {args.student}", student)
+    per_row.refuse_two_alphas(args, "alpha", ALPHA)
+    weight, alphas = per_row.read_weights_and_alphas(args, like)
+    alpha = args.alpha if alphas is None else alphas
     teacher = labels = None
     if args.teacher is not None:
-        teacher = read_matrix(args.teacher, "--teacher")
-        if teacher.shape != student.shape:
-            raise ValueError(
-                f"--teacher {args.teacher} has shape {teacher.shape}, but --student {args.student} "
-                f"has shape {student.shape}: expected the same (rows, classes)"
-            )
-        _warn_of_probabilities(teacher, args.teacher)
-    elif args.alpha != 1:
+        teacher = _teacher(args, like)
+    elif alphas is None and alpha != 1:
         raise ValueError("--teacher is needed unless --alpha is 1")
     if args.labels is not None:
-        labels = read_labels(args.labels, "--labels", (f"--student {args.student}", student))
-    elif args.alpha != 0:
+        labels = read_labels(args.labels, "--labels", like)
+    elif alphas is None and alpha != 0:
         raise ValueError("--labels is needed unless --alpha is 0")
 
-    mean = kd_loss_parts(student, teacher, labels, alpha=args.alpha, tau=args.tau)
-    result: dict[str, Any] = {**mean._asdict(), "rows": _count(labels, len(student))}
-    per_row: dict[str, NDArray[Any]] = {}
+    options: dict[str, Any] = {"alpha": alpha, "tau": args.tau, "sample_weight": weight}
+    mean = kd_loss_parts(student, teacher, labels, **options)
+    result: dict[str, Any] = {**mean._asdict(), "rows": _count(labels, weight, len(student))}
+    each_row: dict[str, NDArray[Any]] = {}
     if args.per_row:
-        each = kd_loss_parts(
-            student, teacher, labels, alpha=args.alpha, tau=args.tau, reduction="none"
-        )
-        per_row = {name: np.asarray(values) for name, values in each._asdict().items()}
+        each = kd_loss_parts(student, teacher, labels, **options, reduction="none")
+        each_row = {name: np.asarray(values) for name, values in each._asdict().items()}
 
     if args.json:
-        settings = {"alpha": args.alpha, "tau": args.tau}
-        print(to_json(result | settings | ({"per_row": per_row} if per_row else {})), end="")
+        settings = {"alpha": args.alpha if alphas is None else args.alpha_column, "tau": args.tau}
+        print(to_json(result | settings | ({"per_row": each_row} if each_row else {})), end="")
         return
     for name in ("loss", "hard", "soft"):
         print(f"{name}  {result[name]!r}")
     print("rows ", ", ".join(f"{count} {kind}" for kind, count in result["rows"].items()))
-    if per_row:
-        print("\nrow\t" + "\t".join(per_row))
-        for row, values in enumerate(zip(*(v.tolist() for v in per_row.values()), strict=True)):
+    if each_row:
+        print("\nrow\t" + "\t".join(each_row))
+        for row, values in enumerate(zip(*(v.tolist() for v in each_row.values()), strict=True)):
             print(row, *map(repr, values), sep="\t")
 
 
-def _count(labels: NDArray[Any] | None, rows: int) -> dict[str, int]:
-    if labels is None:
-        return {"labelled": 0, "unlabelled": rows, "padding": 0}
-    unlabelled, padding = (int(np.count_nonzero(labels == x)) for x in (UNLABELLED, PADDING))
-    return {"labelled": rows - unlabelled - padding, "unlabelled": unlabelled, "padding": padding}
+def _teacher(args: argparse.Namespace, like: Named) -> NDArray[Any]:
+    """The one teacher's logits, or those of the mixture of several."""
+    name, student = like
+    teachers = per_row.read_teachers(args.teacher, "--teacher", like)
+    for file, teacher in zip(args.teacher, teachers, strict=True):
+        if teacher.shape != student.shape:
+            raise ValueError(
+                f"--teacher {file} has shape {teacher.shape}, but {name} has shape "
+                f"{student.shape}: expected the same (rows, classes)"
+            )
+    for file, teacher in zip(args.teacher, teachers, strict=True):
+        _warn_of_probabilities(teacher, file)
+    if len(teachers) == 1 and args.teacher_weights is None:
+        return teachers[0]
+    return ensemble_logits(teachers, args.teacher_weights, tau=args.tau)
+
+
+def _count(labels: NDArray[Any] | None, weight: NDArray[Any] | None, rows: int) -> dict[str, int]:
+    used: NDArray[Any] = np.ones(rows, bool) if weight is None else weight > 0
+    labelled: NDArray[Any] = np.zeros(rows, bool)
+    if labels is not None and labels.ndim == 1:
+        used = used & (labels != PADDING)
+        labelled = labels != UNLABELLED
+    elif labels is not None:
+        labelled = np.asarray(labels.any(axis=1))
+    counts = {
+        "labelled": labelled & used,
+        "unlabelled": ~labelled & used,
+        "padding": ~used,
+    }
+    return {kind: int(np.count_nonzero(which)) for kind, which in counts.items()}
 
 
 def _warn_of_probabilities(teacher: NDArray[Any], file: str) -> None:
@@ -108,7 +141,7 @@ def _warn_of_probabilities(teacher: NDArray[Any], file: str) -> None:
     sums_to_one = np.allclose(first.sum(axis=1), 1, rtol=0, atol=SUM_TOLERANCE)
     if first.shape[1] > 1 and ((first >= 0) & (first <= 1)).all() and sums_to_one:
         warnings.warn(
-            f"--teacher {file} looks like probabilities; give logits, or their logarithm "
-            "(log-probabilities are valid logits)",
+            f"--teacher {file} looks like probabilities; give logits, or their logarithm, "
+            "which kdloss.logits_from_probs gives (log-probabilities are valid logits)",
             stacklevel=2,
         )

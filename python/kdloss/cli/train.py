@@ -5,7 +5,7 @@ import shlex
 from typing import Any
 
 from .. import plots
-from . import console, training
+from . import console, per_row, training
 from .files import ARRAY_HELP, new_folder, to_json
 
 STUDENT, HISTORY, SETTINGS, PICTURE = "student.npz", "history.json", "settings.json", "training.png"
@@ -22,6 +22,9 @@ def add_parser(commands: Any) -> None:
             f"{STUDENT}, {HISTORY} (a record per epoch; null for NaN), {SETTINGS} and {PICTURE}.",
             ARRAY_HELP,
             example="kdloss train --features X.npy --labels y.npy --teacher-logits T.npy \\\n"
+            "    --out run/\n"
+            "kdloss train --features X.npy --labels P.npy --sample-weight w.npy \\\n"
+            "    --teacher-logits T1.npy T2.npy --teacher-weights 2,1 --alpha-column a.npy \\\n"
             "    --out run/",
         ),
     )
@@ -33,14 +36,19 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train, and leave the student and how it came about in a folder."""
     student = training.new_student(args)
+    per_row.refuse_two_alphas(args, "alpha", training.FIELDS["alpha"])
     for name, alpha in (("labels", 0), ("teacher_logits", 1)):
-        if getattr(args, name) is None and args.alpha != alpha:
+        if getattr(args, name) is None and args.alpha_column is None and args.alpha != alpha:
             raise ValueError(f"--{name.replace('_', '-')} is needed unless --alpha is {alpha}")
     data = training.read_data(args)
     with new_folder(args.out, (STUDENT, HISTORY, SETTINGS, PICTURE)) as folder:
         with console.progress("epoch", args.epochs) as advance:
-            student.fit(
-                *data, validation=args.validation or None, progress=lambda record: advance(1)
+            training.fit(
+                student,
+                args,
+                data,
+                validation=args.validation or None,
+                progress=lambda record: advance(1),
             )
         student.save(folder / STUDENT)
         (folder / HISTORY).write_text(to_json(student.history))

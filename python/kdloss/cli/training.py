@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..trainer import SCHEDULES, LinearStudent, Record, Settings
-from . import console
+from . import console, per_row
 from .files import read_labels, read_matrix
 
 if TYPE_CHECKING:
@@ -39,11 +39,16 @@ HELP = {
 
 
 class Data(NamedTuple):
-    """Features (N, D), labels (N,) and teacher logits (N, C), as `LinearStudent.fit` takes them."""
+    """What was read: features (N, D), labels (N,) or (N, C), teachers' logits (N, C) each.
+
+    Where given, weights (N,) and alphas (N,).
+    """
 
     features: NDArray[Any]
     labels: NDArray[Any] | None
-    teacher_logits: NDArray[Any] | None
+    teacher_logits: list[NDArray[Any]] | None
+    sample_weight: NDArray[Any] | None
+    alpha_column: NDArray[Any] | None
 
 
 def add_file_flags(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -55,14 +60,16 @@ def add_file_flags(parser: argparse.ArgumentParser, *, required: bool) -> None:
         metavar="FILE",
         required=required,
         help="integers (rows,): a class from 0 on, -1 for a row that only the teacher has seen, "
-        "-100 for a row to leave out" + ("" if required else "; needed unless --alpha 0"),
+        "-100 for a row to leave out; or soft labels, numbers (rows, classes): probabilities, "
+        "zeros for a row that only the teacher has seen"
+        + ("" if required else "; needed unless --alpha 0"),
     )
-    group.add_argument(
+    per_row.add_flags(
+        group,
         "--teacher-logits",
-        metavar="FILE",
-        required=required,
-        help="numbers (rows, classes): logits, not probabilities; log-probabilities are logits"
+        "numbers (rows, classes): logits, not probabilities; log-probabilities are logits"
         + ("" if required else "; needed unless --alpha 1"),
+        required=required,
     )
     group.add_argument(
         "--out",
@@ -100,15 +107,28 @@ def add_setting_flags(parser: argparse.ArgumentParser, *, without: tuple[str, ..
 
 
 def read_data(args: argparse.Namespace) -> Data:
-    """Read the three files, and compare their numbers of rows."""
+    """Read the files, and compare their numbers of rows."""
     features = read_matrix(args.features, "--features")
     like = (f"--features {args.features}", features)
-    labels = teacher_logits = None
+    labels = teachers = None
     if args.labels is not None:
         labels = read_labels(args.labels, "--labels", like)
     if args.teacher_logits is not None:
-        teacher_logits = read_matrix(args.teacher_logits, "--teacher-logits", like)
-    return Data(features, labels, teacher_logits)
+        teachers = per_row.read_teachers(args.teacher_logits, "--teacher-logits", like)
+    return Data(features, labels, teachers, *per_row.read_weights_and_alphas(args, like))
+
+
+def fit(student: LinearStudent, args: argparse.Namespace, data: Data, **options: Any) -> None:
+    """Train the student on what was read."""
+    student.fit(
+        data.features,
+        data.labels,
+        data.teacher_logits,
+        sample_weight=data.sample_weight,
+        alpha_per_row=data.alpha_column,
+        teacher_weights=args.teacher_weights,
+        **options,
+    )
 
 
 def new_student(args: argparse.Namespace, **settings: Any) -> LinearStudent:
@@ -128,10 +148,17 @@ def final_record(student: LinearStudent) -> Record:
 def origin(args: argparse.Namespace, data: Data) -> dict[str, Any]:
     """Say from which settings and files, and with which versions, a result was made."""
     names = [name for name in (*FIELDS, "validation") if hasattr(args, name)]
+    if args.alpha_column is not None:
+        names = [name for name in names if name != "alpha"]
+    settings = {name: getattr(args, name) for name in names}
+    if args.teacher_weights is not None:
+        settings["teacher_weights"] = args.teacher_weights
+    always = ("features", "labels", "teacher_logits")
+    arrays = {k: v for k, v in data._asdict().items() if k in always or v is not None}
     return {
-        "settings": {name: getattr(args, name) for name in names},
-        "files": {name: getattr(args, name) for name in Data._fields},
-        "shapes": {name: None if a is None else a.shape for name, a in data._asdict().items()},
+        "settings": settings,
+        "files": {name: _one_or_all(getattr(args, name)) for name in arrays},
+        "shapes": {name: _one_or_all(_shapes(value)) for name, value in arrays.items()},
         "versions": {
             "kdloss": __version__,
             "numpy": np.__version__,
@@ -140,11 +167,26 @@ def origin(args: argparse.Namespace, data: Data) -> dict[str, Any]:
     }
 
 
+def _shapes(value: Any) -> Any:
+    if isinstance(value, list):
+        return [one.shape for one in value]
+    return None if value is None else value.shape
+
+
+def _one_or_all(value: Any) -> Any:
+    """The only entry of a list, or what is given."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
 def command(args: argparse.Namespace, out: str, **settings: Any) -> str:
     """Return the `kdloss train` of these files and settings, as typed in a shell."""
     words = ["kdloss", "train"]
     for name in Data._fields:
-        words += [_flag(name), getattr(args, name)]
+        files = getattr(args, name)
+        if files is not None:
+            words += [_flag(name), *([files] if isinstance(files, str) else files)]
+    if args.teacher_weights is not None:
+        words += ["--teacher-weights", ",".join(f"{x!r}" for x in args.teacher_weights)]
     if args.validation != VALIDATION:
         words += ["--validation", str(args.validation)]
     for name, value in (vars(args) | settings).items():

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import plots
-from . import console, training
+from . import console, per_row, training
 from .files import ARRAY_HELP, new_folder, to_json
 
 RESULTS, PICTURE = "results.json", "tune.png"
@@ -16,6 +16,7 @@ METRICS = {  # what it is called, and whether less of it is better
     "brier": ("Brier score", True),
     "accuracy": ("accuracy", False),
 }
+ALPHAS = "0.1,0.3,0.5,0.7,0.9"
 FEW = 50  # labelled validation rows, below which the standard error of an accuracy is several %
 
 
@@ -28,15 +29,18 @@ def add_parser(commands: Any) -> None:
             "Train a student for each pair of --alphas and --taus and for each seed, and compare "
             "the pairs by --metric on the labelled validation rows; never by the loss, whose "
             f"scale changes with alpha and tau. Leaves {RESULTS} and {PICTURE}, and prints the "
-            "best pair as a command to run.",
+            "best pair as a command to run. With --alpha-column, which gives each row its own "
+            "alpha, tau is chosen alone.",
             ARRAY_HELP,
             example="kdloss tune --features X.npy --labels y.npy --teacher-logits T.npy \\\n"
-            "    --alphas 0.1,0.5,0.9 --taus 1,2,4,8 --out tune/",
+            "    --alphas 0.1,0.5,0.9 --taus 1,2,4,8 --out tune/\n"
+            "kdloss tune --features X.npy --labels y.npy --teacher-logits T1.npy T2.npy \\\n"
+            "    --sample-weight w.npy --alpha-column a.npy --out tune/",
         ),
     )
     training.add_file_flags(parser, required=True)
     grid = parser.add_argument_group("grid")
-    for name, default in (("alpha", "0.1,0.3,0.5,0.7,0.9"), ("tau", "1,2,4,8")):
+    for name, default in (("alpha", ALPHAS), ("tau", "1,2,4,8")):
         grid.add_argument(
             f"--{name}s",
             type=_numbers,
@@ -62,9 +66,12 @@ def run(args: argparse.Namespace) -> None:
     """Train over the grid; leave each score and a picture, and print the best pair's command."""
     if args.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, not {args.seeds}")
+    per_row.refuse_two_alphas(args, "alphas", _numbers(ALPHAS))
+    # Where each row has its own alpha, the setting is not used.
+    alphas = args.alphas if args.alpha_column is None else [training.FIELDS["alpha"]]
     grid: dict[tuple[int, int, int], dict[str, Any]] = {
         (i, j, k): {"alpha": alpha, "tau": tau, "seed": args.seed + k}
-        for i, alpha in enumerate(args.alphas)
+        for i, alpha in enumerate(alphas)
         for j, tau in enumerate(args.taus)
         for k in range(args.seeds)
     }
@@ -80,10 +87,13 @@ def run(args: argparse.Namespace) -> None:
         over = f"mean of {args.seeds} seeds ± standard deviation" if args.seeds > 1 else "one seed"
         title = f"validation {name}, {better} is better; {over}"
         i, j = map(int, divmod(np.nanargmin(mean if less_is_better else -mean), len(args.taus)))
-        best = {"alpha": args.alphas[i], "tau": args.taus[j]}
+        best = {"alpha": alphas[i], "tau": args.taus[j]}
+        names = [f"{alpha:g}" for alpha in alphas]
+        if args.alpha_column is not None:
+            best, names = {"tau": best["tau"]}, ["column"]
         cells = [
             {
-                "alpha": args.alphas[a],
+                **({} if args.alpha_column is not None else {"alpha": alphas[a]}),
                 "tau": args.taus[t],
                 "mean": mean[a, t],
                 "spread": spread[a, t],
@@ -95,19 +105,19 @@ def run(args: argparse.Namespace) -> None:
         (folder / RESULTS).write_text(to_json(results | training.origin(args, data)))
         training.save_picture(
             folder / PICTURE,
-            lambda: plots.heat_map(args.alphas, args.taus, mean, spread, best=(i, j), title=title),
+            lambda: plots.heat_map(names, args.taus, mean, spread, best=(i, j), title=title),
         )
 
     print(title)
     print(f"{'alpha':>7}" + "".join(f"{f'tau {tau:g}':>18}" for tau in args.taus))
-    for a, alpha in enumerate(args.alphas):
+    for a, alpha in enumerate(names):
         row = [console.plus_minus(m, s, 4) for m, s in zip(mean[a], spread[a], strict=True)]
-        print(f"{alpha:7g}" + "".join(f"{text:>18}" for text in row))
+        print(f"{alpha:>7}" + "".join(f"{text:>18}" for text in row))
     if np.isnan(mean).any():
         print("nan: the training diverged")
-    print(f"best: alpha {best['alpha']:g}, tau {best['tau']:g}")
+    print("best:", ", ".join(f"{name} {value:g}" for name, value in best.items()))
     print("next:", training.command(args, out="run/", **best))
-    labelled = round(args.validation * np.count_nonzero(np.asarray(data.labels) >= 0))
+    labelled = round(args.validation * _count_labelled(data))
     if labelled < FEW:
         console.note(
             f"about {labelled} labelled validation rows per seed tell settings apart poorly; "
@@ -121,13 +131,14 @@ def _scores(
     data: training.Data,
 ) -> NDArray[np.float64]:
     """The metric for each alpha, tau and seed; NaN where the training diverged."""
-    scores = np.full((len(args.alphas), len(args.taus), args.seeds), np.nan)
+    shape = tuple(1 + max(axis) for axis in zip(*grid, strict=True))
+    scores = np.full(shape, np.nan)
     reason = "no validation row has a label"
     with console.progress("training", len(grid)) as advance:
         for cell, settings in grid.items():
             student = training.new_student(args, **settings)
             try:
-                student.fit(*data, validation=args.validation)
+                training.fit(student, args, data, validation=args.validation)
                 scores[cell] = training.final_record(student)[f"val_{args.metric}"]
             except FloatingPointError as error:
                 reason = str(error)
@@ -137,8 +148,13 @@ def _scores(
     return scores
 
 
+def _count_labelled(data: training.Data) -> int:
+    labels = np.asarray(data.labels)
+    labelled = labels >= 0 if labels.ndim == 1 else labels.any(axis=1)
+    if data.sample_weight is not None:
+        labelled = labelled & (data.sample_weight > 0)
+    return int(np.count_nonzero(labelled))
+
+
 def _numbers(text: str) -> list[float]:
-    try:
-        return sorted({float(number) for number in text.split(",")})
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected numbers as in 1,2,4, not {text!r}") from None
+    return sorted(set(per_row.numbers(text)))

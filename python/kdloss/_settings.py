@@ -1,0 +1,84 @@
+"""The trainer's settings, each checked and plain, as they are written to files."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    # The factor on learning_rate, after the share t of all epochs, 0 <= t < 1.
+    "constant": lambda t: 1.0,
+    "cosine": lambda t: (1 + math.cos(math.pi * t)) / 2,
+    "step": lambda t: 1.0 if t < 0.5 else 0.1 if t < 0.75 else 0.01,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a `LinearStudent` is trained; each field is described there."""
+
+    alpha: float = 0.5
+    tau: float = 4.0
+    learning_rate: float = 0.1
+    epochs: int = 50
+    batch_size: int = 128
+    schedule: str = "constant"
+    momentum: float = 0.0
+    l2: float = 0.0
+    bias: bool = True
+    shuffle: bool = True
+    seed: int = 0
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        checked: dict[str, Any] = {
+            "alpha": _number("alpha", self.alpha, lambda x: 0 <= x <= 1, "in [0, 1]"),
+            "tau": _number("tau", self.tau, lambda x: 0 < x < math.inf, "finite and > 0"),
+            "learning_rate": _number(
+                "learning_rate", self.learning_rate, lambda x: 0 < x < math.inf, "finite and > 0"
+            ),
+            "momentum": _number("momentum", self.momentum, lambda x: 0 <= x < 1, "in [0, 1)"),
+            "l2": _number("l2", self.l2, lambda x: 0 <= x < math.inf, "finite and >= 0"),
+            "epochs": whole("epochs", self.epochs, 1),
+            "batch_size": whole("batch_size", self.batch_size, 1),
+            "seed": whole("seed", self.seed, 0),
+            "bias": _truth("bias", self.bias),
+            "shuffle": _truth("shuffle", self.shuffle),
+        }
+        if self.patience is not None:
+            checked["patience"] = whole("patience", self.patience, 1)
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}"
+            )
+        for name, value in checked.items():
+            # Plain Python values, whatever kind was given: they are written as JSON.
+            object.__setattr__(self, name, value)
+
+
+def _number(name: str, value: Any, valid: Callable[[float], bool], expected: str) -> float:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    if not valid(float(value)):
+        raise ValueError(f"{name} must be {expected}, not {value}")
+    return float(value)
+
+
+def whole(name: str, value: Any, smallest: int) -> int:
+    """Return `value` as an int of at least `smallest`; messages call it `name`."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if value < smallest:
+        raise ValueError(f"{name} must be at least {smallest}, not {value}")
+    return int(value)
+
+
+def _truth(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return bool(value)

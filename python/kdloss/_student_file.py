@@ -1,0 +1,72 @@
+"""A student's file: one .npz of plain arrays, written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from ._checks import Array
+from ._epochs import State
+from ._settings import Settings
+
+FORMAT = 1
+
+
+def write(path: str | os.PathLike[str], settings: Settings, state: State, served: Array) -> None:
+    """Write the student whose weights and bias are `served` (D + 1, C)."""
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        with open(unfinished, "wb") as file:
+            np.savez(
+                file,
+                kdloss_student=FORMAT,
+                settings=json.dumps(dataclasses.asdict(settings)),
+                history=json.dumps(state.history),
+                weights=served[:-1],
+                bias=served[-1],
+                parameters=state.parameters,
+                velocity=state.velocity,
+            )
+            file.flush()
+            os.fsync(file.fileno())  # or a crash could leave the new name without its content
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read(path: str | os.PathLike[str]) -> tuple[Settings, State]:
+    """Return what `write` wrote; nothing in the file is executed."""
+    problem = f"{os.fspath(path)} is not a student written by LinearStudent.save: "
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as entries:
+            arrays = dict(entries)
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(problem + "it is no .npz file of plain arrays") from error
+    found = arrays["kdloss_student"].tolist() if "kdloss_student" in arrays else "missing"
+    if found != FORMAT:
+        raise ValueError(problem + f"its format is {found}, and this version reads {FORMAT}")
+    try:
+        settings = Settings(**json.loads(str(arrays["settings"])))
+        history = json.loads(str(arrays["history"]))
+        if not isinstance(history, list):
+            raise ValueError(f"its history is {history!r}, not a list")
+        weights, bias = arrays["weights"], arrays["bias"]
+        parameters, velocity = arrays["parameters"], arrays["velocity"]
+    except KeyError as error:
+        raise ValueError(problem + f"it has no entry {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(problem + str(error)) from error
+    if weights.ndim != 2 or not (
+        weights.shape[1:] == bias.shape
+        and parameters.shape == velocity.shape == (len(weights) + 1, *bias.shape)
+        and weights.dtype == bias.dtype == parameters.dtype == velocity.dtype
+        and weights.dtype in (np.float32, np.float64)
+    ):
+        raise ValueError(problem + "its arrays do not fit together")
+    return settings, State(parameters, velocity, np.vstack([weights, bias]), history)

@@ -1,0 +1,101 @@
+"""The rows that a student learns from, one batch at a time: nothing else of them is in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._checks import Array
+from .teacher import ensemble_logits
+
+
+class Batch(NamedTuple):
+    """Some rows: features (B, D), labels (B,) or (B, C), the teacher's logits (B, C), row numbers.
+
+    `alpha` is a number or (B,), `weight` is None or (B,).
+    """
+
+    X: Array
+    labels: Array
+    teacher: Array | None
+    alpha: Any
+    weight: Array | None
+    rows: Array
+
+    @property
+    def labelled(self) -> Array:
+        """Which rows have a label (B,)."""
+        return np.asarray(self.labels >= 0 if self.labels.ndim == 1 else self.labels.any(axis=1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Features (N, D), labels (N,) or (N, C), teachers' logits (N, C) each, and the rows in use.
+
+    `alpha` is a number or (N,), `weight` is None or (N,), `shares` the teachers' weights (K,).
+    """
+
+    X: Any
+    labels: Any
+    teachers: list[Any]
+    shares: Array
+    alpha: Any
+    weight: Array | None
+    tau: float
+    rows: Array
+    classes: int
+    dtype: np.dtype[Any]
+
+    @property
+    def features(self) -> int:
+        return int(self.X.shape[1])
+
+    def batches(self, order: Array, size: int) -> Iterator[Batch]:
+        """Yield the rows in this order, `size` at a time."""
+        for start in range(0, len(order), size):
+            # Sorted rows are read front to back, which disks like and HDF5 demands. Within a batch
+            # the order has no meaning: it only changes the order of summation.
+            rows = np.sort(order[start : start + size])
+            yield Batch(
+                take(self.X, rows, self.dtype),
+                self.labels[rows]
+                if len(self.labels.shape) == 1
+                else self._numbers(self.labels, rows),
+                self._teacher(rows),
+                self.alpha if isinstance(self.alpha, float) else self.alpha[rows],
+                None if self.weight is None else self.weight[rows],
+                rows,
+            )
+
+    def _teacher(self, rows: Array) -> Array | None:
+        """The logits of the one teacher, or of the mixture of several: made batch by batch."""
+        logits = [self._numbers(teacher, rows) for teacher in self.teachers]
+        if len(logits) < 2:
+            return logits[0] if logits else None
+        return ensemble_logits(logits, self.shares, tau=self.tau)
+
+    def _numbers(self, source: Any, rows: Array) -> Array:
+        """Sorted `rows` of logits or soft labels, in their own type where the loss reads that."""
+        array = np.asarray(_slice(source, rows))
+        return array if _is_read_in_place(array.dtype) else array.astype(self.dtype)
+
+
+def take(source: Any, rows: Array, dtype: np.dtype[Any]) -> Array:
+    """Sorted `rows` of an array, as `dtype`; a run of them is a slice, which copies nothing."""
+    return np.asarray(_slice(source, rows), dtype)
+
+
+def _is_read_in_place(dtype: np.dtype[Any]) -> bool:
+    """Whether the loss reads this type: float16, bfloat16, float32 and float64."""
+    if dtype.kind == "f":
+        return dtype.isnative and dtype.itemsize <= 8
+    return dtype.name == "bfloat16"
+
+
+def _slice(source: Any, rows: Array) -> Any:
+    if rows[-1] - rows[0] == len(rows) - 1:
+        return source[int(rows[0]) : int(rows[-1]) + 1]
+    return source[rows]

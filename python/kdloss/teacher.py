@@ -1,0 +1,343 @@
+"""Teachers: several as one, probabilities as logits, how far a student agrees, how sure one is."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._checks import SUM_TOLERANCE, check_weights
+from ._convert import as_array, as_floats
+from .softmax import log_softmax_temp
+
+BLOCK_ELEMENTS = 2**16  # rows are taken in blocks of about this many numbers: 512 KB in float64
+
+
+def ensemble_logits(
+    teachers: Sequence[ArrayLike], weights: ArrayLike | None = None, *, tau: float = 4.0
+) -> NDArray[Any]:
+    r"""Logits of the mixture of several teachers: the weighted mean of their softened outputs.
+
+    .. math::
+        L_c = \tau \log \sum_k w_k \, \mathrm{softmax}(T_k / \tau)_c
+        \quad\text{so that}\quad
+        \mathrm{softmax}(L / \tau) = \sum_k w_k \, \mathrm{softmax}(T_k / \tau)
+
+    where the weights are divided by their sum. The mean of the *logits* is another thing: its
+    softmax is the normalised geometric mean of the distributions, in which every teacher has a
+    veto. A class that one of them finds impossible stays impossible, however likely the others find
+    it, and what the teachers are least sure of decides. Here such a class keeps the others' share.
+
+    Parameters
+    ----------
+    teachers : sequence of array_like (rows, classes) of float
+        Each teacher's logits, all of one shape. float16, bfloat16, float32 and float64 are read in
+        place, memory-mapped too; integers and lists become float64. -inf masks a class.
+    weights : array_like (teachers,) of float, optional
+        Each teacher's weight, finite and >= 0, not all 0; equal ones by default. A teacher of
+        weight 0 is not read.
+    tau : float, default 4
+        The temperature at which the student will learn from the result, in units of the logits,
+        > 0: the mixture at one temperature is not that at another.
+
+    Returns
+    -------
+    ndarray (rows, classes)
+        The mixture's logits, tau times its log-probabilities, so that at ``tau`` each row is
+        normalised: of the widest type of the teachers that are read, float32 for halves. -inf
+        where every teacher masks; a row is NaN where a teacher's has NaN, +inf, or -inf alone.
+        Computed in float64, in blocks of rows: beside the result, memory does not grow with the
+        number of rows or of teachers.
+
+    Raises
+    ------
+    ValueError
+        For no teachers, shapes that differ, weights that are negative, all 0 or of another number,
+        or a tau that is not > 0.
+    TypeError
+        For arguments that are no numbers.
+
+    See Also
+    --------
+    logits_from_probs : for teachers of which only probabilities are known.
+
+    References
+    ----------
+    Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv:1503.02531 (2015),
+    who distil an ensemble by either mean.
+
+    Examples
+    --------
+    >>> import kdloss
+    >>> one, other = [[4.0, 0.0, -1000.0]], [[0.0, 4.0, 2.0]]  # one finds class 2 impossible
+    >>> kdloss.softmax_temp(kdloss.ensemble_logits([one, other], tau=1.0)).round(4).tolist()
+    [[0.4989, 0.4424, 0.0587]]
+    >>> kdloss.softmax_temp([[2.0, 2.0, -499.0]]).round(4).tolist()  # the mean of their logits
+    [[0.5, 0.5, 0.0]]
+    """
+    arrays = _matrices(teachers)
+    shares = check_teacher_weights(weights, len(arrays))
+    shares = shares / shares.max()  # whose sum can neither overflow nor vanish
+    with np.errstate(divide="ignore"):
+        logs = np.log(shares) - np.log(shares.sum())
+    used = [(log, array) for log, array in zip(logs, arrays, strict=True) if log > -math.inf]
+    types = [as_floats(array[:0], "teachers").dtype for _, array in used]
+    result = np.empty(arrays[0].shape, np.result_type(*types))
+    for rows in _blocks(result, len(used)):
+        logs_of_shares = [log_softmax_temp(t[rows].astype(np.float64), tau) + w for w, t in used]
+        shares = np.stack(logs_of_shares)  # (teachers, rows, classes)
+        # NaN is the business of its own row; log 0 = -inf is what every teacher's mask means.
+        with np.errstate(invalid="ignore", divide="ignore"):
+            largest = shares.max(axis=0)
+            largest[largest == -np.inf] = 0
+            shares -= largest
+            total = np.exp(shares, out=shares).sum(axis=0)
+            result[rows] = tau * (np.log(total, out=total) + largest)
+    return result
+
+
+def logits_from_probs(probs: ArrayLike) -> NDArray[Any]:
+    r"""Logits of a teacher of which only the probabilities are known: their logarithms.
+
+    .. math:: t_c = \log P_c
+
+    The loss takes logits, and log-probabilities are valid ones at any temperature. At temperature
+    1 they give the probabilities back; at another they are softened as the teacher's own logits
+    would have been, which differ from them by a number per row.
+
+    **A probability that is exactly 0** becomes -inf: the teacher masks that class. In the loss its
+    term is the student's own probability p, which is finite, pulls p towards 0 and stays there at
+    any temperature. That is right where 0 means impossible. Where it is rounding (three decimals in
+    a file, an underflow, a vote of few trees), say so first by mixing with a small uniform share:
+    ``probs = (1 - e) * probs + e / classes``, with e near the size of what was rounded away, such
+    as 1e-3 for three decimals. What was 0 then has a logit near log(e / classes), and temperature
+    softens it with the others.
+
+    Parameters
+    ----------
+    probs : array_like (rows, classes) or (classes,) of float
+        Probabilities >= 0, each row summing to 1 within 1e-3.
+
+    Returns
+    -------
+    ndarray
+        Their logarithms: the same shape; float32 for float32 and halves, otherwise float64. A row
+        with NaN is NaN there.
+
+    Raises
+    ------
+    ValueError
+        For a negative entry, a row that does not sum to 1, another number of axes.
+    TypeError
+        If ``probs`` are no numbers.
+
+    See Also
+    --------
+    ensemble_logits : one teacher of several.
+
+    References
+    ----------
+    Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv:1503.02531 (2015).
+
+    Examples
+    --------
+    >>> import kdloss
+    >>> kdloss.logits_from_probs([0.75, 0.25, 0.0]).round(4).tolist()
+    [-0.2877, -1.3863, -inf]
+    >>> kdloss.softmax_temp(kdloss.logits_from_probs([[0.75, 0.25, 0.0]])).round(12).tolist()
+    [[0.75, 0.25, 0.0]]
+    """
+    array = as_array(probs, "probs")
+    dtype = as_floats(array[:0] if array.ndim else array, "probs").dtype
+    if array.ndim not in (1, 2):
+        raise ValueError(f"probs has shape {array.shape}, expected (rows, classes) or (classes,)")
+    matrix = array[None, :] if array.ndim == 1 else array
+    result = np.empty(matrix.shape, dtype)
+    for rows in _blocks(matrix):
+        block = matrix[rows].astype(np.float64)
+        _refuse_what_is_no_probability(block, rows.start, one_row=array.ndim == 1)
+        with np.errstate(divide="ignore"):  # log 0 = -inf is the answer, not a mishap
+            result[rows] = np.log(block, out=block)
+    return result.reshape(array.shape)
+
+
+def teacher_agreement(
+    student_logits: ArrayLike, teacher: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> float:
+    r"""The share of rows in which student and teacher have the same most likely class.
+
+    .. math:: \frac{\sum_i w_i \, [\arg\max_c s_{ic} = \arg\max_c t_{ic}]}{\sum_i w_i}
+
+    Of equally likely classes the first one counts, as in `numpy.argmax`. Temperature, which keeps
+    the order of the classes, does not enter.
+
+    Parameters
+    ----------
+    student_logits, teacher : array_like (rows, classes) of float
+        Logits or probabilities, one shape for both.
+    sample_weight : array_like (rows,) of float, optional
+        Each row's weight w, finite and >= 0. A row of weight 0 does not count, and may hold NaN.
+
+    Returns
+    -------
+    float
+        Between 0 and 1; NaN where no row counts.
+
+    Raises
+    ------
+    ValueError
+        For shapes that differ, or weights out of their range.
+    TypeError
+        For arguments that are no numbers.
+
+    References
+    ----------
+    Stanton, Izmailov, Kirichenko, Alemi, Wilson: Does Knowledge Distillation Really Work?,
+    arXiv:2106.05945 (2021), where it measures how far a student has become its teacher.
+
+    Examples
+    --------
+    >>> import kdloss
+    >>> student, teacher = [[2.0, 1.0], [0.0, 1.0]], [[5.0, 0.0], [3.0, 0.0]]
+    >>> kdloss.teacher_agreement(student, teacher)
+    0.5
+    >>> kdloss.teacher_agreement(student, teacher, sample_weight=[3.0, 1.0])
+    0.75
+    """
+    s, t = _matrix(student_logits, "student_logits"), _matrix(teacher, "teacher")
+    if t.shape != s.shape:
+        raise ValueError(f"teacher has shape {t.shape}, expected that of student_logits, {s.shape}")
+    agree = s.argmax(axis=1) == t.argmax(axis=1)
+    if sample_weight is None:
+        return float(agree.mean()) if len(agree) else math.nan
+    weight = check_weights(sample_weight, len(s))
+    total = float(weight.sum())
+    return float(weight[agree].sum()) / total if total else math.nan
+
+
+def entropy_temp(logits: ArrayLike, tau: float = 1.0) -> NDArray[Any]:
+    r"""The entropy of each row's softened probabilities, in nats: how unsure a teacher is.
+
+    .. math:: H = -\sum_c p_c \log p_c, \qquad p = \mathrm{softmax}(z / \tau)
+
+    0 where one class has all the probability, log(classes) where all have the same. A masked class
+    adds nothing.
+
+    Parameters
+    ----------
+    logits : array_like (rows, classes) of float
+        float16, bfloat16, float32 and float64 are read in place, integers and lists as float64.
+    tau : float, default 1
+        Temperature, in units of the logits, > 0.
+
+    Returns
+    -------
+    ndarray (rows,)
+        float32 for float32 and halves, otherwise float64. Every term is >= 0 and computed in
+        float64 from logarithms that keep their digits, so that the entropy is accurate also where
+        one class has nearly all the probability. NaN for a row with NaN, +inf, or -inf alone.
+
+    Raises
+    ------
+    ValueError
+        If ``tau`` is not finite or not > 0, or ``logits`` has another number of axes or no classes.
+    TypeError
+        If ``logits`` are no numbers.
+
+    See Also
+    --------
+    log_softmax_temp : the logarithms.
+
+    References
+    ----------
+    Shannon: A Mathematical Theory of Communication, Bell System Technical Journal 27 (1948).
+
+    Examples
+    --------
+    >>> import kdloss
+    >>> kdloss.entropy_temp([[0.0, 0.0], [0.0, -40.0]]).tolist()
+    [0.6931471805599453, 1.7418252446695514e-16]
+    """
+    array = _matrix(logits, "logits")
+    result = np.empty(len(array), as_floats(array[:0], "logits").dtype)
+    for rows in _blocks(array):
+        log_p = log_softmax_temp(array[rows].astype(np.float64), tau)
+        p = np.exp(log_p)
+        with np.errstate(invalid="ignore"):  # 0 * -inf, for a masked class
+            terms = np.multiply(p, -log_p)
+        terms[p == 0] = 0
+        result[rows] = terms.sum(axis=1)
+    return result
+
+
+def _blocks(array: NDArray[Any], copies: int = 1) -> Iterator[slice]:
+    """Slices of rows, at least one, so that a bad option is found without any row.
+
+    So many copies of a block are in memory at once.
+    """
+    size = max(1, BLOCK_ELEMENTS // max(1, copies * array.shape[1]))
+    for start in range(0, max(1, len(array)), size):
+        yield slice(start, start + size)
+
+
+def _matrix(value: ArrayLike, name: str) -> NDArray[Any]:
+    """``value`` (rows, classes) as it is if it is an array of numbers."""
+    array = as_array(value, name)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ValueError(
+            f"{name} has shape {array.shape}, expected (rows, classes), at least one class"
+        )
+    as_floats(array[:0], name)  # refuses what is no number
+    return array
+
+
+def _matrices(teachers: Sequence[ArrayLike]) -> list[NDArray[Any]]:
+    if isinstance(teachers, np.ndarray) and teachers.ndim != 3:
+        raise ValueError(
+            f"teachers has shape {teachers.shape}, expected a list of arrays (rows, classes)"
+        )
+    arrays = [_matrix(value, f"teachers[{k}]") for k, value in enumerate(teachers)]
+    if not arrays:
+        raise ValueError("teachers is empty, expected the logits of at least one teacher")
+    for k, array in enumerate(arrays):
+        if array.shape != arrays[0].shape:
+            raise ValueError(
+                f"teachers[{k}] has shape {array.shape}, "
+                f"expected that of teachers[0], {arrays[0].shape}"
+            )
+    return arrays
+
+
+def check_teacher_weights(
+    weights: ArrayLike | None, count: int, name: str = "weights"
+) -> NDArray[np.float64]:
+    """Return the teachers' weights as float64 (count,), equal ones for None, not all 0."""
+    if weights is None:
+        return np.ones(count)
+    array = check_weights(weights, count, name, "teacher")
+    if not array.any():
+        raise ValueError(f"{name} are all 0, expected at least one > 0")
+    return array
+
+
+def _refuse_what_is_no_probability(
+    block: NDArray[np.float64], first: int, *, one_row: bool
+) -> None:
+    def at(*index: int) -> str:
+        return f"probs[{', '.join(str(i) for i in (index[1:] if one_row else index))}]"
+
+    negative = block < 0
+    if negative.any():
+        row, column = divmod(int(negative.argmax()), block.shape[1])
+        value = block[row, column]
+        raise ValueError(f"{at(first + row, column)} is {value:g}, expected a probability >= 0")
+    sums = block.sum(axis=1)
+    wrong = np.abs(sums - 1) > SUM_TOLERANCE  # NaN is the business of its own row
+    if wrong.any():
+        row = int(wrong.argmax())
+        where = "probs" if one_row else at(first + row)
+        raise ValueError(
+            f"{where} sums to {sums[row]:g}, "
+            f"expected probabilities that sum to 1 within {SUM_TOLERANCE:g}"
+        )

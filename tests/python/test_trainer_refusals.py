@@ -1,0 +1,254 @@
+"""The linear student: what is refused, and what goes wrong on the way."""
+
+import dataclasses
+import inspect
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+
+from kdloss import _epochs, metrics
+from kdloss.trainer import LinearStudent, Settings
+from students import make_task, softmax
+
+
+@pytest.fixture
+def task():
+    return make_task()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"X": np.zeros(150)}, ValueError, r"X must have shape \(N, > 0\), not \(150,\)"),
+        ({"X": np.zeros((150, 0))}, ValueError, r"X must have shape \(N, > 0\), not \(150, 0\)"),
+        ({"X": np.zeros((150, 5), complex)}, TypeError, "X must be real numbers, not complex128"),
+        ({"X": [["a"]] * 150}, TypeError, "X must be real numbers, not <U1"),
+        ({"labels": np.zeros(149, int)}, ValueError, r"labels .* \(150,\), .* not \(149,\)"),
+        ({"labels": np.zeros(150)}, TypeError, "labels must be integers, not float64"),
+        ({"labels": np.arange(150)}, ValueError, r"\[0, 4\), .* row 4 has label 4"),
+        ({"labels": np.full(150, -7)}, ValueError, "row 0 has label -7"),
+        ({"labels": np.full(150, -100)}, ValueError, "X has no row to use: it has 150"),
+        ({"labels": None}, ValueError, "labels may be None only if alpha is 0, not 0.5"),
+        ({"teacher_logits": None}, ValueError, "teacher_logits may be None only if alpha is 1"),
+        (
+            {"teacher_logits": np.zeros((149, 4))},
+            ValueError,
+            r"teacher_logits must have shape \(150, > 0\), not \(149, 4\)",
+        ),
+        (
+            {"teacher_logits": np.zeros((10, 15, 4))},
+            ValueError,
+            r"teacher_logits must have shape \(150, > 0\), not \(10, 15, 4\)",
+        ),
+        ({"n_classes": 5}, ValueError, r"teacher_logits .* \(150, 5\), not \(150, 4\)"),
+        ({"n_classes": 0}, ValueError, "n_classes must be at least 1, not 0"),
+        ({"n_classes": 4.0}, TypeError, "n_classes must be an integer, not 4.0"),
+        (
+            {"initial_weights": np.zeros((4, 5))},
+            ValueError,
+            r"initial_weights must have shape .* = \(5, 4\), not \(4, 5\)",
+        ),
+        (
+            {"initial_weights": np.full((5, 4), np.nan)},
+            ValueError,
+            "initial_weights must be finite",
+        ),
+        ({"initial_weights": [["a"]]}, TypeError, "initial_weights must be real numbers, not <U1"),
+        ({"validation": 1.0}, ValueError, r"validation must be in \(0, 1\).* not 1.0 of 150"),
+        ({"validation": 0.001}, ValueError, "leave rows on both sides, not 0.001 of 150 rows"),
+        ({"validation": True}, TypeError, "validation must be a share .* not bool"),
+        ({"validation": (1, 2)}, ValueError, r"validation must be \(X, labels, .* not 2 values"),
+        (
+            {"validation": (np.zeros((9, 6)), [0] * 9, np.zeros((9, 4)))},
+            ValueError,
+            r"validation X must have shape \(N, 5\), not \(9, 6\)",
+        ),
+        (
+            {"validation": (np.zeros((9, 5)), [0] * 9, np.zeros((9, 3)))},
+            ValueError,
+            r"validation teacher_logits must have shape \(9, 4\), not \(9, 3\)",
+        ),
+        (
+            {"validation": (np.zeros((2, 5)), [0, 4], np.zeros((2, 4)))},
+            ValueError,
+            r"validation labels must be in \[0, 4\), .* row 1 has label 4",
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_bad_data_is_named_and_changes_nothing(task, change, error, message):
+    student = LinearStudent(epochs=1).fit(*task)
+    weights, history = student.weights.copy(), list(student.history)
+    arguments = {"X": task.X, "labels": task.y, "teacher_logits": task.T} | change
+    with pytest.raises(error, match=message):
+        student.fit(**arguments)
+    assert (student.weights == weights).all()
+    assert student.history == history
+
+
+def test_a_sparse_matrix_is_refused(task):
+    with pytest.raises(TypeError, match="X must give arrays when sliced, which csr_array does not"):
+        LinearStudent().fit(csr_array(task.X), task.y, task.T)
+
+
+def test_an_unlabelled_row_needs_a_teacher(task):
+    task.y[3] = -1
+    with pytest.raises(ValueError, match="teacher_logits is None, but labels row 3 is -1"):
+        LinearStudent(alpha=1).fit(task.X, task.y, None)
+
+
+def test_patience_needs_validation(task):
+    with pytest.raises(ValueError, match="patience needs validation"):
+        LinearStudent(patience=3).fit(*task)
+
+
+def test_resuming_needs_the_same_features_and_classes(task):
+    student = LinearStudent(epochs=1).fit(*task)
+    with pytest.raises(ValueError, match=r"X must have shape \(N, 5\), not \(150, 3\)"):
+        student.resume(task.X[:, :3], task.y, task.T, epochs=2)
+    with pytest.raises(ValueError, match=r"teacher_logits .* \(150, 4\), not \(150, 5\)"):
+        student.resume(task.X, task.y, np.zeros((150, 5)), epochs=2)
+
+
+@pytest.mark.parametrize("use", ["logits", "predict", "predict_proba"])
+def test_prediction_checks_its_features(task, use):
+    student = LinearStudent(epochs=1)
+    with pytest.raises(RuntimeError, match="not trained yet"):
+        getattr(student, use)(task.X)
+    student.fit(*task)
+    with pytest.raises(ValueError, match=r"X must have shape \(N, 5\), not \(150, 4\)"):
+        getattr(student, use)(task.X[:, :4])
+
+
+def test_an_untrained_student_has_nothing_to_save(tmp_path):
+    assert LinearStudent().history == []
+    with pytest.raises(RuntimeError, match="not trained yet"):
+        LinearStudent().save(tmp_path / "student.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "error", "message"),
+    [
+        ("alpha", 1.5, ValueError, r"alpha must be in \[0, 1\], not 1.5"),
+        ("alpha", math.nan, ValueError, r"alpha must be in \[0, 1\], not nan"),
+        ("alpha", "1", TypeError, "alpha must be a number, not '1'"),
+        ("tau", 0, ValueError, "tau must be finite and > 0, not 0"),
+        ("tau", math.inf, ValueError, "tau must be finite and > 0, not inf"),
+        ("learning_rate", -0.1, ValueError, "learning_rate must be finite and > 0, not -0.1"),
+        ("epochs", 0, ValueError, "epochs must be at least 1, not 0"),
+        ("epochs", 2.5, TypeError, "epochs must be an integer, not 2.5"),
+        ("batch_size", 0, ValueError, "batch_size must be at least 1, not 0"),
+        ("schedule", "linear", ValueError, "one of constant, cosine, step, not 'linear'"),
+        ("momentum", 1, ValueError, r"momentum must be in \[0, 1\), not 1"),
+        ("l2", -1, ValueError, "l2 must be finite and >= 0, not -1"),
+        ("bias", 1, TypeError, "bias must be True or False, not 1"),
+        ("shuffle", None, TypeError, "shuffle must be True or False, not None"),
+        ("seed", -1, ValueError, "seed must be at least 0, not -1"),
+        ("seed", True, TypeError, "seed must be an integer, not True"),
+        ("patience", 0, ValueError, "patience must be at least 1, not 0"),
+    ],
+)
+def test_bad_settings_are_named(setting, value, error, message):
+    with pytest.raises(error, match=message):
+        LinearStudent(**{setting: value})
+
+
+def test_settings_and_constructor_agree():
+    signature = inspect.signature(LinearStudent).parameters.values()
+    fields = dataclasses.fields(Settings)
+    assert {p.name: p.default for p in signature} == {f.name: f.default for f in fields}
+    assert LinearStudent().settings == Settings()
+
+
+def test_settings_become_plain_values():
+    student = LinearStudent(alpha=np.float32(0.5), epochs=np.int8(3), bias=np.bool_(False), tau=2)
+    assert [type(v) for v in dataclasses.asdict(student.settings).values()] == [
+        *(float, float, float, int, int, str, float, float, bool, bool, int, type(None))
+    ]
+
+
+# What goes wrong on the way
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ({"X": (77, np.nan)}, "row 77 of its X is not finite"),
+        ({"X": (77, -np.inf)}, "row 77 of its X is not finite"),
+        ({"T": (77, np.nan)}, "row 77 of its teacher_logits has NaN"),
+        ({"T": (77, np.inf)}, "row 77 of its teacher_logits has NaN"),
+        ({"T": (77, -np.inf)}, "row 77 of its teacher_logits has NaN"),
+        ({}, "learning_rate is too large"),
+        ({"T": ((slice(None), 0), -np.inf)}, "learning_rate is too large"),
+    ],
+    ids=[
+        "X-nan",
+        "X-inf",
+        "teacher-nan",
+        "teacher-inf",
+        "teacher-all-masked",
+        "diverged",
+        "masked",
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_loss_that_is_not_finite_stops(task, spoil, message, dtype, monkeypatch):
+    # Features so large that one step of this rate makes logits beyond the type.
+    task.X *= math.sqrt(np.finfo(dtype).max)
+    for name, (row, value) in spoil.items():
+        getattr(task, name)[row] = value
+    # Batches without a finite loss have no scores: binning NaN differs between processors.
+    monkeypatch.setattr(_epochs, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(metrics.MetricSums, "add", lambda _, p, y, w: np.isfinite(p).all() or 1 / 0)
+    student = LinearStudent(batch_size=50, shuffle=False, learning_rate=1e8)
+    with pytest.raises(FloatingPointError, match=f"in epoch 1, batch [12]: .*{message}"):
+        student.fit(task.X.astype(dtype), task.y, task.T)
+    with pytest.raises(RuntimeError, match="not trained yet"):
+        student.predict(task.X)
+
+
+def test_after_a_failure_the_student_is_that_of_the_last_whole_epoch(task):
+    student = LinearStudent(epochs=2).fit(*task)
+    weights = student.weights.copy()
+    task.X[77, 2] = np.nan
+    with pytest.raises(FloatingPointError, match=r"in epoch 3, batch [12]: row 77"):
+        student.resume(*task, epochs=9)
+    assert (student.weights == weights).all()
+    assert len(student.history) == 2
+
+
+def test_a_last_step_beyond_all_numbers_is_noticed(task):
+    student = LinearStudent(epochs=1, batch_size=150, learning_rate=1e300)
+    with pytest.raises(FloatingPointError, match="weights are not finite after epoch 1"):
+        student.fit(1e30 * task.X, task.y, task.T)
+
+
+def test_a_validation_loss_that_is_not_finite_is_noticed(task):
+    X = task.X.copy()
+    X[5] = np.nan
+    with pytest.raises(
+        FloatingPointError, match=r"validation loss .* after epoch 1: row 5 of its X"
+    ):
+        LinearStudent(epochs=1).fit(*task, validation=(X, task.y, task.T))
+
+
+def test_a_teacher_may_mask_classes(task):
+    task.T[::2, 1] = -np.inf
+    task.y[:] = 0
+    student = LinearStudent(epochs=2).fit(*task)
+    assert math.isfinite(student.history[-1]["loss"])
+
+
+def test_probabilities_as_logits_are_warned_of_once(task, recwarn):
+    X, y, T = task
+    P = softmax(T).astype(np.float32)
+    with pytest.warns(UserWarning, match="teacher_logits look like probabilities") as caught:
+        LinearStudent(epochs=2, batch_size=10).fit(X, y, P)
+    assert [Path(w.filename).name for w in caught] == [Path(__file__).name]
+    for logits in (T, np.log(P), np.zeros_like(T), 2 * P, T - T.mean(axis=1)[:, None] + 1 / 4):
+        LinearStudent(epochs=1).fit(X, y, logits)
+    assert not recwarn.list
