@@ -47,28 +47,32 @@ void blend_row(const KdCall<T>& call, const Plans<T>& plans, std::int64_t row, c
                RowPlan& plan) {
   using L = Lanes<T>;
   const std::int64_t classes = call.classes;
+  const double keep = 1 - call.label_smoothing, share = call.label_smoothing / static_cast<double>(classes);
+  std::int64_t wanted = 1;  // classes that are not 0 in y
   if (call.labels.are_soft()) {
     read_rows(call.labels.probabilities, row, 1, classes, g);
-    std::int64_t wanted = 0, first = 0;
+    wanted = 0;
     for (std::int64_t c = 0; c < classes; ++c) wanted += g[c] != 0;
-    if (wanted == 0) {
-      plan = plans.unlabelled(plan.weight);
-      return;
+    plan.label = -1;
+    while (wanted > 0 && g[++plan.label] == 0) {
     }
-    while (g[first] == 0) ++first;
-    plan.label = first;
-    if (wanted == 1 && call.label_smoothing == 0) {
-      if (call.class_weight != nullptr) plan.target_sum = call.class_weight[first];
-      plan.hard &= plan.target_sum > 0 || call.both_parts;
-      return;
-    }
-  } else {
-    if (plan.label < 0) return;
-    for (std::int64_t c = 0; c < classes; ++c) g[c] = 0;
-    g[plan.label] = 1;
   }
-  const double keep = 1 - call.label_smoothing, share = call.label_smoothing / static_cast<double>(classes);
-  for (std::int64_t c = 0; c < classes; ++c) g[c] = static_cast<T>(keep * static_cast<double>(g[c]) + share);
+  if (plan.label < 0) {
+    plan = plans.unlabelled(plan.weight);
+    return;
+  }
+  if (wanted == 1 && share == 0) {
+    if (call.class_weight != nullptr) plan.target_sum = call.class_weight[plan.label];
+    plan.hard &= plan.target_sum > 0 || call.both_parts;
+    return;
+  }
+  if (wanted == 1) {
+    for (std::int64_t c = 0; c < classes; ++c) g[c] = static_cast<T>(share);
+    g[plan.label] = static_cast<T>(keep + share);
+  } else if (share > 0) {
+    for (std::int64_t c = 0; c < classes; ++c)
+      g[c] = static_cast<T>(keep * static_cast<double>(g[c]) + share);
+  }
   for (std::int64_t c = 0; call.class_weight != nullptr && c < classes; ++c)
     g[c] = static_cast<T>(static_cast<double>(g[c]) * call.class_weight[c]);
 
@@ -81,7 +85,8 @@ void blend_row(const KdCall<T>& call, const Plans<T>& plans, std::int64_t row, c
   while (top + 1 < classes && s[top] != first(ms)) ++top;
 
   plan.blended = true, plan.label = top;
-  plan.target_sum = sum_over<T>(classes, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA { return load(g + c); });
+  if (wanted > 1 || call.class_weight != nullptr)  // else it is 1
+    plan.target_sum = sum_over<T>(classes, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA { return load(g + c); });
   plan.target_rest = sum_over<T>(
       classes, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA { return wanted_gap(load(g + c), ms, load(s + c)); });
   plan.hard &= plan.target_sum > 0 || call.both_parts;
@@ -107,22 +112,27 @@ std::int64_t bad_probabilities(const KdCall<T>& call, std::int64_t begin, std::i
       const E* const p = at(m, row);
       constexpr int n = 16;  // sums side by side, which the compiler keeps in a vector
       double sums[n] = {};
-      bool negative = false;
-      std::int64_t c = 0;
-      for (; c + n <= call.classes; c += n)
-        for (int i = 0; i < n; ++i) {
-          const double y = static_cast<double>(widened(p[(c + i) * m.class_stride]));
+      int negative = 0;
+      const auto add = [&](auto stride) KDLOSS_INLINE_LAMBDA {
+        const auto add_one = [&](std::int64_t c, int i) KDLOSS_INLINE_LAMBDA {
+          const double y = static_cast<double>(widened(p[c * stride()]));
           sums[i] += y, negative |= y < 0;
-        }
-      for (; c < call.classes; ++c) {
-        const double y = static_cast<double>(widened(p[c * m.class_stride]));
-        sums[0] += y, negative |= y < 0;
-      }
+        };
+        std::int64_t c = 0;
+        for (; c + n <= call.classes; c += n)
+          for (int i = 0; i < n; ++i) add_one(c + i, i);
+        for (; c < call.classes; ++c) add_one(c, 0);
+      };
+      if (m.class_stride == 1)
+        add([] { return std::int64_t(1); });
+      else
+        add([&] { return m.class_stride; });
       double total = 0;
       for (double x : sums) total += x;
       const double excess = total - 1;
       const bool unlabelled = total == 0 && call.teacher.data != nullptr;
-      if (negative || !(unlabelled || (excess <= kProbabilityTolerance && -excess <= kProbabilityTolerance)))
+      if (negative != 0 ||
+          !(unlabelled || (excess <= kProbabilityTolerance && -excess <= kProbabilityTolerance)))
         return row;
     }
     return std::int64_t(-1);

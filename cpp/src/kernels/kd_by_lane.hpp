@@ -168,7 +168,7 @@ constexpr std::int64_t kLaneBlock = 16;
 // may take powers, if any does.
 template <bool Hard, bool Soft, int Power, class T>
 void add_tile(Tile<T> tile, std::int64_t classes, const Frame<T>& frame, Lanes<T> label, Mask<T> powers,
-              Lanes<T> own, Sums<Lanes<T>>& total) {
+              Lanes<T> own, bool keep_e1, Sums<Lanes<T>>& total) {
   using L = Lanes<T>;
   constexpr int n = Tile<T>::kStride;
   constexpr bool kOwnExponential = Hard && Power == 0;
@@ -183,10 +183,10 @@ void add_tile(Tile<T> tile, std::int64_t classes, const Frame<T>& frame, Lanes<T
       if constexpr (Hard) {
         if constexpr (Power != 0)
           x.e1 = lane_power<Power>(all_powers ? x.es : where(powers, x.es, L(1)), own);
-        if (__builtin_expect(!all_powers, Power == 0)) {
-          if constexpr (Power != 0) x.e1 = where(powers, x.e1, plain_terms<true, false, 0>(s, t, frame).e1);
-          store(tile.e1 + c * n, x.e1);
-        }
+        if constexpr (Power != 0)
+          if (__builtin_expect(!all_powers, 0))
+            x.e1 = where(powers, x.e1, plain_terms<true, false, 0>(s, t, frame).e1);
+        if (__builtin_expect(keep_e1, Power == 0)) store(tile.e1 + c * n, x.e1);
         const Mask<T> here = label == class_index;
         sums.label = where(here, x.e1, sums.label);
         x.e1 = where(here, L(0), x.e1);
@@ -239,23 +239,14 @@ KDLOSS_INLINE void write_tile(Tile<T> tile, std::int64_t classes, const Gradient
 }
 
 // p1 and p of the rows, in the place of e1 and es, and from them the Hessian, which is left in tile.de.
-template <bool Hard, bool Soft, int Power, class T>
+template <bool Hard, bool Soft, class T>
 __attribute__((noinline)) void hessian_tile(Tile<T> tile, std::int64_t classes, Lanes<T> inverse_total,
-                                            Lanes<T> inverse_zs, Lanes<T> hard_weight, Lanes<T> soft_weight,
-                                            Lanes<T> own) {
+                                            Lanes<T> inverse_zs, Lanes<T> hard_weight, Lanes<T> soft_weight) {
   using L = Lanes<T>;
   constexpr int n = L::kCount;
-  for (std::int64_t c = 0; c < classes; ++c) {
-    L es(T(0));
-    if constexpr (Soft) es = load(tile.t + c * n), store(tile.t + c * n, inverse_zs * es);
-    if constexpr (Hard) {
-      L e1(T(0));
-      if constexpr (Power == 0)
-        e1 = load(tile.e1 + c * n);
-      else
-        e1 = lane_power<Power>(es, own);
-      store(tile.e1 + c * n, inverse_total * e1);
-    }
+  for (std::int64_t c = 0; c < classes * n; c += n) {
+    if constexpr (Soft) store(tile.t + c, inverse_zs * load(tile.t + c));
+    if constexpr (Hard) store(tile.e1 + c, inverse_total * load(tile.e1 + c));
   }
   Peak<L> peak1{L(0), L(0)}, peak2 = peak1;
   if constexpr (Hard) peak1 = peak_of_lanes(tile.e1, classes);
@@ -300,9 +291,11 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileL
   const Mask<T> powers = uses_soft & (L(0) < own) & (mt - lowest_t <= L(Reach<T>::kTeacher)) &
                          (ms - lowest_s <= L(Reach<T>::kStudent));
   const int power = Hard && Soft && any(powers) ? rows.common_power : 0;
+  // Where some rows have exponentials of their own, and for the Hessian, all rows' are kept in the tile.
+  const bool keep_e1 = any(~powers) || call.hess.data != nullptr;
   Sums<L> sums;
   with_lane_power<Hard && Soft>(power, [&](auto known) {
-    add_tile<Hard, Soft, known.value>(tile, classes, frame, label, powers, own, sums);
+    add_tile<Hard, Soft, known.value>(tile, classes, frame, label, powers, own, keep_e1, sums);
   });
 
   SoftResult<T> soft{L(0), L(0), L(0)};
@@ -351,15 +344,14 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileL
         store(tile.de + c, where(uses_soft, load(tile.de + c), L(0)));
       }
     }
-    // Where some rows have exponentials of their own, all rows' are in the tile.
-    with_lane_power<Hard && Soft>(any(~powers) ? 0 : power, [&](auto known) {
+    with_lane_power<Hard && Soft>(keep_e1 ? 0 : power, [&](auto known) {
       write_tile<Hard, Soft, known.value>(tile, classes, factor, pivot, sums.others, own);
-      if (call.hess.data == nullptr) return;
-      const L twice(static_cast<T>(call.hess_scale / call.grad_scale));  // or once
-      hessian_tile<Hard, Soft, known.value>(tile, classes, L(1) / total,
-                                            where(uses_soft, L(1) / sums.zs, L(0)), hard_slope * twice,
-                                            soft_slope * twice, own);
     });
+    if (call.hess.data != nullptr) {
+      const L twice(static_cast<T>(call.hess_scale / call.grad_scale));  // or once
+      hessian_tile<Hard, Soft>(tile, classes, L(1) / total, where(uses_soft, L(1) / sums.zs, L(0)),
+                               hard_slope * twice, soft_slope * twice);
+    }
   }
 }
 

@@ -190,10 +190,12 @@ void kd_row_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end, 
   const Plans<T> plans(call);
   const RowScratch<T> row_scratch(reinterpret_cast<double*>(scratch.plain), classes);
   const bool with_grad = call.grad.data != nullptr, with_hess = call.hess.data != nullptr;
-  const auto row_of = [&](bool packed, T* block, const auto& array, std::int64_t first, std::int64_t i) {
-    return packed ? block + i * classes
-                  : static_cast<T*>(const_cast<void*>(static_cast<const void*>(array.data))) +
-                        (first + i) * array.row_stride;
+  const auto read = [&](bool packed, const T* block, const AnyView& from, std::int64_t first,
+                        std::int64_t i) {
+    return packed ? block + i * classes : at(typed<T>(from), first + i);
+  };
+  const auto written = [&](bool packed, T* block, const Output& to, std::int64_t first, std::int64_t i) {
+    return to.data == nullptr ? nullptr : (packed ? block + i * classes : at(typed<T>(to), first + i));
   };
   const std::int64_t ahead =
       block_count(classes) > 1 ? kBlock : (blocks.student ? classes : call.student.row_stride);
@@ -205,15 +207,15 @@ void kd_row_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end, 
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t r = first + i;
       RowPlan plan = plans[r];
-      const T* const s = row_of(blocks.student, blocks.s, call.student, first, i);
-      T* const grad = with_grad ? row_of(blocks.grad, blocks.s, call.grad, first, i) : nullptr;
-      T* const hess = with_hess ? row_of(blocks.hess, blocks.h, call.hess, first, i) : nullptr;
+      const T* const s = read(blocks.student, blocks.s, call.student, first, i);
+      T* const grad = written(blocks.grad, blocks.s, call.grad, first, i);
+      T* const hess = written(blocks.hess, blocks.h, call.hess, first, i);
       if (plan.hard && plans.blended()) blend_row(call, plans, r, s, blocks.target, plan);
       RowParts parts;
       if (plan.hard || plan.soft) {
         const double tau = tau_of(call, r);
         if (call.taus != nullptr) temperature = Temperature<T>(tau), exact = Temperature<double>(tau);
-        const T* const t = plan.soft ? row_of(blocks.teacher, blocks.t, call.teacher, first, i) : nullptr;
+        const T* const t = plan.soft ? read(blocks.teacher, blocks.t, call.teacher, first, i) : nullptr;
         const RowInput<T> row{s, t, plan.label, ahead};
         T* plain_hess = hess;
         if (with_hess && plan.hard) {
