@@ -109,3 +109,20 @@ def test_relative_errors_below_the_smallest_normal_number(monkeypatch: pytest.Mo
     assert losses.tolist() == [0.5, 2.0]
     gradients = relative_errors(np.array([[3.0, -8.0]]), np.array([[1.0, -8.0]]), 0.25)
     assert gradients.tolist() == [0.25]
+
+
+def test_options() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.options", "--threads", "1", "--shape", "20x3"]
+        + ["--budget", "0.01"],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1:4] for line in done.stdout.splitlines()[2:]]
+    assert {"plain", "sample_weight", "soft labels", "Hessian"} <= {
+        name.strip() for name, *_ in rows
+    }
+    assert all(float(time) > 0 and float(share) > 0 for _, time, share in rows)
