@@ -112,9 +112,9 @@ def test_relative_errors_below_the_smallest_normal_number(monkeypatch: pytest.Mo
 
 
 def test_options() -> None:
+    arguments = ["--threads", "1", "--shape", "20x3", "--budget", "0.01"]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.options", "--threads", "1", "--shape", "20x3"]
-        + ["--budget", "0.01"],
+        [sys.executable, "-m", "benchmarks.options", *arguments],
         check=False,
         cwd=ROOT,
         capture_output=True,
