@@ -144,6 +144,18 @@ def kd_loss_batch(
     >>> teacher = [[3.0, 1.0, -0.5], [-0.2, 0.3, 2.0]]
     >>> round(kdloss.kd_loss_batch(student, teacher, [0, 2], alpha=0.5, tau=3.0), 12)
     0.221605937332
+
+    A row without a label; labels that are trusted as far as the teacher believes them; several
+    teachers:
+
+    >>> round(kdloss.kd_loss_batch(student, teacher, [0, -1], tau=3.0), 6)
+    0.127638
+    >>> belief = kdloss.softmax_temp(teacher)[[0, 1], [0, 2]]
+    >>> round(kdloss.kd_loss_batch(student, teacher, [0, 2], alpha=0.5 * belief, tau=3.0), 6)
+    0.192821
+    >>> both = kdloss.ensemble_logits([teacher, [[2.0, 2.0, 0.0], [0.0, 1.0, 1.0]]], tau=3.0)
+    >>> round(kdloss.kd_loss_batch(student, both, [0, 2], tau=3.0), 6)
+    0.210994
     """
     options = (
         alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
