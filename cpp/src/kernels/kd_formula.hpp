@@ -20,7 +20,7 @@
 // nothing cancels:
 //
 //     p - q = (de - (D / Zs) es) / Zt
-//     KL    = L - sum q v             where that difference keeps its digits (KLIsFar), else
+//     KL    = L - sum q v             where that difference keeps its digits (kl_is_far), else
 //     KL    = sum q (expm1(u) - u)    every term of which is >= 0
 //     hard  = log1p(others)           others = sum over c != y of exp(s - ms), when y is the largest, else
 //     hard  = log(others + exp(s_y - ms)) + (ms - s_y)
