@@ -39,28 +39,13 @@ KDLOSS_INLINE void for_blocks(std::int64_t classes, Body&& body) {
 template <class T, class Body>
 KDLOSS_INLINE void for_columns(Span span, Body&& body) {
   constexpr std::int64_t n = Lanes<T>::kCount;
-  std::int64_t c = span.begin;
-  for (; c + n <= span.end; c += n) body(c, c);
-  if (c < span.end) body(span.end - n, c);
-}
-
-// The same where one column is special: calls body(column, fresh, Yes{}) for the Lanes that hold it and for
-// the last one if that reaches back, body(column, fresh, No{}) for all others, which so have no branches.
-template <class T, class Body>
-KDLOSS_INLINE void for_columns(Span span, std::int64_t special, Body&& body) {
-  constexpr std::int64_t n = Lanes<T>::kCount;
-  const bool inside = span.begin <= special && special < span.end;
-  std::int64_t c = span.begin;
-  for (std::int64_t end = inside ? special : span.end; c + n <= end; c += n) body(c, c, No{});
-  if (inside && c + n <= span.end) body(c, c, Yes{}), c += n;
-  for (; c + n <= span.end; c += n) body(c, c, No{});
-  if (c < span.end) body(span.end - n, c, Yes{});
+  for (std::int64_t c = span.begin; c < span.end; c += n) body(c + n <= span.end ? c : span.end - n, c);
 }
 
 // Zero in the lanes that were counted before.
-template <class T>
-KDLOSS_INLINE Lanes<T> only_fresh(Lanes<T> x, std::int64_t stale) {
-  return where(lane_index<T>() < Lanes<T>(static_cast<T>(stale)), Lanes<T>(0), x);
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> only_fresh(Lanes<T, P> x, std::int64_t stale) {
+  return where(lane_index<T, P>() < Lanes<T, P>(static_cast<T>(stale)), Lanes<T, P>(0), x);
 }
 
 }  // namespace

@@ -47,41 +47,43 @@ struct Format<double> {
 };
 
 // Horner's rule, highest power first.
-template <class T>
-KDLOSS_INLINE Lanes<T> horner(Lanes<T>, Lanes<T> value) {
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> horner(Lanes<T, P>, Lanes<T, P> value) {
   return value;
 }
-template <class T, class... Rest>
-KDLOSS_INLINE Lanes<T> horner(Lanes<T> x, Lanes<T> value, T next, Rest... rest) {
-  return horner(x, fma(value, x, Lanes<T>(next)), rest...);
+template <class T, int P, class... Rest>
+KDLOSS_INLINE Lanes<T, P> horner(Lanes<T, P> x, Lanes<T, P> value, T next, Rest... rest) {
+  return horner(x, fma(value, x, Lanes<T, P>(next)), rest...);
 }
 
 // ---- exp
 // -----------------------------------------------------------------------------------------------------
 
 // (2^r - 1) / r on [-1/2, 1/2], minimax; relative error 1.1e-8 and 1.8e-17.
-KDLOSS_INLINE Lanes<float> exp2m1_over(Lanes<float> r) {
-  return horner(r, Lanes<float>(0x1.4308fcp-13f), 0x1.5f07c8p-10f, 0x1.3b2ba0p-7f, 0x1.c6af6ep-5f,
+template <int P>
+KDLOSS_INLINE Lanes<float, P> exp2m1_over(Lanes<float, P> r) {
+  return horner(r, Lanes<float, P>(0x1.4308fcp-13f), 0x1.5f07c8p-10f, 0x1.3b2ba0p-7f, 0x1.c6af6ep-5f,
                 0x1.ebfbdep-3f, 0x1.62e430p-1f);
 }
-KDLOSS_INLINE Lanes<double> exp2m1_over(Lanes<double> r) {
-  return horner(r, Lanes<double>(0x1.e8cac688006c5p-32), 0x1.e605e23b52b5dp-28, 0x1.b525a094637a3p-24,
+template <int P>
+KDLOSS_INLINE Lanes<double, P> exp2m1_over(Lanes<double, P> r) {
+  return horner(r, Lanes<double, P>(0x1.e8cac688006c5p-32), 0x1.e605e23b52b5dp-28, 0x1.b525a094637a3p-24,
                 0x1.62bfd4acdb99ep-20, 0x1.ffcbfc1e9e6c7p-17, 0x1.430913095b766p-13, 0x1.5d87fe78b2136p-10,
                 0x1.3b2ab6fba1e36p-7, 0x1.c6b08d704a08ep-5, 0x1.ebfbdff82c598p-3, 0x1.62e42fefa39efp-1);
 }
 
-template <class T>
-KDLOSS_INLINE Lanes<T> power_of_two(Lanes<T> rounded) {
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> power_of_two(Lanes<T, P> rounded) {
   // The rounded sum holds the biased exponent in its lowest bits; the shift drops everything else.
   KDLOSS_EACH_PART rounded.part[i] =
-      (typename Lanes<T>::Native)((typename Lanes<T>::NativeUint)rounded.part[i] << Format<T>::kMantissaBits);
+      (typename Lanes<T, P>::Native)((typename Lanes<T, P>::NativeUint)rounded.part[i] << Format<T>::kMantissaBits);
   return rounded;
 }
 
 // value 2^n, value and result normal, where rounded = kRound + n: n goes into the exponent's bits.
-template <class T>
-KDLOSS_INLINE Lanes<T> times_power_of_two(Lanes<T> value, Lanes<T> rounded) {
-  using L = Lanes<T>;
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> times_power_of_two(Lanes<T, P> value, Lanes<T, P> rounded) {
+  using L = Lanes<T, P>;
   KDLOSS_EACH_PART value.part[i] =
       (typename L::Native)((typename L::NativeUint)value.part[i] +
                            ((typename L::NativeUint)rounded.part[i] << Format<T>::kMantissaBits));
@@ -89,23 +91,23 @@ KDLOSS_INLINE Lanes<T> times_power_of_two(Lanes<T> value, Lanes<T> rounded) {
 }
 
 // 2^(x k) where that is a normal number. k = log2(e) / tau makes it exp(x / tau).
-template <class T>
-KDLOSS_INLINE Lanes<T> exp_normal(Lanes<T> x, Lanes<T> k) {
-  const Lanes<T> rounder(Format<T>::kRound), rounded = fma(x, k, rounder);
-  const Lanes<T> r = fma(x, k, rounder - rounded);
-  return times_power_of_two(fma(exp2m1_over(r), r, Lanes<T>(1)), rounded);
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> exp_normal(Lanes<T, P> x, Lanes<T, P> k) {
+  const Lanes<T, P> rounder(Format<T>::kRound), rounded = fma(x, k, rounder);
+  const Lanes<T, P> r = fma(x, k, rounder - rounded);
+  return times_power_of_two(fma(exp2m1_over(r), r, Lanes<T, P>(1)), rounded);
 }
 
 // a 2^(x k), and that less a without cancellation, for positive a, where both are normal numbers.
-template <class T>
+template <class T, int P>
 struct Grown {
-  Lanes<T> value, growth;
+  Lanes<T, P> value, growth;
 };
-template <class T>
-KDLOSS_INLINE Grown<T> grow(Lanes<T> a, Lanes<T> x, Lanes<T> k) {
-  const Lanes<T> rounder(Format<T>::kRound), rounded = fma(x, k, rounder);
-  const Lanes<T> r = fma(x, k, rounder - rounded), fraction = exp2m1_over(r) * r;
-  const Lanes<T> scaled = times_power_of_two(a, rounded);
+template <class T, int P>
+KDLOSS_INLINE Grown<T, P> grow(Lanes<T, P> a, Lanes<T, P> x, Lanes<T, P> k) {
+  const Lanes<T, P> rounder(Format<T>::kRound), rounded = fma(x, k, rounder);
+  const Lanes<T, P> r = fma(x, k, rounder - rounded), fraction = exp2m1_over(r) * r;
+  const Lanes<T, P> scaled = times_power_of_two(a, rounded);
   return {fma(fraction, scaled, scaled), fma(fraction, scaled, scaled - a)};
 }
 
@@ -118,42 +120,44 @@ T zero_at(double k, double headroom_exponent) {
 }
 
 // 2^(x k + exponent), 0 where x <= zero = zero_at(k, exponent); NaN gives NaN.
-template <class T>
-KDLOSS_INLINE Lanes<T> exp_rebiased(Lanes<T> x, Lanes<T> k, Lanes<T> zero, T exponent) {
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> exp_rebiased(Lanes<T, P> x, Lanes<T, P> k, Lanes<T, P> zero, T exponent) {
   using F = Format<T>;
   x = max(zero, x);  // in this order a NaN stays
-  const Lanes<T> rounder(F::kRound + F::kBias + exponent);
-  const Lanes<T> rounded = fma(x, k, rounder);
-  const Lanes<T> r = fma(x, k, rounder - rounded), scale = power_of_two(rounded);
+  const Lanes<T, P> rounder(F::kRound + F::kBias + exponent);
+  const Lanes<T, P> rounded = fma(x, k, rounder);
+  const Lanes<T, P> r = fma(x, k, rounder - rounded), scale = power_of_two(rounded);
   return fma(exp2m1_over(r) * r, scale, scale);
 }
 
 // 2^(x k) for any x <= 0, 0 below 2^-126 (float) or 2^-1022; -inf gives 0. zero = zero_at(k, 0).
-template <class T>
-KDLOSS_INLINE Lanes<T> exp_to_zero(Lanes<T> x, Lanes<T> k, Lanes<T> zero) {
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> exp_to_zero(Lanes<T, P> x, Lanes<T, P> k, Lanes<T, P> zero) {
   return exp_rebiased(x, k, zero, T(0));
 }
 
 // The same times 2^64 (float) or 2^200, so that what underflows in the end still has all its digits.
 // zero = zero_at(k, kHeadroomExponent).
-template <class T>
-KDLOSS_INLINE Lanes<T> exp_with_headroom(Lanes<T> x, Lanes<T> k, Lanes<T> zero) {
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> exp_with_headroom(Lanes<T, P> x, Lanes<T, P> k, Lanes<T, P> zero) {
   return exp_rebiased(x, k, zero, Format<T>::kHeadroomExponent);
 }
 
 // With gradual underflow. zero = zero_at(k, kHeadroomExponent).
-template <class T>
-KDLOSS_INLINE Lanes<T> exp_any(Lanes<T> x, Lanes<T> k, Lanes<T> zero) {
-  return exp_with_headroom(x, k, zero) * Lanes<T>(Format<T>::kHeadroom);
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> exp_any(Lanes<T, P> x, Lanes<T, P> k, Lanes<T, P> zero) {
+  return exp_with_headroom(x, k, zero) * Lanes<T, P>(Format<T>::kHeadroom);
 }
 
 // (e^u - 1 - u) / u^2 for |u| <= 1, minimax; relative error 4.3e-9 and 1.2e-17.
-KDLOSS_INLINE Lanes<float> expm1_remainder_over_square(Lanes<float> u) {
-  return horner(u, Lanes<float>(0x1.7416f4p-19f), 0x1.a9622ap-16f, 0x1.a028cap-13f, 0x1.6bffb0p-10f,
+template <int P>
+KDLOSS_INLINE Lanes<float, P> expm1_remainder_over_square(Lanes<float, P> u) {
+  return horner(u, Lanes<float, P>(0x1.7416f4p-19f), 0x1.a9622ap-16f, 0x1.a028cap-13f, 0x1.6bffb0p-10f,
                 0x1.1110e0p-7f, 0x1.55557ap-5f, 0x1.555556p-3f, 0x1.0p-1f);
 }
-KDLOSS_INLINE Lanes<double> expm1_remainder_over_square(Lanes<double> u) {
-  return horner(u, Lanes<double>(0x1.b054467812871p-41), 0x1.997e1d4cfef23p-37, 0x1.6128d47a4b00dp-33,
+template <int P>
+KDLOSS_INLINE Lanes<double, P> expm1_remainder_over_square(Lanes<double, P> u) {
+  return horner(u, Lanes<double, P>(0x1.b054467812871p-41), 0x1.997e1d4cfef23p-37, 0x1.6128d47a4b00dp-33,
                 0x1.1ee5774d439c0p-29, 0x1.ae6442bf7d260p-26, 0x1.27e50672b2ea1p-22, 0x1.71de3a72396edp-19,
                 0x1.a01a0190d4e30p-16, 0x1.a01a019ff4eefp-13, 0x1.6c16c16c20d88p-10, 0x1.111111111124bp-7,
                 0x1.5555555555506p-5, 0x1.5555555555555p-3, 0x1.0p-1);
@@ -163,11 +167,13 @@ KDLOSS_INLINE Lanes<double> expm1_remainder_over_square(Lanes<double> u) {
 // -----------------------------------------------------------------------------------------------------
 
 // (2 atanh(s) / s - 2) / s^2 as a polynomial in z = s^2 <= 0.0295.
-KDLOSS_INLINE Lanes<float> atanh_tail(Lanes<float> z) {
-  return horner(z, Lanes<float>(0x1.dddb4cp-3f), 0x1.245c00p-2f, 0x1.9999ecp-2f, 0x1.555556p-1f);
+template <int P>
+KDLOSS_INLINE Lanes<float, P> atanh_tail(Lanes<float, P> z) {
+  return horner(z, Lanes<float, P>(0x1.dddb4cp-3f), 0x1.245c00p-2f, 0x1.9999ecp-2f, 0x1.555556p-1f);
 }
-KDLOSS_INLINE Lanes<double> atanh_tail(Lanes<double> z) {
-  return horner(z, Lanes<double>(0x1.0c0d82664d80dp-3), 0x1.0fbd97af7863ap-3, 0x1.3b1c3f5c1ea1ap-3,
+template <int P>
+KDLOSS_INLINE Lanes<double, P> atanh_tail(Lanes<double, P> z) {
+  return horner(z, Lanes<double, P>(0x1.0c0d82664d80dp-3), 0x1.0fbd97af7863ap-3, 0x1.3b1c3f5c1ea1ap-3,
                 0x1.745cf8d2969fap-3, 0x1.c71c7201d90e3p-3, 0x1.24924924767ecp-2, 0x1.9999999999a3ap-2,
                 0x1.5555555555555p-1);
 }
@@ -175,10 +181,10 @@ KDLOSS_INLINE Lanes<double> atanh_tail(Lanes<double> z) {
 // log(u + c) for normal u > 0 up to 2^(largest exponent) sqrt(2), where c is what rounding took from u (0 if
 // nothing); inf and NaN give NaN. With u = 1 + x rounded and c = x - (u - 1) this is log1p(x), accurate also
 // where x is tiny.
-template <class T>
-KDLOSS_INLINE Lanes<T> log_sum(Lanes<T> u, Lanes<T> c) {
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> log_sum(Lanes<T, P> u, Lanes<T, P> c) {
   using F = Format<T>;
-  using L = Lanes<T>;
+  using L = Lanes<T, P>;
   L exponent, m, scale;  // u = m / scale
   KDLOSS_EACH_PART {
     const typename L::NativeUint bits = (typename L::NativeUint)u.part[i];
@@ -194,14 +200,14 @@ KDLOSS_INLINE Lanes<T> log_sum(Lanes<T> u, Lanes<T> c) {
   const L low = fma(exponent, L(F::kLn2Low), c * scale * (L(1) - f));
   return fma(exponent, L(F::kLn2High), f - (half_square - (tail + low))) + (u - u);
 }
-template <class T>
-KDLOSS_INLINE Lanes<T> log(Lanes<T> u) {
-  return log_sum(u, Lanes<T>(0));
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> log(Lanes<T, P> u) {
+  return log_sum(u, Lanes<T, P>(0));
 }
-template <class T>
-KDLOSS_INLINE Lanes<T> log1p(Lanes<T> x) {
-  const Lanes<T> u = Lanes<T>(1) + x;
-  return log_sum(u, x - (u - Lanes<T>(1)));
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> log1p(Lanes<T, P> x) {
+  const Lanes<T, P> u = Lanes<T, P>(1) + x;
+  return log_sum(u, x - (u - Lanes<T, P>(1)));
 }
 
 }  // namespace

@@ -7,8 +7,8 @@
 
 #include "blend.hpp"
 #include "hessian.hpp"
-#include "kd_formula.hpp"
 #include "kd_plan.hpp"
+#include "kd_terms.hpp"
 #include "lane_rows.hpp"
 
 namespace kdloss {
@@ -18,23 +18,6 @@ namespace {
 // Up to here a tile stays in the first cache and the transposes cost less than a row's logarithms and sums.
 constexpr std::int64_t kMostLaneClasses = 192;
 
-// p1's exponential as es^n, where each lane has its own n in 1..8.
-constexpr int kOwnPowers = -1;
-template <class T>
-KDLOSS_INLINE Lanes<T> own_power(Lanes<T> e, Lanes<T> n) {
-  const auto choose = [&](int i, Lanes<T> value, Lanes<T> other) KDLOSS_INLINE_LAMBDA {
-    return where(n == Lanes<T>(static_cast<T>(i)), value, other);
-  };
-  const Lanes<T> low = choose(2, power<2>(e), choose(3, power<3>(e), choose(4, power<4>(e), e)));
-  return choose(5, power<5>(e), choose(6, power<6>(e), choose(7, power<7>(e), choose(8, power<8>(e), low))));
-}
-template <int Power, class T>
-KDLOSS_INLINE Lanes<T> lane_power(Lanes<T> e, Lanes<T> own) {
-  if constexpr (Power == kOwnPowers)
-    return own_power(e, own);
-  else
-    return power<Power>(e);
-}
 template <bool Both, class F>
 KDLOSS_INLINE void with_lane_power(int power, F&& f) {
   if constexpr (Both)
@@ -42,19 +25,24 @@ KDLOSS_INLINE void with_lane_power(int power, F&& f) {
   with_power<Both>(power, f);
 }
 
-// Numbers for each class and lane. s and t become gap and es as the sums are taken, and s the gradient; g
-// holds blended targets. With a Hessian, t and e1 become p and p1, and de the Hessian.
+// Numbers for each class and lane. In the end s is the gradient and t the Hessian; g holds blended targets.
 template <class T>
 struct Tile {
   static constexpr int kStride = Lanes<T>::kCount;  // from class to class
-  T *s, *t, *de, *e1, *g;
+  std::int64_t apart;
+  T *s, *t, *terms, *g, *p1;
   Tile(T* scratch, std::int64_t classes)
-      : s(scratch),
-        t(s + classes * kStride),
-        de(t + classes * kStride),
-        e1(de + classes * kStride),
-        g(e1 + classes * kStride) {}
-  static std::int64_t size(std::int64_t classes) { return 5 * classes * kStride; }
+      : apart(apart_for(classes)),
+        s(scratch),
+        t(s + apart),
+        terms(t + apart),
+        g(terms + 3 * apart),
+        p1(g + apart) {}
+  static std::int64_t apart_for(std::int64_t classes) {
+    const std::int64_t elements = classes * kStride;  // see follows_closely()
+    return 5 * elements * static_cast<std::int64_t>(sizeof(T)) <= kPage ? elements : pages<T>(elements);
+  }
+  static std::int64_t size(std::int64_t classes) { return 7 * apart_for(classes); }
 };
 
 // What the rows in a tile need: a RowPlan and a Temperature in each lane.
@@ -88,6 +76,24 @@ struct TileRows {
     plan.target_sum = target_sum[i], plan.target_rest = target_rest[i];
     plan.keeps_p1 = keeps_p1[i] != 0;
     return plan;
+  }
+  // All rows alike, but for their labels.
+  void set_all(const RowPlan& plan, double grad_scale) {
+    const auto fill = [](auto* to, auto value) {
+      using L = Lanes<decltype(value)>;
+      for (int i = 0; i < kCount; i += L::kCount) store(to + i, L(value));
+    };
+    fill(uses_hard, T(plan.hard)), fill(uses_soft, T(plan.soft)), fill(keeps_p1, T(0));
+    fill(weight, plan.weight), fill(hard_weight, plan.hard_weight), fill(soft_weight, plan.soft_weight);
+    fill(target_sum, 1.0), fill(target_rest, 0.0);
+    fill(hard_slope, static_cast<T>(plan.hard_slope() * grad_scale));
+    fill(soft_slope, static_cast<T>(plan.soft_weight * grad_scale));
+  }
+  void set_all(const Temperature<T>& t) {
+    using L = Lanes<T>;
+    store(tau, L(t.tau)), store(inverse_tau, L(t.inverse)), store(k, L(t.k));
+    store(power, L(static_cast<T>(t.power))), store(ordinary, L(T(t.ordinary)));
+    common_power = t.power;
   }
   void set(int i, const Temperature<T>& temperature) {
     tau[i] = temperature.tau, inverse_tau[i] = temperature.inverse, k[i] = temperature.k;
@@ -160,107 +166,25 @@ void blend_tile(const KdCall<T>& call, const Plans<T>& plans, Tile<T> tile, Tile
   }
 }
 
-// Classes whose terms are added on their own before they are added to the others': a plain running sum of a
-// hundred floats is off by twenty half-ulps.
-constexpr std::int64_t kLaneBlock = 16;
-
-// The sums of the rows. Leaves in the tile what the gradient and the near rows need. powers says which rows
-// may take powers, if any does.
-template <bool Hard, bool Soft, int Power, class T>
-void add_tile(Tile<T> tile, std::int64_t classes, const Frame<T>& frame, Lanes<T> label, Mask<T> powers,
-              Lanes<T> own, bool keep_e1, Sums<Lanes<T>>& total) {
-  using L = Lanes<T>;
-  constexpr int n = Tile<T>::kStride;
-  constexpr bool kOwnExponential = Hard && Power == 0;
-  const bool all_powers = Power != 0 && !any(~powers);
-  L class_index(T(0));
-  for (std::int64_t begin = 0; begin < classes; begin += kLaneBlock) {
-    const std::int64_t end = begin + kLaneBlock < classes ? begin + kLaneBlock : classes;
-    Sums<L> sums;
-    for (std::int64_t c = begin; c < end; ++c) {
-      const L s = load(tile.s + c * n), t = Soft ? load(tile.t + c * n) : s;
-      Terms<T> x = plain_terms<kOwnExponential, Soft, 0>(s, t, frame);
-      if constexpr (Hard) {
-        if constexpr (Power != 0)
-          x.e1 = lane_power<Power>(all_powers ? x.es : where(powers, x.es, L(1)), own);
-        if constexpr (Power != 0)
-          if (__builtin_expect(!all_powers, 0))
-            x.e1 = where(powers, x.e1, plain_terms<true, false, 0>(s, t, frame).e1);
-        if (__builtin_expect(keep_e1, Power == 0)) store(tile.e1 + c * n, x.e1);
-        const Mask<T> here = label == class_index;
-        sums.label = where(here, x.e1, sums.label);
-        x.e1 = where(here, L(0), x.e1);
-        class_index = class_index + L(1);
-      }
-      add<Hard, Soft>(sums, x);
-      if constexpr (Soft) {
-        store(tile.s + c * n, x.gap);
-        store(tile.t + c * n, x.es);
-        store(tile.de + c * n, x.de);
-      }
-    }
-    total.add(sums);
-  }
-}
-
-// tau^2 KL, term by term.
-template <class T>
-Lanes<T> near_tile(Tile<T> tile, std::int64_t classes, const Frame<T>& frame, const SoftResult<T>& soft,
-                   Lanes<T> share, Lanes<T> tau) {
-  using L = Lanes<T>;
-  constexpr int n = Tile<T>::kStride;
-  const L b = soft.inverse_zt, lean = L(0) - b * share, tau_log_ratio = soft.log_ratio * tau;
-  L kl(T(0));
-  for (std::int64_t c = 0; c < classes; ++c) {
-    const L gap = load(tile.s + c * n), es = load(tile.t + c * n), de = load(tile.de + c * n);
-    kl = kl + near_kl_term(b * (es - de), gap - tau_log_ratio, fma(b, de, lean * es), tau, frame.inverse_tau);
-  }
-  return kl;
-}
-
-template <bool Hard, bool Soft, int Power, class T>
-KDLOSS_INLINE void write_tile(Tile<T> tile, std::int64_t classes, const GradientFactors<T>& factor,
-                              Lanes<T> label, Lanes<T> others, Lanes<T> own) {
-  constexpr int n = Tile<T>::kStride;
-  Lanes<T> class_index(T(0));
-  for (std::int64_t c = 0; c < classes; ++c) {
-    Lanes<T> e1(T(0)), de = e1, es = e1;
-    if constexpr (Soft) de = load(tile.de + c * n), es = load(tile.t + c * n);
-    if constexpr (Hard) {
-      if constexpr (Power == 0)
-        e1 = load(tile.e1 + c * n);
-      else
-        e1 = lane_power<Power>(es, own);
-      e1 = where(label == class_index, Lanes<T>(0) - others, e1);
-      class_index = class_index + Lanes<T>(1);
-    }
-    store(tile.s + c * n, gradient<Hard, Soft>(factor, e1, de, es));
-  }
-}
-
-// p1 and p of the rows, in the place of e1 and es, and from them the Hessian, which is left in tile.de.
+// The Hessian of the rows, which is left in tile.t.
 template <bool Hard, bool Soft, class T>
-__attribute__((noinline)) void hessian_tile(Tile<T> tile, std::int64_t classes, Lanes<T> inverse_total,
-                                            Lanes<T> inverse_zs, Lanes<T> hard_weight, Lanes<T> soft_weight) {
+__attribute__((noinline)) void hessian_tile(Tile<T> tile, std::int64_t classes, Lanes<T> hard_weight,
+                                            Lanes<T> soft_weight) {
   using L = Lanes<T>;
   constexpr int n = L::kCount;
-  for (std::int64_t c = 0; c < classes * n; c += n) {
-    if constexpr (Soft) store(tile.t + c, inverse_zs * load(tile.t + c));
-    if constexpr (Hard) store(tile.e1 + c, inverse_total * load(tile.e1 + c));
-  }
   Peak<L> peak1{L(0), L(0)}, peak2 = peak1;
-  if constexpr (Hard) peak1 = peak_of_lanes(tile.e1, classes);
+  if constexpr (Hard) peak1 = peak_of_lanes(tile.p1, classes);
   if constexpr (Soft) peak2 = peak_of_lanes(tile.t, classes);
   for (std::int64_t c = 0; c < classes; ++c) {
     L h(T(0));
-    if constexpr (Hard) h = hard_weight * variance(load(tile.e1 + c * n), peak1);
+    if constexpr (Hard) h = hard_weight * variance(load(tile.p1 + c * n), peak1);
     if constexpr (Soft) h = fma(soft_weight, variance(load(tile.t + c * n), peak2), h);
-    store(tile.de + c * n, h);
+    store(tile.t + c * n, h);
   }
 }
 
 // The losses of a tile's rows and, where asked for, their gradients, which are left in tile.s.
-template <bool Hard, bool Soft, bool Grad, class T>
+template <bool Hard, bool Soft, class T>
 void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileLoss<T>& loss) {
   using L = Lanes<T>;
   constexpr int n = Tile<T>::kStride;
@@ -268,7 +192,7 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileL
   const Mask<T> uses_soft = load(rows.uses_soft) == L(1);
   const std::int64_t classes = call.classes;
   const L label = load(rows.label), pivot = where(load(rows.keeps_p1) == L(1), L(-1), label);
-  const L tau = load(rows.tau), own = load(rows.power);
+  const L tau = load(rows.tau);
 
   L ms(-infinity<T>()), mt = ms, lowest_s(infinity<T>()), lowest_t = lowest_s, label_s(T(0)),
                         class_index(T(0));
@@ -287,15 +211,16 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileL
     }
   }
 
+  const Groups<T> groups{tile.s, tile.t, tile.terms, tile.apart, classes};
   const Frame<T> frame(ms, mt, load(rows.k), load(rows.inverse_tau));
-  const Mask<T> powers = uses_soft & (L(0) < own) & (mt - lowest_t <= L(Reach<T>::kTeacher)) &
-                         (ms - lowest_s <= L(Reach<T>::kStudent));
-  const int power = Hard && Soft && any(powers) ? rows.common_power : 0;
-  // Where some rows have exponentials of their own, and for the Hessian, all rows' are kept in the tile.
-  const bool keep_e1 = any(~powers) || call.hess.data != nullptr;
+  const Mask<T> has_power = uses_soft & (mt - lowest_t <= L(Reach<T>::kTeacher)) &
+                            (ms - lowest_s <= L(Reach<T>::kStudent));
+  const L powers = where(has_power, load(rows.power), L(0));
+  const int power = !Hard || !Soft || !any(L(0) < powers) ? 0 : (any(~has_power) ? kOwnPowers : rows.common_power);
   Sums<L> sums;
   with_lane_power<Hard && Soft>(power, [&](auto known) {
-    add_tile<Hard, Soft, known.value>(tile, classes, frame, label, powers, own, keep_e1, sums);
+    // With rounding errors: where only some rows need them, a row of its own can be read again, a lane cannot.
+    add_groups<true, Hard, Soft, known.value, true>(groups, frame, label, powers, 0, {}, sums);
   });
 
   SoftResult<T> soft{L(0), L(0), L(0)};
@@ -316,11 +241,9 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileL
     L kl = soft.kl * tau * tau;
     const Mask<T> far = kl_is_far(soft.kl, abs(soft.log_ratio));
     if (any(~far)) {
-      const L near_kl = near_tile(tile, classes, frame, soft, share, tau),
-              tau_log_ratio = soft.log_ratio * tau;
-      kl = where(far, kl, near_kl);
-      fit = fit & (far | (near_kl_is_fit(kl, tau_log_ratio * tau_log_ratio, tau, Reach<T>::kTail) &
-                          et_is_es_minus_de(soft.log_ratio)));
+      const L b = soft.inverse_zt, tau_log_ratio = L(0) - soft.log_ratio * tau;
+      kl = where(far, kl, near_terms(groups, frame, {b, L(0) - b * share, tau_log_ratio, tau}));
+      fit = fit & (far | near_kl_is_fit(kl, tau_log_ratio * tau_log_ratio, tau, Reach<T>::kTail));
     }
     plain = plain & (fit | ~uses_soft);
     store_wide(loss.soft, where(uses_soft, kl, L(0)));
@@ -332,7 +255,7 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileL
     loss.any_careful = true;
   }
 
-  if constexpr (Grad) {
+  if (call.grad.data != nullptr) {
     const L hard_slope = load(rows.hard_slope), soft_slope = load(rows.soft_slope);
     const L total = sums.others + sums.label, de = soft_slope * tau * soft.inverse_zt;
     const GradientFactors<T> factor{Hard ? hard_slope / total : L(0), where(uses_soft, de, L(0)),
@@ -340,17 +263,21 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileL
     if (Hard && Soft && any(~uses_soft)) {
       // What rows without a teacher have left here may be NaN, and 0 times it too.
       for (std::int64_t c = 0; c < classes * n; c += n) {
-        store(tile.t + c, where(uses_soft, load(tile.t + c), L(0)));
-        store(tile.de + c, where(uses_soft, load(tile.de + c), L(0)));
+        T* const es = tile.terms + c;
+        store(es, where(uses_soft, load(es), L(0)));
+        store(es + tile.apart, where(uses_soft, load(es + tile.apart), L(0)));
       }
     }
-    with_lane_power<Hard && Soft>(keep_e1 ? 0 : power, [&](auto known) {
-      write_tile<Hard, Soft, known.value>(tile, classes, factor, pivot, sums.others, own);
+    with_lane_power<Hard && Soft>(power, [&](auto known) {
+      write_terms<true, Hard, Soft, known.value>(groups, factor, pivot, sums.others, tile.s);
     });
     if (call.hess.data != nullptr) {
       const L twice(static_cast<T>(call.hess_scale / call.grad_scale));  // or once
-      hessian_tile<Hard, Soft>(tile, classes, L(1) / total, where(uses_soft, L(1) / sums.zs, L(0)),
-                               hard_slope * twice, soft_slope * twice);
+      with_lane_power<Hard && Soft>(power, [&](auto known) {
+        write_probabilities<Hard, Soft, known.value>(groups, L(1) / total, where(uses_soft, L(1) / sums.zs, L(0)),
+                                                     tile.p1, tile.t);
+      });
+      hessian_tile<Hard, Soft>(tile, classes, hard_slope * twice, soft_slope * twice);
     }
   }
 }

@@ -10,8 +10,8 @@
 #include "../kernel_table.hpp"
 #include "columns.hpp"
 #include "hessian.hpp"
-#include "kd_formula.hpp"
 #include "kd_plan.hpp"
+#include "kd_terms.hpp"
 
 namespace kdloss {
 namespace KDLOSS_ISA {
@@ -24,55 +24,72 @@ struct RowInput {
   std::int64_t ahead;  // from what is read now to what will be read next
 };
 
-// A row's working memory. First what the loops leave for the gradient, class by class; then, for each block,
-// what is known of it, a field after the other so that the lanes of a Lanes value can be eight blocks.
+// A row's working memory: the terms of its groups, and what is known of each block.
 template <class T>
 class RowScratch {
  public:
-  T *es, *de, *e1;
   enum Field {
-    kMs,
-    kMt,
-    kLowestS,
-    kLowestT,
-    kPower,  // the first reading
-    kZt,
-    kZs,
-    kD,
-    kMoved,
-    kOthers,
-    kLabel,  // the second: Sums
-    kE1Weight,
-    kP,
-    kDe,
-    kEs,
-    kTauLogRatio,
-    kKl,  // for the third
+    kMs, kMt, kLowestS, kLowestT, kPower,   // the first reading
+    kZt, kZs, kD, kMoved, kOthers, kLabel,  // the second: Sums
+    kWt, kWs, kW1, kShift, kLean,           // the block's frame in the row's: see Row
+    kKl,                                    // the third
     kFields
   };
+  T* terms;
+  std::int64_t apart;
+  T *p1, *p;  // for the Hessian
 
   static std::int64_t padded(std::int64_t blocks) {
     constexpr std::int64_t n = Lanes<double>::kCount;
     return (blocks + n - 1) / n * n;
   }
-  static std::int64_t whole_lanes(std::int64_t classes) {
-    constexpr std::int64_t n = Lanes<T>::kCount;
-    return (classes + n - 1) / n * n;
-  }
+  static std::int64_t apart_for(std::int64_t classes) { return pages<T>(classes + kGroup<T>); }
   static std::int64_t size(std::int64_t classes) {
     const std::int64_t doubles = kFields * padded(block_count(classes));
-    return 3 * whole_lanes(classes) + doubles * static_cast<std::int64_t>(sizeof(double) / sizeof(T));
+    return pages<T>(1) + 5 * apart_for(classes) + doubles * static_cast<std::int64_t>(sizeof(double) / sizeof(T));
   }
-  RowScratch(double* memory, std::int64_t classes) : blocks_(memory), padded_(padded(block_count(classes))) {
-    es = reinterpret_cast<T*>(memory + kFields * padded_);
-    de = es + whole_lanes(classes), e1 = de + whole_lanes(classes);
+  RowScratch(double* memory, std::int64_t classes)
+      : apart(apart_for(classes)), blocks_(memory), padded_(padded(block_count(classes))) {
+    terms_ = terms = reinterpret_cast<T*>(memory + kFields * padded_);
+    p1 = terms + 3 * apart + pages<T>(1), p = p1 + apart;
     for (std::int64_t i = 0; i < kFields * padded_; ++i) blocks_[i] = 0;
+  }
+  // Moves the terms to where they are neither close behind the row's logits nor close before its gradient.
+  void keep_clear_of(const T* s, const T* t, const T* grad) {
+    for (terms = terms_; terms < terms_ + pages<T>(1); terms += 64 / sizeof(T))
+      if (!follows_closely(s, terms) && !follows_closely(t, terms) && !follows_closely(terms, grad)) return;
   }
   double* operator[](Field field) const { return blocks_ + field * padded_; }
 
  private:
   double* blocks_;
   std::int64_t padded_;
+  T* terms_;
+};
+
+// A block's groups. The last one may reach back over classes that an earlier one has; its first `stale` classes
+// are those.
+template <class T>
+struct BlockGroups {
+  Groups<T> whole;  // all that do not reach back
+  Groups<T> last;   // the one that does, if there is one
+  std::int64_t stale = 0;
+
+  BlockGroups(const RowInput<T>& row, Span block, const RowScratch<T>& scratch) {
+    const std::int64_t count = (block.end - block.begin) / kGroup<T>;
+    whole = {row.s + block.begin, row.t + block.begin, scratch.terms + block.begin, scratch.apart, count};
+    const std::int64_t begin = block.end - kGroup<T>, fresh = block.begin + count * kGroup<T>;
+    last = {row.s + begin, row.t + begin, scratch.terms + fresh, scratch.apart, fresh < block.end};
+    stale = fresh - begin;
+  }
+  // The group that has the class at this place in the block, and which of its lanes it is.
+  Groups<T> group_of(std::int64_t place) const {
+    return place < whole.count * kGroup<T> ? whole.from(place / kGroup<T>, 1) : last;
+  }
+  std::int64_t lane_of(std::int64_t place) const {
+    const std::int64_t within = place - whole.count * kGroup<T>;
+    return within < 0 ? place % kGroup<T> : stale + within;
+  }
 };
 
 // ---- First reading: the largest logits, and how far down the others go
@@ -98,98 +115,135 @@ KDLOSS_INLINE Extent<T> extent(const RowInput<T>& row, Span block) {
 }
 
 // ---- Second reading: the sums
-// False, with the scratch undefined, where the gaps need their rounding errors and were computed without.
-template <bool Hard, bool Soft, bool Keep, int Power, bool Exact, class T>
-bool add_block(const RowInput<T>& row, T* grad, Span block, const Frame<T>& frame,
+// False where the gaps need their rounding errors and were computed without.
+template <bool Hard, bool Soft, int Power, bool Exact, class T>
+bool add_block(const RowInput<T>& row, const T* grad, Span block, const Frame<T>& frame,
                const RowScratch<T>& scratch, std::int64_t i) {
   using L = Lanes<T>;
   using Field = RowScratch<T>;
-  constexpr bool kStoreE1 = Hard && Keep && !(Soft && Power != 0);
-  Sums<L> sums;
-  T label_e1 = 0;
-  for_columns<T>(block, Hard ? row.label : -1,
-                 [&](std::int64_t c, std::int64_t fresh, auto special) KDLOSS_INLINE_LAMBDA {
-                   prefetch(row.s + c, row.ahead);
-                   if constexpr (Soft) prefetch(row.t + c, row.ahead);
-                   if constexpr (Keep) prefetch_for_writing(grad + c);
-                   const L s = load(row.s + c), t = Soft ? load(row.t + c) : s;
-                   Terms<T> x = plain_terms<Hard, Soft, Power, Exact>(s, t, frame);
-                   if constexpr (Keep && Soft) store(scratch.es + c, x.es), store(scratch.de + c, x.de);
-                   if constexpr (kStoreE1) store(scratch.e1 + c, x.e1);
-                   if constexpr (special.value) {
-                     if constexpr (Soft) {
-                       x.et = only_fresh(x.et, fresh - c);
-                       x.es = only_fresh(x.es, fresh - c);
-                       x.de = only_fresh(x.de, fresh - c);
-                     }
-                     if constexpr (Hard) {
-                       x.e1 = only_fresh(x.e1, fresh - c);
-                       if (fresh <= row.label && row.label < c + L::kCount) {
-                         label_e1 = lane(x.e1, row.label - c);
-                         x.e1 = with_lane(x.e1, row.label - c, T(0));
-                       }
-                     }
-                   }
-                   add<Hard, Soft>(sums, x);
-                 });
+  const BlockGroups<T> groups(row, block, scratch);
+  const std::int64_t label = row.label - block.begin;
+  const bool has_label = Hard && label >= 0 && label < block.end - block.begin;
+  const std::int64_t label_lane = has_label ? groups.lane_of(label) : -1;
+  const L label_lanes(static_cast<T>(label_lane));
+  const std::int64_t label_group = has_label ? label / kGroup<T> : -1;
+  Sums<L> sums, last;
+  if (groups.last.count > 0) {
+    Terms<T> x = group_terms<Hard, Soft, Power, Exact>(groups.last, 0, frame, L(0));
+    if constexpr (Soft)
+      x.et = only_fresh(x.et, groups.stale), x.es = only_fresh(x.es, groups.stale),
+      x.de = only_fresh(x.de, groups.stale);
+    if constexpr (Hard) {
+      x.e1 = only_fresh(x.e1, groups.stale);
+      if (label_group == groups.whole.count) x.e1 = where(lane_index<T>() == label_lanes, L(0), x.e1);
+    }
+    add<Hard, Soft>(last, x);
+  }
+  add_groups<false, Hard, Soft, Power, Exact>(groups.whole, frame, label_lanes, L(0), label_group * kGroup<T>,
+                                              {row.ahead, grad + block.begin}, sums);
+  sums.add(last);
   if constexpr (Soft) {
     const T zt = sum(sums.zt), moved = sum(sums.moved);
-    if (!Exact && !plain_gap_is_fit(first(frame.dm.value), moved, zt)) return false;
+    if (!Exact && any(~plain_gap_is_fit(frame.dm.value, L(moved), L(zt)))) return false;
     scratch[Field::kZt][i] = zt, scratch[Field::kZs][i] = sum(sums.zs);
     scratch[Field::kD][i] = sum(sums.d), scratch[Field::kMoved][i] = moved;
   }
-  if constexpr (Hard) scratch[Field::kOthers][i] = sum(sums.others), scratch[Field::kLabel][i] = label_e1;
+  if constexpr (Hard) {
+    scratch[Field::kOthers][i] = sum(sums.others);
+    scratch[Field::kLabel][i] =
+        has_label ? lane(stored_e1<Soft, Power>(groups.group_of(label), 0), label_lane) : T(0);
+  }
   return true;
 }
 
-// ---- Third: the divergence term by term, and the gradient
-// tau^2 KL of a block in a row that is near its teacher, from the stored es and de where they are fit for it.
-template <bool Stored, class T>
-double near_block(const RowInput<T>& row, Span block, const Frame<T>& frame,
-                  const Temperature<T>& temperature, const RowScratch<T>& scratch, std::int64_t i) {
-  using L = Lanes<T>;
+// ---- The row: its sums, from those of its blocks
+// et, es and e1 of a block are those of the row after multiplication with wt, ws and w1, and its gaps after
+// addition of shift; lean = ws - wt. So p = A es and q = B et with A = ws / Zs and B = wt / Zt, and
+//
+//     p - q = B de + (A - B) es      A - B = lean / Zs - B D / Zs
+template <bool Hard, bool Soft, class T>
+struct Row {
+  using V = Vector<double>;
   using Field = RowScratch<T>;
-  const L b(static_cast<T>(scratch[Field::kDe][i])), lean(static_cast<T>(scratch[Field::kEs][i]));
-  const L tau_log_ratio(static_cast<T>(scratch[Field::kTauLogRatio][i])), tau(temperature.tau);
-  const bool from_difference = !any(~et_is_es_minus_de(L(0) - tau_log_ratio * frame.inverse_tau));
-  L sum_k(T(0));
-  const auto add_all = [&](auto stored, auto difference) KDLOSS_INLINE_LAMBDA {
-    for_columns<T>(block, [&](std::int64_t c, std::int64_t fresh) KDLOSS_INLINE_LAMBDA {
-      const L s = load(row.s + c), t = load(row.t + c);
-      Terms<T> x;
-      if constexpr (stored.value)
-        x.es = load(scratch.es + c), x.de = load(scratch.de + c), x.gap = logit_gap(s, t, frame);
-      else
-        x = plain_terms<false, true, 0>(s, t, frame);
-      if constexpr (difference.value) x.et = x.es - x.de;
-      L k = near_kl_term(b * x.et, x.gap + tau_log_ratio, fma(b, x.de, lean * x.es), tau, frame.inverse_tau);
-      if (__builtin_expect(fresh != c, 0)) k = only_fresh(k, fresh - c);
-      sum_k = sum_k + k;
-    });
-  };
-  if (!from_difference)
-    add_all(No{}, No{});
-  else if constexpr (Stored)
-    add_all(Yes{}, Yes{});
-  else
-    add_all(No{}, Yes{});
-  return sum(sum_k);
+  const RowScratch<T>& scratch;
+  const Temperature<double>& temperature;
+  std::int64_t blocks;
+  double ms = -infinity<double>(), mt = ms;
+  bool plain = true;  // within the plain path's reach
+  Sums<V> sums;       // the same in all lanes
+  double inverse_zs = 0, inverse_zt = 0;
+
+  Row(const RowScratch<T>& scratch_, const Temperature<double>& temperature_, std::int64_t classes)
+      : scratch(scratch_), temperature(temperature_), blocks(block_count(classes)) {
+    double lowest_s = infinity<double>(), lowest_t = lowest_s;
+    for (std::int64_t i = 0; i < blocks; ++i) {
+      const auto field = [&](auto which) { return scratch[which][i]; };
+      ms = ms < field(Field::kMs) ? field(Field::kMs) : ms;
+      mt = mt < field(Field::kMt) ? field(Field::kMt) : mt;
+      lowest_s = field(Field::kLowestS) < lowest_s ? field(Field::kLowestS) : lowest_s;
+      lowest_t = field(Field::kLowestT) < lowest_t ? field(Field::kLowestT) : lowest_t;
+    }
+    const double reach = static_cast<double>(Reach<T>::kSoftened) * temperature.tau;
+    if (Soft) plain = ms - lowest_s <= reach && mt - lowest_t <= reach;
+  }
+
+  void find_weights() const {
+    if (blocks == 1) {
+      scratch[Field::kWt][0] = scratch[Field::kWs][0] = scratch[Field::kW1][0] = 1;
+      scratch[Field::kShift][0] = scratch[Field::kLean][0] = 0;
+      return;
+    }
+    for (std::int64_t i = blocks; i < RowScratch<T>::padded(blocks); ++i)
+      scratch[Field::kMs][i] = ms, scratch[Field::kMt][i] = mt;
+    for (std::int64_t i = 0; i < blocks; i += V::kCount) {
+      const V block_ms = load<1>(scratch[Field::kMs] + i), block_mt = load<1>(scratch[Field::kMt] + i);
+      if constexpr (Hard)
+        store(scratch[Field::kW1] + i,
+              exp_to_zero(block_ms - V(ms), V(kLog2E), V(zero_at<double>(kLog2E, 0))));
+      if constexpr (Soft) {
+        const V ws = exp_normal(block_ms - V(ms), V(temperature.k));
+        const V wt = exp_normal(block_mt - V(mt), V(temperature.k));
+        const V shift = logit_gap(block_ms, block_mt, Frame<double, 1>(V(ms), V(mt), temperature));
+        const V v = shift * V(temperature.inverse), expm1 = fma(v * v, expm1_remainder_over_square(v), v);
+        store(scratch[Field::kWs] + i, ws), store(scratch[Field::kWt] + i, wt);
+        store(scratch[Field::kShift] + i, shift);
+        store(scratch[Field::kLean] + i, where(abs(v) < V(1.0), wt * expm1, ws - wt));
+      }
+    }
+  }
+
+  void add_blocks() {
+    find_weights();
+    Sums<double> total;
+    for (std::int64_t i = 0; i < blocks; ++i) {
+      const auto field = [&](auto which) { return scratch[which][i]; };
+      if constexpr (Soft) {
+        const double wt = field(Field::kWt), zt = field(Field::kZt), zs = field(Field::kZs);
+        total.zt += wt * zt, total.zs += field(Field::kWs) * zs;
+        total.d += wt * field(Field::kD) + field(Field::kLean) * zs;
+        total.moved += wt * (field(Field::kShift) * zt + field(Field::kMoved));
+      }
+      if constexpr (Hard) {
+        total.others += field(Field::kW1) * field(Field::kOthers);
+        total.label += field(Field::kW1) * field(Field::kLabel);
+      }
+    }
+    sums = {V(total.zt), V(total.zs), V(total.d), V(total.moved), V(total.others), V(total.label)};
+    if constexpr (Soft) inverse_zs = 1 / total.zs, inverse_zt = 1 / total.zt;
+  }
+  double b(std::int64_t i) const { return scratch[Field::kWt][i] * inverse_zt; }
+  double a_minus_b(std::int64_t i) const {
+    return (scratch[Field::kLean][i] - b(i) * first(sums.d)) * inverse_zs;
+  }
+};
+
+// ---- Third reading: the divergence of a row that is near its teacher, term by term
+template <class T>
+double near_block(const BlockGroups<T>& groups, const Frame<T>& frame, const NearFactors<T>& factor) {
+  const Lanes<T> whole = near_terms(groups.whole, frame, factor);
+  return sum(whole + only_fresh(near_terms(groups.last, frame, factor), groups.stale));
 }
 
-template <bool Hard, bool Soft, int Power, class T>
-void write_gradient(T* grad, Span block, const GradientFactors<T>& factor, const RowScratch<T>& scratch) {
-  for_columns<T>(block, [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA {
-    Lanes<T> e1(T(0)), de = e1, es = e1;
-    if constexpr (Soft) de = load(scratch.de + c), es = load(scratch.es + c);
-    if constexpr (Hard && Soft && Power != 0)
-      e1 = power<Power>(es);
-    else if constexpr (Hard)
-      e1 = load(scratch.e1 + c);
-    store(grad + c, gradient<Hard, Soft>(factor, e1, de, es));
-  });
-}
-
-// ---- The row
 // Runs body(i, block) for every block of a row: on this thread, or on several where the call asks for it.
 template <class T, class Body>
 void for_row(const KdCall<T>& call, Body&& body) {
@@ -212,202 +266,112 @@ void for_row(const KdCall<T>& call, Body&& body) {
                      &context, call.threads);
 }
 
-// A row's sums, and how each block's frame lies in the row's, from what is known of its blocks; eight blocks
-// at a time.
-template <bool Hard, bool Soft, class T>
-struct Row {
-  using D = Lanes<double>;
+// tau^2 KL of a row, whose blocks' sums are known. False where it is beyond the plain path's reach.
+template <bool Hard, class T, class FrameOf>
+bool soft_loss(const KdCall<T>& call, const RowInput<T>& input, const Row<Hard, true, T>& row,
+               const Temperature<T>& temperature, FrameOf&& frame_of, double& soft) {
+  using V = Vector<double>;
+  using L = Lanes<T>;
   using Field = RowScratch<T>;
-  const RowScratch<T>& scratch;
-  const Temperature<double>& temperature;
-  std::int64_t blocks;
-  double ms = -infinity<double>(), mt = ms;
-  bool plain = true;  // within the plain path's reach
-  Sums<D> sums;       // the same in all lanes
-  SoftResult<double> soft{D(0.0), D(0.0), D(0.0)};
-  D log_ratio_abs{0.0},
-      tau_log_ratio_square{0.0};  // means under q of |log(A / B)| and its square times tau^2
-
-  Row(const RowScratch<T>& scratch_, const Temperature<double>& temperature_, std::int64_t classes)
-      : scratch(scratch_), temperature(temperature_), blocks(block_count(classes)) {}
-
-  // et, es and e1 of a block are those of the row after multiplication with t, s and e1, and its gaps after
-  // addition of shift.
-  struct Weights {
-    D t{1.0}, s{1.0}, e1{1.0}, shift{0.0};
-  };
-  KDLOSS_INLINE Weights weights(std::int64_t i) const {
-    Weights w;
-    if (blocks == 1) return w;
-    const D below_s = load(scratch[Field::kMs] + i) - D(ms), below_t = load(scratch[Field::kMt] + i) - D(mt);
-    if constexpr (Hard) w.e1 = exp_to_zero(below_s, D(kLog2E), D(zero_at<double>(kLog2E, 0)));
-    if constexpr (Soft) {
-      w.s = exp_normal(below_s, D(temperature.k)), w.t = exp_normal(below_t, D(temperature.k));
-      w.shift = logit_gap(load(scratch[Field::kMs] + i), load(scratch[Field::kMt] + i),
-                          Frame<double>(D(ms), D(mt), temperature));
-    }
-    return w;
+  const RowScratch<T>& scratch = row.scratch;
+  const Temperature<double>& exact = row.temperature;
+  const SoftResult<double, 1> result = soft_result(row.sums, V(exact.inverse));
+  const double log_ratio = first(result.log_ratio);
+  const auto tau_log_ratio = [&](std::int64_t i) { return scratch[Field::kShift][i] - log_ratio * exact.tau; };
+  soft = first(result.kl) * exact.tau * exact.tau;
+  double mean_abs = 0, mean_square = 0;  // of log(A / B) under q, and of its square times tau^2
+  for (std::int64_t i = 0; i < row.blocks; ++i) {
+    const double q = row.b(i) * scratch[Field::kZt][i], x = tau_log_ratio(i);
+    mean_abs += q * (x < 0 ? -x : x) * exact.inverse;
+    mean_square += q * x * x;
   }
-  // a - b, where log_ratio = log(a / b).
-  static KDLOSS_INLINE D difference(D a, D b, D log_ratio) {
-    const D expm1 = fma(log_ratio * log_ratio, expm1_remainder_over_square(log_ratio), log_ratio);
-    return where(abs(log_ratio) < D(1.0), b * expm1, a - b);
-  }
-
-  void find_frame() {
-    double lowest_s = infinity<double>(), lowest_t = lowest_s;
-    for (std::int64_t i = 0; i < blocks; ++i) {
-      const auto field = [&](auto which) { return scratch[which][i]; };
-      ms = ms < field(Field::kMs) ? field(Field::kMs) : ms;
-      mt = mt < field(Field::kMt) ? field(Field::kMt) : mt;
-      lowest_s = field(Field::kLowestS) < lowest_s ? field(Field::kLowestS) : lowest_s;
-      lowest_t = field(Field::kLowestT) < lowest_t ? field(Field::kLowestT) : lowest_t;
-    }
-    const double reach = static_cast<double>(Reach<T>::kSoftened) * temperature.tau;
-    if (Soft) plain = ms - lowest_s <= reach && mt - lowest_t <= reach;
-    for (std::int64_t i = blocks; blocks > 1 && i < RowScratch<T>::padded(blocks); ++i)
-      scratch[Field::kMs][i] = ms, scratch[Field::kMt][i] = mt;
-  }
-
-  void add_blocks() {
-    for (std::int64_t i = 0; i < blocks; i += D::kCount) {
-      const auto field = [&](auto which) KDLOSS_INLINE_LAMBDA { return load(scratch[which] + i); };
-      const Weights w = weights(i);
-      if constexpr (Soft) {
-        const D zt = field(Field::kZt), zs = field(Field::kZs);
-        const D lean = difference(w.s, w.t, w.shift * D(temperature.inverse));
-        sums.zt = fma(w.t, zt, sums.zt);
-        sums.zs = fma(w.s, zs, sums.zs);
-        sums.d = sums.d + fma(w.t, field(Field::kD), lean * zs);
-        sums.moved = fma(w.t, fma(w.shift, zt, field(Field::kMoved)), sums.moved);
-      }
-      if constexpr (Hard) {
-        sums.others = fma(w.e1, field(Field::kOthers), sums.others);
-        sums.label = fma(w.e1, field(Field::kLabel), sums.label);
-        store(scratch[Field::kE1Weight] + i, w.e1);
-      }
-    }
-    sums.zt = sum(sums.zt), sums.zs = sum(sums.zs), sums.d = sum(sums.d), sums.moved = sum(sums.moved);
-    sums.others = sum(sums.others), sums.label = sum(sums.label);
-  }
-
-  // What each block needs to find p - q = A es - B et = B de + (A - B) es, and u = (gap + tau log(A / B)) /
-  // tau, where p = A es and q = B et.
-  void find_factors() {
-    soft = soft_result(sums, D(temperature.inverse));
-    for (std::int64_t i = 0; i < blocks; i += D::kCount) {
-      const Weights w = weights(i);
-      const D a = w.s / sums.zs, b = w.t * soft.inverse_zt;
-      const D tau_log_ratio = w.shift - soft.log_ratio * D(temperature.tau);
-      const D log_ratio = tau_log_ratio * D(temperature.inverse), q = b * load(scratch[Field::kZt] + i);
-      store(scratch[Field::kTauLogRatio] + i, tau_log_ratio);
-      store(scratch[Field::kP] + i, a);
-      store(scratch[Field::kDe] + i, b);
-      store(scratch[Field::kEs] + i, difference(a, b, log_ratio));
-      log_ratio_abs = fma(q, abs(log_ratio), log_ratio_abs);
-      tau_log_ratio_square = fma(q * tau_log_ratio, tau_log_ratio, tau_log_ratio_square);
-    }
-    log_ratio_abs = sum(log_ratio_abs), tau_log_ratio_square = sum(tau_log_ratio_square);
-  }
-};
-
-// p1 and p of a row whose gradient is done, in the place of its e1 and es.
-template <bool Hard, bool Soft, int Power, class T>
-void write_probabilities(Span block, Lanes<T> e1_factor, Lanes<T> es_factor, const RowScratch<T>& scratch) {
-  for (std::int64_t c = block.begin; c < block.end; c += Lanes<T>::kCount) {
-    Lanes<T> es(T(0));
-    if constexpr (Soft) es = load(scratch.es + c), store(scratch.es + c, es_factor * es);
-    if constexpr (Hard && Soft && Power != 0)
-      store(scratch.e1 + c, e1_factor * power<Power>(es));
-    else if constexpr (Hard)
-      store(scratch.e1 + c, e1_factor * load(scratch.e1 + c));
-  }
+  if (!any(~kl_is_far(result.kl, V(mean_abs)))) return true;
+  for_row(call, [&](std::int64_t i, Span block) {
+    const NearFactors<T> factor{L(static_cast<T>(row.b(i))), L(static_cast<T>(row.a_minus_b(i))),
+                                L(static_cast<T>(tau_log_ratio(i))), L(temperature.tau)};
+    scratch[Field::kKl][i] = near_block(BlockGroups<T>(input, block, scratch), frame_of(i), factor);
+  });
+  soft = 0;
+  for (std::int64_t i = 0; i < row.blocks; ++i) soft += scratch[Field::kKl][i];
+  return !any(~near_kl_is_fit(V(soft), V(mean_square), V(exact.tau), static_cast<double>(Reach<T>::kTail)));
 }
 
 // The losses of one row and, where grad is not null, its gradient, and the Hessian where hess is not null
 // too. False, with nothing written, for a row beyond the plain path's reach.
-template <bool Hard, bool Soft, bool Grad, class T>
+template <bool Hard, bool Soft, class T>
 bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, T* hess,
             const Temperature<T>& temperature, const Temperature<double>& exact, const RowPlan& plan,
-            const RowScratch<T>& scratch, RowParts& loss) {
-  using D = Lanes<double>;
+            RowScratch<T>& scratch, RowParts& loss) {
+  using V = Vector<double>;
+  using L = Lanes<T>;
   using Field = RowScratch<T>;
   const auto frame_of = [&](std::int64_t i) {
-    return Frame<T>(Lanes<T>(static_cast<T>(scratch[Field::kMs][i])),
-                    Lanes<T>(static_cast<T>(scratch[Field::kMt][i])), temperature);
+    return Frame<T>(L(static_cast<T>(scratch[Field::kMs][i])), L(static_cast<T>(scratch[Field::kMt][i])),
+                    temperature);
   };
+  scratch.keep_clear_of(input.s, input.t, grad);
   for_row(call, [&](std::int64_t i, Span block) {
     const Extent<T> x = extent<Soft>(input, block);
     scratch[Field::kMs][i] = x.ms, scratch[Field::kLowestS][i] = x.lowest_s;
     scratch[Field::kMt][i] = x.mt, scratch[Field::kLowestT][i] = x.lowest_t;
-    const bool powers =
-        Hard && Soft && x.mt - x.lowest_t <= Reach<T>::kTeacher && x.ms - x.lowest_s <= Reach<T>::kStudent;
+    const bool powers = x.mt - x.lowest_t <= Reach<T>::kTeacher && x.ms - x.lowest_s <= Reach<T>::kStudent;
     const Frame<T> frame = frame_of(i);
+    const bool plain_gaps = !any(~(abs(frame.dm.value) <= L(Reach<T>::kOffset)));
     const int power_used = powers ? temperature.power : 0;
-    with_power<Hard && Soft>(power_used, [&](auto power) {
-      const auto add = [&](auto exact) {
-        return add_block<Hard, Soft, Grad, power.value, exact.value>(input, grad, block, frame, scratch, i);
-      };
-      if (!add(No{})) add(Yes{});
-    });
     scratch[Field::kPower][i] = power_used;
+    with_power<Hard && Soft>(power_used, [&](auto power) {
+      const bool done =
+          plain_gaps && add_block<Hard, Soft, power.value, false>(input, grad, block, frame, scratch, i);
+      if (!done) add_block<Hard, Soft, power.value, true>(input, grad, block, frame, scratch, i);
+    });
   });
 
   Row<Hard, Soft, T> row(scratch, exact, call.classes);
-  row.find_frame();
   if (!row.plain) return false;
   row.add_blocks();
   if constexpr (Hard) {
-    const double below = row.ms - static_cast<double>(input.s[input.label]);
-    loss.hard = first(hard_result(row.sums, D(below)));
+    loss.hard = first(hard_result(row.sums, V(row.ms - static_cast<double>(input.s[input.label]))));
     if (!(loss.hard >= static_cast<double>(Reach<T>::kTail))) return false;
   }
-  if constexpr (Soft) {
-    row.find_factors();
-    loss.soft = first(row.soft.kl) * exact.tau * exact.tau;
-    if (any(~kl_is_far(row.soft.kl, row.log_ratio_abs))) {
-      for_row(call, [&](std::int64_t i, Span block) {
-        scratch[Field::kKl][i] = near_block<Grad>(input, block, frame_of(i), temperature, scratch, i);
-      });
-      loss.soft = 0;
-      for (std::int64_t i = 0; i < row.blocks; ++i) loss.soft += scratch[Field::kKl][i];
-      if (any(~near_kl_is_fit(D(loss.soft), row.tau_log_ratio_square, D(exact.tau),
-                              static_cast<double>(Reach<T>::kTail))))
-        return false;
+  if constexpr (Soft)
+    if (!soft_loss(call, input, row, temperature, frame_of, loss.soft)) return false;
+  if (grad == nullptr) return true;
+
+  const double inverse_total = Hard ? 1 / first(row.sums.others + row.sums.label) : 0;
+  const double hard_weight = plan.hard_slope() * call.grad_scale * inverse_total;
+  const double soft_weight = plan.soft_weight * call.grad_scale * exact.tau;
+  for_row(call, [&](std::int64_t i, Span block) {
+    const double de = Soft ? soft_weight * row.b(i) : 0, es = Soft ? soft_weight * row.a_minus_b(i) : 0;
+    const double e1 = Hard ? hard_weight * scratch[Field::kW1][i] : 0;
+    const GradientFactors<T> factor{L(static_cast<T>(e1)), L(static_cast<T>(de)), L(static_cast<T>(es))};
+    const BlockGroups<T> groups(input, block, scratch);
+    with_power<Hard && Soft>(static_cast<int>(scratch[Field::kPower][i]), [&](auto power) {
+      write_terms<false, Hard, Soft, power.value>(groups.whole, factor, L(0), L(0), grad + block.begin);
+      write_terms<false, Hard, Soft, power.value>(groups.last, factor, L(0), L(0), grad + block.end - kGroup<T>);
+    });
+    const std::int64_t label = input.label - block.begin;
+    if (!Hard || label < 0 || label >= block.end - block.begin) return;
+    double at_label = hard_weight * first(plan.keeps_p1 ? row.sums.label : V(0.0) - row.sums.others);
+    if constexpr (Soft) {
+      const T* const terms = groups.group_of(label).terms + groups.lane_of(label);
+      at_label += de * static_cast<double>(terms[scratch.apart]) + es * static_cast<double>(terms[0]);
     }
-  }
-  if constexpr (Grad) {
-    const double hard_weight = plan.hard_slope() * call.grad_scale / first(row.sums.others + row.sums.label);
-    const double soft_weight = plan.soft_weight * call.grad_scale * exact.tau;
-    for_row(call, [&](std::int64_t i, Span block) {
-      const double de = soft_weight * scratch[Field::kDe][i], es = soft_weight * scratch[Field::kEs][i];
-      const double e1 = hard_weight * scratch[Field::kE1Weight][i];
-      GradientFactors<T> factor{static_cast<T>(e1), static_cast<T>(de), static_cast<T>(es)};
-      with_power<Hard && Soft>(static_cast<int>(scratch[Field::kPower][i]), [&](auto power) {
-        write_gradient<Hard, Soft, power.value>(grad, block, factor, scratch);
-      });
-      const std::int64_t y = input.label;
-      if (!Hard || y < block.begin || y >= block.end) return;
-      double at_label =
-          hard_weight * first(plan.keeps_p1 ? row.sums.label : Lanes<double>(0.0) - row.sums.others);
-      if constexpr (Soft)
-        at_label += de * static_cast<double>(scratch.de[y]) + es * static_cast<double>(scratch.es[y]);
-      grad[y] = static_cast<T>(at_label);
+    grad[input.label] = static_cast<T>(at_label);
+  });
+  if (hess == nullptr) return true;
+  for_row(call, [&](std::int64_t i, Span block) {
+    const L e1(static_cast<T>(Hard ? scratch[Field::kW1][i] * inverse_total : 0));
+    const L es(static_cast<T>(Soft ? scratch[Field::kWs][i] * row.inverse_zs : 0));
+    const BlockGroups<T> groups(input, block, scratch);
+    with_power<Hard && Soft>(static_cast<int>(scratch[Field::kPower][i]), [&](auto power) {
+      const auto write = [&](const Groups<T>& g, std::int64_t c) {
+        write_probabilities<Hard, Soft, power.value>(g, e1, es, scratch.p1 + c, scratch.p + c);
+      };
+      write(groups.whole, block.begin), write(groups.last, block.end - kGroup<T>);
     });
-  }
-  if (Grad && hess != nullptr) {
-    const double inverse_total = 1 / first(row.sums.others + row.sums.label);
-    for_blocks(call.classes, [&, i = std::int64_t(0)](Span block) mutable {
-      const auto e1 = static_cast<T>(Hard ? scratch[Field::kE1Weight][i] * inverse_total : 0);
-      const auto es = static_cast<T>(Soft ? scratch[Field::kP][i] : 0);
-      with_power<Hard && Soft>(static_cast<int>(scratch[Field::kPower][i]), [&](auto power) {
-        write_probabilities<Hard, Soft, power.value, T>(block, e1, es, scratch);
-      });
-      ++i;
-    });
-    hessian_row(Hard ? scratch.e1 : nullptr, Soft ? scratch.es : nullptr, call.classes,
-                plan.hard_slope() * call.hess_scale, plan.soft_weight * call.hess_scale, hess);
-  }
+  });
+  hessian_row(Hard ? scratch.p1 : nullptr, Soft ? scratch.p : nullptr, call.classes,
+              plan.hard_slope() * call.hess_scale, plan.soft_weight * call.hess_scale, hess);
   return true;
 }
 

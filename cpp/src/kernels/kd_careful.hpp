@@ -43,7 +43,7 @@ void widen(const AnyView& from, std::int64_t row, std::int64_t classes, std::int
   for (std::int64_t c = classes; c < padded; ++c) to[c] = -infinity<double>();
 }
 
-template <bool Hard, bool Soft, bool Grad>
+template <bool Hard, bool Soft>
 RowParts careful_row(const CarefulRow& row, double exact_tau, const RowPlan& plan, double grad_scale,
                      bool probabilities) {
   using L = Lanes<double>;
@@ -90,12 +90,11 @@ RowParts careful_row(const CarefulRow& row, double exact_tau, const RowPlan& pla
   for_blocks(row.columns.end, [&](Span block) KDLOSS_INLINE_LAMBDA {
     L in_block(0.0);
     for_columns<double>(block, [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA {
-      constexpr bool kHardGradient = Hard && Grad;
       const L s = load(row.s + c), t = Soft ? load(row.t + c) : L(0);
-      Terms<double> x = careful_terms<kHardGradient, Soft>(s, t, frame, zero);
+      Terms<double> x = careful_terms<Hard, Soft>(s, t, frame, zero);
       L g(0.0);
       const L e1 = x.e1;
-      if constexpr (kHardGradient) {
+      if constexpr (Hard) {
         if (at_label(c) && !plan.keeps_p1) x.e1 = with_lane(x.e1, label - c, -first(sums.others));
         g = hard_factor * x.e1;
       }
@@ -105,9 +104,9 @@ RowParts careful_row(const CarefulRow& row, double exact_tau, const RowPlan& pla
         in_block = in_block + term.k;
         g = fma(soft_factor, term.difference, g);
       }
-      if constexpr (Grad) store(row.grad + c, g);
+      store(row.grad + c, g);
       if (probabilities) {
-        if constexpr (kHardGradient) store(row.p1 + c, e1 / (sums.others + sums.label));
+        if constexpr (Hard) store(row.p1 + c, e1 / (sums.others + sums.label));
         if constexpr (Soft) store(row.p + c, x.es / sums.zs);
       }
     });
@@ -125,8 +124,8 @@ RowParts careful_row(const KdCall<T>& call, std::int64_t i, const RowPlan& plan,
   widen<T>(call.student, i, call.classes, row.columns.end, row.s);
   if (plan.soft) widen<T>(call.teacher, i, call.classes, row.columns.end, row.t);
   const bool with_grad = call.grad.data != nullptr;
-  const RowParts loss = with_parts(plan.hard, plan.soft, with_grad, [&](auto hard, auto soft, auto keep) {
-    return careful_row<hard.value, soft.value, keep.value>(row, tau, plan, call.grad_scale, hess != nullptr);
+  const RowParts loss = with_parts(plan.hard, plan.soft, [&](auto hard, auto soft) {
+    return careful_row<hard.value, soft.value>(row, tau, plan, call.grad_scale, hess != nullptr);
   });
   for (std::int64_t c = 0; with_grad && grad != nullptr && c < call.classes; ++c)
     grad[c * stride] = static_cast<T>(row.grad[c]);

@@ -44,13 +44,13 @@ KDLOSS_INLINE T infinity() {
   return static_cast<T>(__builtin_inf());
 }
 
-template <class T>
+template <class T, int P = kParts>
 struct Difference {
-  Lanes<T> value, error;  // value + error = a - b exactly
+  Lanes<T, P> value, error;  // value + error = a - b exactly
 };
-template <class T>
-KDLOSS_INLINE Difference<T> two_diff(Lanes<T> a, Lanes<T> b) {
-  const Lanes<T> d = a - b, minus_b = d - a;
+template <class T, int P>
+KDLOSS_INLINE Difference<T, P> two_diff(Lanes<T, P> a, Lanes<T, P> b) {
+  const Lanes<T, P> d = a - b, minus_b = d - a;
   return {d, (a - (d - minus_b)) - (b + minus_b)};
 }
 
@@ -112,80 +112,89 @@ struct Temperature {
 };
 
 // The frame that a row's logits are seen in: their largest values, and the difference of these.
-template <class T>
+template <class T, int P = kParts>
 struct Frame {
-  Lanes<T> ms, mt;
-  Difference<T> dm;  // ms - mt
-  Lanes<T> k, inverse_tau;
-  Frame(Lanes<T> ms_, Lanes<T> mt_, Lanes<T> k_, Lanes<T> inverse_tau_)
+  Lanes<T, P> ms, mt;
+  Difference<T, P> dm;  // ms - mt
+  Lanes<T, P> k, inverse_tau;
+  Frame(Lanes<T, P> ms_, Lanes<T, P> mt_, Lanes<T, P> k_, Lanes<T, P> inverse_tau_)
       : ms(ms_), mt(mt_), dm(two_diff(ms_, mt_)), k(k_), inverse_tau(inverse_tau_) {}
-  Frame(Lanes<T> ms_, Lanes<T> mt_, const Temperature<T>& temperature)
+  Frame(Lanes<T, P> ms_, Lanes<T, P> mt_, const Temperature<T>& temperature)
       : Frame(ms_, mt_, temperature.k, temperature.inverse) {}
 };
+
+template <class T>
+KDLOSS_INLINE Frame<T, 1> part(const Frame<T>& frame, int i) {
+  return {part(frame.ms, i), part(frame.mt, i), part(frame.k, i), part(frame.inverse_tau, i)};
+}
 
 // ---- The terms of one class
 // --------------------------------------------------------------------------------------
 
-template <class T>
+template <class T, int P = kParts>
 struct Terms {
-  Lanes<T> e1;  // exp(s - ms)
-  Lanes<T> et, es, de, gap;
+  Lanes<T, P> e1;  // exp(s - ms)
+  Lanes<T, P> et, es, de, gap;
 };
 
 // (s - t) - (ms - mt), with the rounding errors of both differences kept, or without.
-template <bool Exact = true, class T>
-KDLOSS_INLINE Lanes<T> logit_gap(Lanes<T> s, Lanes<T> t, const Frame<T>& frame) {
-  if constexpr (!Exact) return (s - t) - frame.dm.value;
-  const Difference<T> d = two_diff(s, t);
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> logit_gap(Lanes<T, P> s, Lanes<T, P> t, const Frame<T, P>& frame) {
+  const Difference<T, P> d = two_diff(s, t);
   return (d.value - frame.dm.value) + (d.error - frame.dm.error);
+}
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> plain_gap(Lanes<T, P> s, Lanes<T, P> t, const Frame<T, P>& frame) {
+  return (s - t) - frame.dm.value;
 }
 
 // Whether the gaps without those errors are good enough, given their sum under et, `moved`. s - t is off by
 // 2^-24 of |ms - mt| + |gap| at the most. The second is as much as a gap has of its own; the first is kept
 // below 16 times that of the row's mean gap (1e-6 of it in float), and below 1e-6 where p1 is a power of es.
-template <class T>
-KDLOSS_INLINE bool plain_gap_is_fit(T dm, T moved, T zt) {
-  const T offset = dm < 0 ? -dm : dm, mean = moved < 0 ? -moved : moved;
-  return offset <= Reach<T>::kOffset && offset * zt <= Reach<T>::kOffset * mean;
+template <class T, int P>
+KDLOSS_INLINE Mask<T, P> plain_gap_is_fit(Lanes<T, P> dm, Lanes<T, P> moved, Lanes<T, P> zt) {
+  const Lanes<T, P> offset = abs(dm), most(Reach<T>::kOffset);
+  return (offset <= most) & (offset * zt <= most * abs(moved));
 }
 
 // How p1's exponential exp(s - ms) comes about: as es^n for n = tau in 1..8, or (0) by an exponential of its
 // own. An error of es is multiplied by n: 8 times its 5 half-ulps is 2.4e-6 in float.
-template <int N, class T>
-KDLOSS_INLINE Lanes<T> power(Lanes<T> e) {
+template <int N, class T, int P>
+KDLOSS_INLINE Lanes<T, P> power(Lanes<T, P> e) {
   if constexpr (N == 1) return e;
   if constexpr (N % 2 == 0) {
-    const Lanes<T> half = power<N / 2>(e);
+    const Lanes<T, P> half = power<N / 2>(e);
     return half * half;
   } else if constexpr (N > 1) {
     return power<N - 1>(e) * e;
   }
 }
 
-template <bool Hard, bool Soft, int Power, bool Exact = true, class T>
-KDLOSS_INLINE Terms<T> plain_terms(Lanes<T> s, Lanes<T> t, const Frame<T>& frame) {
-  Terms<T> x;
+template <bool Hard, bool Soft, int Power, class T, int P>
+KDLOSS_INLINE Terms<T, P> plain_terms(Lanes<T, P> s, Lanes<T, P> t, Lanes<T, P> gap, const Frame<T, P>& frame) {
+  Terms<T, P> x;
   if constexpr (Soft) {
     x.et = exp_normal(t - frame.mt, frame.k);
-    x.gap = logit_gap<Exact>(s, t, frame);
-    const Grown<T> student = grow(x.et, x.gap, frame.k);
+    x.gap = gap;
+    const Grown<T, P> student = grow(x.et, gap, frame.k);
     x.es = student.value, x.de = student.growth;
   }
   if constexpr (Hard) {
     if constexpr (Soft && Power != 0)
       x.e1 = power<Power>(x.es);
     else
-      x.e1 = exp_normal(max(Lanes<T>(-Reach<T>::kStudent), s - frame.ms), Lanes<T>(static_cast<T>(kLog2E)));
+      x.e1 = exp_normal(max(Lanes<T, P>(-Reach<T>::kStudent), s - frame.ms),
+                        Lanes<T, P>(static_cast<T>(kLog2E)));
   }
   return x;
 }
 
 // The same for any logits: masked ones (-inf), gaps of thousands, differences that overflow. et, es and de
 // are 2^kHeadroomExponent times themselves, so that tau q keeps its digits where q underflows.
-template <bool Hard, bool Soft, class T>
-KDLOSS_INLINE Terms<T> careful_terms(Lanes<T> s, Lanes<T> t, const Frame<T>& frame, Lanes<T> zero) {
-  using L = Lanes<T>;
-  Terms<T> x;
+template <bool Hard, bool Soft, class T, int P>
+KDLOSS_INLINE Terms<T, P> careful_terms(Lanes<T, P> s, Lanes<T, P> t, const Frame<T, P>& frame, Lanes<T, P> zero) {
+  using L = Lanes<T, P>;
+  Terms<T, P> x;
   const L s_below = s - frame.ms;
   if constexpr (Soft) {
     const L t_below = t - frame.mt;
@@ -246,9 +255,14 @@ struct Sums {
     zt = zt + x.zt, zs = zs + x.zs, d = d + x.d, moved = moved + x.moved;
     others = others + x.others, label = label + x.label;
   }
+  template <class Part>
+  KDLOSS_INLINE void set_part(int i, const Part& x) {
+    zt.part[i] = x.zt.part[0], zs.part[i] = x.zs.part[0], d.part[i] = x.d.part[0];
+    moved.part[i] = x.moved.part[0], others.part[i] = x.others.part[0], label.part[i] = x.label.part[0];
+  }
 };
-template <bool Hard, bool Soft, class T>
-KDLOSS_INLINE void add(Sums<Lanes<T>>& sums, const Terms<T>& x) {
+template <bool Hard, bool Soft, class T, int P>
+KDLOSS_INLINE void add(Sums<Lanes<T, P>>& sums, const Terms<T, P>& x) {
   if constexpr (Soft) {
     sums.zt = sums.zt + x.et;
     sums.zs = sums.zs + x.es;
@@ -258,18 +272,18 @@ KDLOSS_INLINE void add(Sums<Lanes<T>>& sums, const Terms<T>& x) {
   if constexpr (Hard) sums.others = sums.others + x.e1;
 }
 
-template <class T>
+template <class T, int P = kParts>
 struct SoftResult {
-  Lanes<T> kl;          // L - sum q v
-  Lanes<T> log_ratio;   // L = log(Zs / Zt)
-  Lanes<T> inverse_zt;  // 1 / Zt
+  Lanes<T, P> kl;          // L - sum q v
+  Lanes<T, P> log_ratio;   // L = log(Zs / Zt)
+  Lanes<T, P> inverse_zt;  // 1 / Zt
 };
-template <class T>
-KDLOSS_INLINE SoftResult<T> soft_result(const Sums<Lanes<T>>& sums, Lanes<T> inverse_tau) {
-  using L = Lanes<T>;
+template <class T, int P>
+KDLOSS_INLINE SoftResult<T, P> soft_result(const Sums<Lanes<T, P>>& sums, Lanes<T, P> inverse_tau) {
+  using L = Lanes<T, P>;
   const L inverse_zt = L(1) / sums.zt, mean_de = sums.d * inverse_zt, sum1 = L(1) + mean_de;
   // A peaked student under a flat teacher: D is close to -Zt, and Zs has the digits that Zt + D has lost.
-  const Mask<T> near = abs(mean_de) <= L(T(0.5));
+  const Mask<T, P> near = abs(mean_de) <= L(T(0.5));
   const L log_ratio =
       log_sum(where(near, sum1, sums.zs * inverse_zt), where(near, mean_de - (sum1 - L(1)), L(0)));
   return {log_ratio - sums.moved * inverse_zt * inverse_tau, log_ratio, inverse_zt};
@@ -279,22 +293,22 @@ KDLOSS_INLINE SoftResult<T> soft_result(const Sums<Lanes<T>>& sums, Lanes<T> inv
 // + sum q |u|, and sum q |u| <= h^-1(KL) with h(a) = exp(-a) - 1 + a, by Jensen: 0.21 where KL = 0.02. So
 // these bounds leave a relative error of 2.5e-6 and 2e-6 in float at the worst, and KL > 0 for certain. NaN
 // is not far.
-template <class T>
-KDLOSS_INLINE Mask<T> kl_is_far(Lanes<T> kl, Lanes<T> abs_log_ratio) {
-  return (Lanes<T>(T(0.02)) <= kl) & (abs_log_ratio * Lanes<T>(T(0.125)) <= kl);
+template <class T, int P>
+KDLOSS_INLINE Mask<T, P> kl_is_far(Lanes<T, P> kl, Lanes<T, P> abs_log_ratio) {
+  return (Lanes<T, P>(T(0.02)) <= kl) & (abs_log_ratio * Lanes<T, P>(T(0.125)) <= kl);
 }
 
 // Whether even the smallest p1 has its own value, as the Hessian wants it; exp(s - ms) is cut off elsewhere.
-template <class T>
-KDLOSS_INLINE Mask<T> p1_is_whole(Lanes<T> ms, Lanes<T> lowest_s) {
-  return ms - lowest_s <= Lanes<T>(Reach<T>::kStudent);
+template <class T, int P>
+KDLOSS_INLINE Mask<T, P> p1_is_whole(Lanes<T, P> ms, Lanes<T, P> lowest_s) {
+  return ms - lowest_s <= Lanes<T, P>(Reach<T>::kStudent);
 }
 
 // The hard loss, from the sums and the label's distance below the largest logit.
-template <class T>
-KDLOSS_INLINE Lanes<T> hard_result(const Sums<Lanes<T>>& sums, Lanes<T> label_below) {
-  using L = Lanes<T>;
-  const Mask<T> largest = label_below == L(0);
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> hard_result(const Sums<Lanes<T, P>>& sums, Lanes<T, P> label_below) {
+  using L = Lanes<T, P>;
+  const Mask<T, P> largest = label_below == L(0);
   const L sum1 = L(1) + sums.others;
   const L total = sums.others + sums.label;
   return log_sum(where(largest, sum1, total), where(largest, sums.others - (sum1 - L(1)), L(0))) +
@@ -305,15 +319,15 @@ KDLOSS_INLINE Lanes<T> hard_result(const Sums<Lanes<T>>& sums, Lanes<T> label_be
 // - where only tails are left;
 // - where nearly all classes agree in v = L and differ in u by little: v's error, a half-ulp or two of |L|,
 //   then is a share of u. The bound leaves 4e-6 in float.
-template <class T>
-KDLOSS_INLINE Mask<T> near_kl_is_fit(Lanes<T> soft, Lanes<T> tau_log_ratio_square, Lanes<T> tau, T tail) {
-  using L = Lanes<T>;
+template <class T, int P>
+KDLOSS_INLINE Mask<T, P> near_kl_is_fit(Lanes<T, P> soft, Lanes<T, P> tau_log_ratio_square, Lanes<T, P> tau, T tail) {
+  using L = Lanes<T, P>;
   return (L(tail) * (tau * tau) <= soft) & (tau_log_ratio_square * L(T(1.0 / 128)) <= soft);
 }
 // Whether et = es - de is as good as et where p is close to q: es is not many times et there.
-template <class T>
-KDLOSS_INLINE Mask<T> et_is_es_minus_de(Lanes<T> log_ratio) {
-  return log_ratio <= Lanes<T>(T(0.7));
+template <class T, int P>
+KDLOSS_INLINE Mask<T, P> et_is_es_minus_de(Lanes<T, P> log_ratio) {
+  return log_ratio <= Lanes<T, P>(T(0.7));
 }
 
 // ---- KL, term by term
@@ -322,35 +336,35 @@ KDLOSS_INLINE Mask<T> et_is_es_minus_de(Lanes<T> log_ratio) {
 // tau^2 k, k = q (expm1(u) - u) >= 0, for a row of the plain path that is not far from its teacher.
 // difference = p - q, and tau_u = tau u: squared before it is divided by tau, lest it underflow where tau is
 // large.
-template <class T>
-KDLOSS_INLINE Lanes<T> near_kl_term(Lanes<T> q, Lanes<T> tau_u, Lanes<T> difference, Lanes<T> tau,
-                                    Lanes<T> inverse_tau) {
-  const Lanes<T> u = tau_u * inverse_tau;
-  const Lanes<T> small = q * (tau_u * tau_u) * expm1_remainder_over_square(u);
-  return where(abs(u) < Lanes<T>(1), small, tau * tau * (difference - q * u));
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> near_kl_term(Lanes<T, P> q, Lanes<T, P> tau_u, Lanes<T, P> difference, Lanes<T, P> tau,
+                                    Lanes<T, P> inverse_tau) {
+  const Lanes<T, P> u = tau_u * inverse_tau;
+  const Lanes<T, P> small = q * (tau_u * tau_u) * expm1_remainder_over_square(u);
+  return where(abs(u) < Lanes<T, P>(1), small, tau * tau * (difference - q * u));
 }
 
 // The same for any row, with the difference. All are times tau: tau q and tau p come from the exponentials
 // and their headroom by factors tau / Zt and tau / Zs.
-template <class T>
+template <class T, int P = kParts>
 struct KlTerm {
-  Lanes<T> k;           // tau^2 q (expm1(u) - u)
-  Lanes<T> difference;  // tau (p - q)
+  Lanes<T, P> k;           // tau^2 q (expm1(u) - u)
+  Lanes<T, P> difference;  // tau (p - q)
 };
-template <class T>
-KDLOSS_INLINE KlTerm<T> careful_kl_term(Lanes<T> s, Lanes<T> t, const Terms<T>& x, const Frame<T>& frame,
-                                        Lanes<T> log_ratio, Lanes<T> tau, Lanes<T> tau_over_zs,
-                                        Lanes<T> tau_over_zt) {
-  using L = Lanes<T>;
+template <class T, int P>
+KDLOSS_INLINE KlTerm<T, P> careful_kl_term(Lanes<T, P> s, Lanes<T, P> t, const Terms<T, P>& x, const Frame<T, P>& frame,
+                                        Lanes<T, P> log_ratio, Lanes<T, P> tau, Lanes<T, P> tau_over_zs,
+                                        Lanes<T, P> tau_over_zt) {
+  using L = Lanes<T, P>;
   const L q = x.et * tau_over_zt, p = x.es * tau_over_zs;
   const L u = x.gap * frame.inverse_tau - log_ratio, tau_u = x.gap - log_ratio * tau;
-  const Mask<T> is_small = abs(u) < L(1);
+  const Mask<T, P> is_small = abs(u) < L(1);
   const L remainder = expm1_remainder_over_square(u);
   const L difference = where(is_small, q * fma(u * u, remainder, u), p - q);
   const L q_u = where(q == L(0), L(0), q * u);
   const L k = where(is_small, q * tau_u * (u * remainder), tau * (difference - q_u));
   const L minus_inf(-infinity<T>());
-  const Mask<T> wanted_but_masked = (s == minus_inf) & (minus_inf < t);
+  const Mask<T, P> wanted_but_masked = (s == minus_inf) & (minus_inf < t);
   // + log_ratio: NaN where the whole student is masked.
   return {where(wanted_but_masked, L(infinity<T>()) + log_ratio, k), difference};
 }
@@ -360,13 +374,13 @@ KDLOSS_INLINE KlTerm<T> careful_kl_term(Lanes<T> s, Lanes<T> t, const Terms<T>& 
 
 // hard_weight (p1 - onehot) + soft_weight tau (p - q) as a sum of multiples of e1, de and es, when e1 at the
 // label is replaced by -others.
-template <class T>
+template <class T, int P = kParts>
 struct GradientFactors {
-  Lanes<T> e1, de, es;
+  Lanes<T, P> e1, de, es;
 };
-template <bool Hard, bool Soft, class T>
-KDLOSS_INLINE Lanes<T> gradient(const GradientFactors<T>& factor, Lanes<T> e1, Lanes<T> de, Lanes<T> es) {
-  Lanes<T> g(T(0));
+template <bool Hard, bool Soft, class T, int P>
+KDLOSS_INLINE Lanes<T, P> gradient(const GradientFactors<T, P>& factor, Lanes<T, P> e1, Lanes<T, P> de, Lanes<T, P> es) {
+  Lanes<T, P> g(T(0));
   if constexpr (Hard) g = factor.e1 * e1;
   if constexpr (Soft) g = fma(factor.de, de, fma(factor.es, es, g));
   return g;

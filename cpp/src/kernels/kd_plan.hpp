@@ -97,12 +97,11 @@ KDLOSS_INLINE double mixed(const RowPlan& plan, RowParts parts) {
   return used(plan.hard_weight, parts.hard) + used(plan.soft_weight, parts.soft);
 }
 
-// Calls f(hard, soft, grad) with the three as compile-time constants.
+// Calls f(hard, soft) with the two as compile-time constants.
 template <class F>
-KDLOSS_INLINE auto with_parts(bool hard, bool soft, bool grad, F&& f) {
-  if (hard && soft) return grad ? f(Yes{}, Yes{}, Yes{}) : f(Yes{}, Yes{}, No{});
-  if (hard) return grad ? f(Yes{}, No{}, Yes{}) : f(Yes{}, No{}, No{});
-  return grad ? f(No{}, Yes{}, Yes{}) : f(No{}, Yes{}, No{});
+KDLOSS_INLINE auto with_parts(bool hard, bool soft, F&& f) {
+  if (hard && soft) return f(Yes{}, Yes{});
+  return hard ? f(Yes{}, No{}) : f(No{}, Yes{});
 }
 
 }  // namespace

@@ -31,15 +31,17 @@ double tau_of(const KdCall<T>& call, std::int64_t row) {
 }
 
 // ---- Rows in the lanes
-// What rows [first, first + count) need. Empty lanes need nothing.
+// What rows [first, first + count) need. Lanes without a row repeat the last one, so that they cost no branch of
+// their own; what comes of them is not used.
 template <class T>
 void set_rows(const KdCall<T>& call, const Plans<T>& plans, std::int64_t first, int count,
               TileRows<T>& rows) {
   for (int i = 0; i < TileRows<T>::kCount; ++i) {
-    const RowPlan plan = i < count ? plans[first + i] : RowPlan{};
+    const std::int64_t row = first + (i < count ? i : count - 1);
+    const RowPlan plan = plans[row];
     rows.set(i, plan, call.grad_scale);
     // A row that does not count may hold any temperature.
-    if (call.taus != nullptr) rows.set(i, Temperature<T>(plan.counts ? tau_of(call, first + i) : 1));
+    if (call.taus != nullptr) rows.set(i, Temperature<T>(plan.counts ? tau_of(call, row) : 1));
   }
 }
 
@@ -95,30 +97,31 @@ KdSums lane_rows(const KdCall<T>& call, std::int64_t first, int count, const Pla
   if (any_hard || any_soft) {
     if (any_soft) fill_tile(call.teacher, first, count, classes, tile.t, block);
     if ((any_hard && any(~hard)) || (any_soft && any(~soft))) hide_unused(tile, classes, rows, any_soft);
-    with_parts(any_hard, any_soft, grad, [&](auto with_hard, auto with_soft, auto with_grad) {
-      kd_tile<with_hard.value, with_soft.value, with_grad.value>(tile, call, rows, loss);
+    with_parts(any_hard, any_soft, [&](auto with_hard, auto with_soft) {
+      kd_tile<with_hard.value, with_soft.value>(tile, call, rows, loss);
     });
     for (int i = 0; __builtin_expect(loss.any_careful, 0) && i < count; ++i) {
       if (loss.careful[i] == 0) continue;
       const RowParts parts = careful_row(call, first + i, rows.plan(i), tau_of(call, first + i),
-                                         scratch.careful, tile.s + i, hess ? tile.de + i : nullptr, n);
+                                         scratch.careful, tile.s + i, hess ? tile.t + i : nullptr, n);
       loss.hard[i] = parts.hard, loss.soft[i] = parts.soft;
     }
     for (int i = 0; hess && i < count; ++i)
       if (loss.careful_hess[i] != 0 && loss.careful[i] == 0)
         careful_row<T>(call, first + i, rows.plan(i), tau_of(call, first + i), scratch.careful, nullptr,
-                       tile.de + i, n);
+                       tile.t + i, n);
     if (grad && plans.blended()) {
       const L weight = load_narrow<T>(rows.hard_weight) * L(static_cast<T>(call.grad_scale));
       for (std::int64_t c = 0; c < classes * n; c += n)
         store(tile.s + c, load(tile.s + c) - weight * load(tile.g + c));
     }
   } else if (grad) {
-    for (std::int64_t c = 0; c < classes; ++c) store(tile.s + c * n, L(0)), store(tile.de + c * n, L(0));
+    for (std::int64_t c = 0; c < classes; ++c) store(tile.s + c * n, L(0)), store(tile.t + c * n, L(0));
   }
   if (grad) empty_tile(tile.s, first, count, classes, call.grad, block);
-  if (hess) empty_tile(tile.de, first, count, classes, call.hess, block);
+  if (hess) empty_tile(tile.t, first, count, classes, call.hess, block);
 
+  for (int i = count; i < n; ++i) loss.hard[i] = loss.soft[i] = rows.target_rest[i] = 0;
   D loss_sum(0.0), hard_sum(0.0), soft_sum(0.0);
   for (int i = 0; i < n; i += D::kCount) {
     const D h = used(load(rows.target_sum + i), load(loss.hard + i)) + load(rows.target_rest + i);
@@ -140,13 +143,16 @@ void kd_lane_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end,
   constexpr int n = Lanes<T>::kCount;
   const Plans<T> plans(call);
   TileRows<T> rows;
-  const Temperature<T> temperature(call.tau);
-  for (int i = 0; i < n; ++i) rows.set(i, temperature);
-  bool usual = false;  // rows says what it says for a whole tile of rows that are all alike
+  rows.set_all(Temperature<T>(call.tau));
+  bool usual = false;  // rows says what it says for rows that are all alike
   for (std::int64_t first = begin; first < end; first += n) {
     const int count = static_cast<int>(end - first < n ? end - first : n);
-    const bool alike = count == n && plans.all_alike(first, n, rows.label);
-    if (!alike || !usual) set_rows(call, plans, first, count, rows);
+    const bool alike = plans.all_alike(first, count, rows.label);
+    if (!alike)
+      set_rows(call, plans, first, count, rows);
+    else if (!usual)
+      rows.set_all(plans[first], call.grad_scale);
+    for (int i = count; alike && i < n; ++i) rows.label[i] = rows.label[count - 1];
     usual = alike;
     call.sums[first / n] = lane_rows(call, first, count, plans, rows, scratch);
   }
@@ -188,7 +194,7 @@ void kd_row_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end, 
   Temperature<T> temperature(call.tau);
   Temperature<double> exact(call.tau);
   const Plans<T> plans(call);
-  const RowScratch<T> row_scratch(reinterpret_cast<double*>(scratch.plain), classes);
+  RowScratch<T> row_scratch(reinterpret_cast<double*>(scratch.plain), classes);
   const bool with_grad = call.grad.data != nullptr, with_hess = call.hess.data != nullptr;
   const auto read = [&](bool packed, const T* block, const AnyView& from, std::int64_t first,
                         std::int64_t i) {
@@ -226,9 +232,9 @@ void kd_row_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end, 
           }
         }
         const bool plain = temperature.ordinary &&
-                           with_parts(plan.hard, plan.soft, with_grad, [&](auto hard, auto soft, auto keep) {
-                             return kd_row<hard.value, soft.value, keep.value>(
-                                 call, row, grad, plain_hess, temperature, exact, plan, row_scratch, parts);
+                           with_parts(plan.hard, plan.soft, [&](auto hard, auto soft) {
+                             return kd_row<hard.value, soft.value>(call, row, grad, plain_hess, temperature, exact,
+                                                                   plan, row_scratch, parts);
                            });
         if (!plain) parts = careful_row(call, r, plan, tau, scratch.careful, grad, hess, 1);
         if (with_grad && plan.blended)

@@ -7,7 +7,7 @@ namespace kdloss {
 namespace KDLOSS_ISA {
 namespace {
 
-// tile[c, i] = from[first + i, c] for i < count <= 16 (or 8); 0 in the other lanes.
+// tile[c, i] = from[first + i, c] for i < count <= 16 (or 8); the other lanes repeat the last row.
 template <class T>
 void gather(const Matrix<const T>& from, std::int64_t first, int count, std::int64_t classes, T* tile) {
   constexpr int n = Lanes<T>::kCount;
@@ -17,9 +17,9 @@ void gather(const Matrix<const T>& from, std::int64_t first, int count, std::int
     for (std::int64_t c = 0; c < classes; ++c) store(tile + c * n, load(p + c * from.class_stride));
     return;
   }
-  for (std::int64_t c = 0; c < classes; ++c) {
-    if (count < n) store(tile + c * n, Lanes<T>(0));
-    for (int i = 0; i < count; ++i) tile[c * n + i] = *at(from, first + i, c);
+  for (int i = 0; i < n; ++i) {
+    const T* const row = at(from, first + (i < count ? i : count - 1));
+    for (std::int64_t c = 0; c < classes; ++c) tile[c * n + i] = row[c * from.class_stride];
   }
 }
 template <class T>

@@ -42,21 +42,21 @@ struct Bits<double> {
   using Uint = std::uint64_t;
 };
 
-template <class T>
+constexpr int kParts = 64 / kNativeBytes;
+template <class T, int P = kParts>
 struct Lanes {
-  static constexpr int kCount = 64 / sizeof(T);
-  static constexpr int kParts = 64 / kNativeBytes;
+  static constexpr int kCount = P * kNativeBytes / static_cast<int>(sizeof(T));
   using Value = T;
   using Int = typename Bits<T>::Int;
   using Uint = typename Bits<T>::Uint;
   typedef T Native __attribute__((vector_size(kNativeBytes)));
   typedef Int NativeInt __attribute__((vector_size(kNativeBytes)));
   typedef Uint NativeUint __attribute__((vector_size(kNativeBytes)));
-  Native part[kParts];
+  Native part[P];
 
   Lanes() = default;
   KDLOSS_INLINE Lanes(T x) {
-    for (int i = 0; i < kParts; ++i) part[i] = x - Native{};  // the vector syntax's broadcast
+    for (int i = 0; i < P; ++i) part[i] = x - Native{};  // the vector syntax's broadcast
   }
 };
 
@@ -106,11 +106,11 @@ KDLOSS_INLINE N native_fma(N a, N b, N c) {
 // ---- Arithmetic
 // ----------------------------------------------------------------------------------------------
 
-#define KDLOSS_EACH_PART for (int i = 0; i < Lanes<T>::kParts; ++i)
+#define KDLOSS_EACH_PART for (int i = 0; i < P; ++i)
 #define KDLOSS_BINARY(op)                                      \
-  template <class T>                                           \
-  KDLOSS_INLINE Lanes<T> operator op(Lanes<T> a, Lanes<T> b) { \
-    Lanes<T> r;                                                \
+  template <class T, int P>                                           \
+  KDLOSS_INLINE Lanes<T, P> operator op(Lanes<T, P> a, Lanes<T, P> b) { \
+    Lanes<T, P> r;                                                \
     KDLOSS_EACH_PART r.part[i] = a.part[i] op b.part[i];       \
     return r;                                                  \
   }
@@ -121,22 +121,22 @@ KDLOSS_BINARY(/)
 #undef KDLOSS_BINARY
 
 // a * b + c, rounded once where the instruction set can.
-template <class T>
-KDLOSS_INLINE Lanes<T> fma(Lanes<T> a, Lanes<T> b, Lanes<T> c) {
-  Lanes<T> r;
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> fma(Lanes<T, P> a, Lanes<T, P> b, Lanes<T, P> c) {
+  Lanes<T, P> r;
   KDLOSS_EACH_PART r.part[i] = native_fma(a.part[i], b.part[i], c.part[i]);
   return r;
 }
 // The second operand where either is NaN (x86's rule).
-template <class T>
-KDLOSS_INLINE Lanes<T> max(Lanes<T> a, Lanes<T> b) {
-  Lanes<T> r;
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> max(Lanes<T, P> a, Lanes<T, P> b) {
+  Lanes<T, P> r;
   KDLOSS_EACH_PART r.part[i] = native_max(a.part[i], b.part[i]);
   return r;
 }
-template <class T>
-KDLOSS_INLINE Lanes<T> min(Lanes<T> a, Lanes<T> b) {
-  Lanes<T> r;
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> min(Lanes<T, P> a, Lanes<T, P> b) {
+  Lanes<T, P> r;
   KDLOSS_EACH_PART r.part[i] = native_min(a.part[i], b.part[i]);
   return r;
 }
@@ -144,15 +144,15 @@ KDLOSS_INLINE Lanes<T> min(Lanes<T> a, Lanes<T> b) {
 // ---- Masks: one bit pattern of all ones or all zeros a lane
 // -----------------------------------------------------
 
-template <class T>
+template <class T, int P = kParts>
 struct Mask {
-  typename Lanes<T>::NativeInt part[Lanes<T>::kParts];
+  typename Lanes<T, P>::NativeInt part[P];
 };
 
 #define KDLOSS_COMPARE(op)                                    \
-  template <class T>                                          \
-  KDLOSS_INLINE Mask<T> operator op(Lanes<T> a, Lanes<T> b) { \
-    Mask<T> r;                                                \
+  template <class T, int P>                                          \
+  KDLOSS_INLINE Mask<T, P> operator op(Lanes<T, P> a, Lanes<T, P> b) { \
+    Mask<T, P> r;                                                \
     KDLOSS_EACH_PART r.part[i] = a.part[i] op b.part[i];      \
     return r;                                                 \
   }
@@ -161,44 +161,44 @@ KDLOSS_COMPARE(<=)
 KDLOSS_COMPARE(==)
 #undef KDLOSS_COMPARE
 #define KDLOSS_LOGIC(op)                                    \
-  template <class T>                                        \
-  KDLOSS_INLINE Mask<T> operator op(Mask<T> a, Mask<T> b) { \
-    Mask<T> r;                                              \
+  template <class T, int P>                                        \
+  KDLOSS_INLINE Mask<T, P> operator op(Mask<T, P> a, Mask<T, P> b) { \
+    Mask<T, P> r;                                              \
     KDLOSS_EACH_PART r.part[i] = a.part[i] op b.part[i];    \
     return r;                                               \
   }
 KDLOSS_LOGIC(&)
 KDLOSS_LOGIC(|)
 #undef KDLOSS_LOGIC
-template <class T>
-KDLOSS_INLINE Mask<T> operator~(Mask<T> a) {
+template <class T, int P>
+KDLOSS_INLINE Mask<T, P> operator~(Mask<T, P> a) {
   KDLOSS_EACH_PART a.part[i] = ~a.part[i];
   return a;
 }
-template <class T>
-KDLOSS_INLINE Lanes<T> where(Mask<T> m, Lanes<T> yes, Lanes<T> no) {
-  Lanes<T> r;
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> where(Mask<T, P> m, Lanes<T, P> yes, Lanes<T, P> no) {
+  Lanes<T, P> r;
   KDLOSS_EACH_PART r.part[i] = m.part[i] ? yes.part[i] : no.part[i];
   return r;
 }
-template <class T>
-KDLOSS_INLINE bool any(Mask<T> m) {
+template <class T, int P>
+KDLOSS_INLINE bool any(Mask<T, P> m) {
+  auto some = m.part[0];
+  for (int i = 1; i < P; ++i) some |= m.part[i];
 #if defined(__AVX512F__)
-  return _mm512_test_epi64_mask((__m512i)m.part[0], (__m512i)m.part[0]) != 0;
+  return _mm512_test_epi64_mask((__m512i)some, (__m512i)some) != 0;
 #elif defined(__AVX2__)
-  const __m256i some = (__m256i)(m.part[0] | m.part[1]);
-  return _mm256_testz_si256(some, some) == 0;
+  return _mm256_testz_si256((__m256i)some, (__m256i)some) == 0;
 #else
   typedef std::int64_t Pair __attribute__((vector_size(16)));
-  const Pair some = (Pair)((m.part[0] | m.part[1]) | (m.part[2] | m.part[3]));
-  return (some[0] | some[1]) != 0;
+  return (((Pair)some)[0] | ((Pair)some)[1]) != 0;
 #endif
 }
-template <class T>
-KDLOSS_INLINE Lanes<T> abs(Lanes<T> x) {
-  using Uint = typename Lanes<T>::Uint;
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> abs(Lanes<T, P> x) {
+  using Uint = typename Lanes<T, P>::Uint;
   const Uint keep = static_cast<Uint>(~Uint(0)) >> 1;
-  KDLOSS_EACH_PART x.part[i] = (typename Lanes<T>::Native)((typename Lanes<T>::NativeUint)x.part[i] & keep);
+  KDLOSS_EACH_PART x.part[i] = (typename Lanes<T, P>::Native)((typename Lanes<T, P>::NativeUint)x.part[i] & keep);
   return x;
 }
 
@@ -220,15 +220,30 @@ KDLOSS_INLINE void store_native(T* p, typename Lanes<T>::Native v) {
   *reinterpret_cast<typename Loose<T>::Vector*>(p) = v;
 }
 
-template <class T>
-KDLOSS_INLINE Lanes<T> load(const T* p) {
-  Lanes<T> r;
+template <int P = kParts, class T>
+KDLOSS_INLINE Lanes<T, P> load(const T* p) {
+  Lanes<T, P> r;
   KDLOSS_EACH_PART r.part[i] = load_native(p + i * (kNativeBytes / static_cast<int>(sizeof(T))));
   return r;
 }
-template <class T>
-KDLOSS_INLINE void store(T* p, Lanes<T> x) {
+template <class T, int P>
+KDLOSS_INLINE void store(T* p, Lanes<T, P> x) {
   KDLOSS_EACH_PART store_native(p + i * (kNativeBytes / static_cast<int>(sizeof(T))), x.part[i]);
+}
+
+// One native vector, for loops that would need too many registers for a whole Lanes at once: such a loop runs
+// once for each part.
+template <class T>
+using Vector = Lanes<T, 1>;
+template <class T>
+KDLOSS_INLINE Vector<T> part(Lanes<T> x, int i) {
+  Vector<T> r;
+  r.part[0] = x.part[i];
+  return r;
+}
+template <class T>
+KDLOSS_INLINE Mask<T, 1> part(Mask<T> m, int i) {
+  return {{m.part[i]}};
 }
 
 // Asks for the cache line that lies the given number of elements ahead, in the array or beyond it.
@@ -261,7 +276,7 @@ template <class T, class Op>
 KDLOSS_INLINE T fold(Lanes<T> x, Op op) {
   typedef T Quarter __attribute__((vector_size(16)));
   constexpr int kQuarters = kNativeBytes / 16;
-  for (int half = Lanes<T>::kParts / 2; half > 0; half /= 2)
+  for (int half = kParts / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) x.part[i] = op(x.part[i], x.part[i + half]);
   Quarter quarter[kQuarters];
   __builtin_memcpy(quarter, &x.part[0], kNativeBytes);
@@ -286,23 +301,23 @@ KDLOSS_INLINE T smallest(Lanes<T> x) {
   return fold(x, [](auto a, auto b) KDLOSS_INLINE_LAMBDA { return a < b ? a : b; });
 }
 
-template <class T>
-KDLOSS_INLINE T first(Lanes<T> x) {
+template <class T, int P>
+KDLOSS_INLINE T first(Lanes<T, P> x) {
   return x.part[0][0];
 }
 // 0, 1, 2, ...: which lane each is.
-template <class T>
-KDLOSS_INLINE Lanes<T> lane_index() {
+template <class T, int P = kParts>
+KDLOSS_INLINE Lanes<T, P> lane_index() {
   alignas(64) static constexpr T index[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return load(index);
+  return load<P>(index);
 }
-template <class T>
-KDLOSS_INLINE Lanes<T> with_lane(Lanes<T> x, std::int64_t i, T value) {
-  return where(lane_index<T>() == Lanes<T>(static_cast<T>(i)), Lanes<T>(value), x);
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> with_lane(Lanes<T, P> x, std::int64_t i, T value) {
+  return where(lane_index<T, P>() == Lanes<T, P>(static_cast<T>(i)), Lanes<T, P>(value), x);
 }
-template <class T>
-KDLOSS_INLINE T lane(Lanes<T> x, std::int64_t i) {
-  alignas(64) T lanes[Lanes<T>::kCount];
+template <class T, int P>
+KDLOSS_INLINE T lane(Lanes<T, P> x, std::int64_t i) {
+  alignas(64) T lanes[Lanes<T, P>::kCount];
   store(lanes, x);
   return lanes[i];
 }

@@ -1,0 +1,196 @@
+// The loops over a row's classes that both layouts share.
+//
+// Their unit is the group: sixteen floats (or eight doubles) that are neighbouring classes of one row, or one
+// class of as many rows. Students and teachers lie group after group; so do the terms that they leave for the
+// gradient: es, de and e1.
+//
+// The loops take one native vector of a group at a time, so that sums and frame stay in registers.
+#pragma once
+
+#include "columns.hpp"
+#include "kd_formula.hpp"
+
+namespace kdloss {
+namespace KDLOSS_ISA {
+namespace {
+
+template <class T>
+constexpr std::int64_t kGroup = Lanes<T>::kCount;
+
+// Some groups of students, teachers and terms: es begins at terms, de and e1 each `apart` elements further.
+template <class T>
+struct Groups {
+  const T *s, *t;
+  T* terms;
+  std::int64_t apart, count;
+
+  Groups from(std::int64_t first, std::int64_t number) const {
+    const std::int64_t i = first * kGroup<T>;
+    return {s + i, t + i, terms + i, apart, number};
+  }
+};
+
+// What will be read and written soon, and where: for the caches.
+template <class T>
+struct Soon {
+  std::int64_t logits = 0;  // from what is read now
+  const T* grad = nullptr;  // of the first group
+};
+
+// A processor takes a load for one of what was just stored where their addresses agree in the last 12 bits, and
+// waits (a row then takes twice as long, on Zen 3). A store is just stored while it lies less than kNear before
+// the load.
+constexpr std::int64_t kPage = 4096, kNear = 1024;
+template <class A, class B>
+KDLOSS_INLINE bool follows_closely(const A* load, const B* store) {
+  const auto ahead = reinterpret_cast<std::uintptr_t>(store) - reinterpret_cast<std::uintptr_t>(load);
+  return (ahead - 1) % kPage < kNear;
+}
+// How far apart arrays of so many elements may lie for loops that load from some and store to others.
+template <class T>
+constexpr std::int64_t pages(std::int64_t elements) {
+  constexpr std::int64_t page = kPage / static_cast<std::int64_t>(sizeof(T));
+  return (elements + page - 1) / page * page;
+}
+
+// ---- p1's exponential as es^n, where each lane may have its own n in 1..8, or 0 for an exponential of its own
+constexpr int kOwnPowers = -1;
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> own_power(Lanes<T, P> e, Lanes<T, P> n) {
+  using L = Lanes<T, P>;
+  const auto choose = [&](int i, L value, L other) KDLOSS_INLINE_LAMBDA {
+    return where(n == L(static_cast<T>(i)), value, other);
+  };
+  const L low = choose(2, power<2>(e), choose(3, power<3>(e), choose(4, power<4>(e), e)));
+  return choose(5, power<5>(e), choose(6, power<6>(e), choose(7, power<7>(e), choose(8, power<8>(e), low))));
+}
+
+// Whether e1 is a power of es, which then need not be stored: a row's terms fit the first cache without it.
+template <bool Soft, int Power>
+constexpr bool from_es = Soft && Power > 0;
+template <bool Soft, int Power, class T>
+KDLOSS_INLINE Lanes<T> stored_e1(const Groups<T>& group, std::int64_t i) {
+  if constexpr (from_es<Soft, Power>)
+    return power<Power>(load(group.terms + i));
+  else
+    return load(group.terms + 2 * group.apart + i);
+}
+
+// ---- The terms and their sums
+// The terms of one group, which are also stored.
+template <bool Hard, bool Soft, int Power, bool Exact, class T>
+KDLOSS_INLINE Terms<T> group_terms(const Groups<T>& group, std::int64_t i, const Frame<T>& frame,
+                                   Lanes<T> own_powers) {
+  using L = Lanes<T>;
+  const L s = load(group.s + i), t = Soft ? load(group.t + i) : s;
+  const L gap = Exact ? logit_gap(s, t, frame) : plain_gap(s, t, frame);
+  Terms<T> x = plain_terms<Hard, Soft, Power == kOwnPowers ? 0 : Power>(s, t, gap, frame);
+  if constexpr (Hard && Power == kOwnPowers) {
+    const Mask<T> has_power = L(0) < own_powers;
+    x.e1 = where(has_power, own_power(where(has_power, x.es, L(1)), own_powers), x.e1);
+  }
+  T* const terms = group.terms + i;
+  if constexpr (Soft) store(terms, x.es), store(terms + group.apart, x.de);
+  if constexpr (Hard && !from_es<Soft, Power>) store(terms + 2 * group.apart, x.e1);
+  return x;
+}
+
+// Classes of a lane whose terms are added on their own before they are added to the others': a plain running sum
+// of a hundred floats is off by twenty half-ulps. (A row of its own has as many in a lane as it has blocks.)
+constexpr std::int64_t kLaneBlock = 32;
+
+// All of some groups. Lanes are rows with a label and perhaps a power of their own, or (not LanesAreRows)
+// classes of one row, whose label is in the given lane of the given group, if any. Sums::label is for rows
+// alone.
+template <bool LanesAreRows, bool Hard, bool Soft, int Power, bool Exact, class T>
+__attribute__((noinline)) void add_groups(const Groups<T>& given, const Frame<T>& given_frame, Lanes<T> label,
+                                          Lanes<T> own_powers, std::int64_t label_group, Soon<T> soon,
+                                          Sums<Lanes<T>>& to) {
+  using L = Lanes<T>;
+  constexpr std::int64_t n = kGroup<T>;
+  const Groups<T> groups = given;
+  const Frame<T> frame = given_frame;
+  const L lane_number = lane_index<T>();
+  L class_index(T(0));
+  Sums<L> sums, total;
+  for (std::int64_t i = 0; i < groups.count * n; i += n) {
+    if constexpr (LanesAreRows)
+      if (__builtin_expect((i & (kLaneBlock * n - 1)) == 0, 0)) total.add(sums), sums = Sums<L>();
+    if constexpr (!LanesAreRows) {
+      prefetch(groups.s + i, soon.logits);
+      if constexpr (Soft) prefetch(groups.t + i, soon.logits);
+      prefetch_for_writing(soon.grad + i);
+    }
+    Terms<T> x = group_terms<Hard, Soft, Power, Exact>(groups, i, frame, own_powers);
+    if constexpr (Hard && LanesAreRows) {
+      const Mask<T> here = label == class_index;
+      sums.label = where(here, x.e1, sums.label);
+      x.e1 = where(here, L(0), x.e1);
+      class_index = class_index + L(1);
+    } else if constexpr (Hard) {
+      if (__builtin_expect(i == label_group, 0)) x.e1 = where(label == lane_number, L(0), x.e1);
+    }
+    add<Hard, Soft>(sums, x);
+  }
+  if constexpr (LanesAreRows) sums.add(total);
+  to = sums;  // not the result: GCC would build that in memory, addition by addition
+}
+
+// ---- The divergence of rows that are near their teacher, term by term
+// p - q = b de + lean es, and u = (gap + tau_log_ratio) / tau.
+template <class T>
+struct NearFactors {
+  Lanes<T> b, lean, tau_log_ratio, tau;
+};
+template <class T>
+Lanes<T> near_terms(const Groups<T>& groups, const Frame<T>& frame, const NearFactors<T>& factor) {
+  using L = Lanes<T>;
+  constexpr std::int64_t n = kGroup<T>;
+  const Mask<T> from_difference = et_is_es_minus_de(L(0) - factor.tau_log_ratio * frame.inverse_tau);
+  const bool all_from_difference = !any(~from_difference);
+  L kl(T(0));
+  for (std::int64_t i = 0; i < groups.count * n; i += n) {
+    const L s = load(groups.s + i), t = load(groups.t + i);
+    const L es = load(groups.terms + i), de = load(groups.terms + groups.apart + i);
+    L et = es - de;
+    if (__builtin_expect(!all_from_difference, 0))
+      et = where(from_difference, et, exp_normal(t - frame.mt, frame.k));
+    kl = kl + near_kl_term(factor.b * et, logit_gap(s, t, frame) + factor.tau_log_ratio,
+                           fma(factor.b, de, factor.lean * es), factor.tau, frame.inverse_tau);
+  }
+  return kl;
+}
+
+// ---- The gradient, which follows from the terms alone
+// Labelled: at a lane's label, e1 is -others.
+template <bool Labelled, bool Hard, bool Soft, int Power, class T>
+void write_terms(const Groups<T>& groups, const GradientFactors<T>& factor, Lanes<T> label, Lanes<T> others,
+                 T* grad) {
+  using L = Lanes<T>;
+  constexpr std::int64_t n = kGroup<T>;
+  L class_index(T(0));
+  for (std::int64_t i = 0; i < groups.count * n; i += n) {
+    const T* const terms = groups.terms + i;
+    L es(T(0)), de = es, e1 = es;
+    if constexpr (Soft) es = load(terms), de = load(terms + groups.apart);
+    if constexpr (Hard) e1 = stored_e1<Soft, Power>(groups, i);
+    if constexpr (Hard && Labelled) {
+      e1 = where(label == class_index, L(0) - others, e1);
+      class_index = class_index + L(1);
+    }
+    store(grad + i, gradient<Hard, Soft>(factor, e1, de, es));
+  }
+}
+
+// p1 and p, for the Hessian.
+template <bool Hard, bool Soft, int Power, class T>
+void write_probabilities(const Groups<T>& groups, Lanes<T> e1_factor, Lanes<T> es_factor, T* p1, T* p) {
+  for (std::int64_t i = 0; i < groups.count * kGroup<T>; i += kGroup<T>) {
+    if constexpr (Hard) store(p1 + i, e1_factor * stored_e1<Soft, Power>(groups, i));
+    if constexpr (Soft) store(p + i, es_factor * load(groups.terms + i));
+  }
+}
+
+}  // namespace
+}  // namespace KDLOSS_ISA
+}  // namespace kdloss
