@@ -111,7 +111,9 @@ KdSums lane_rows(const KdCall<T>& call, std::int64_t first, int count, const Pla
         careful_row<T>(call, first + i, rows.plan(i), tau_of(call, first + i), scratch.careful, nullptr,
                        tile.t + i, n);
     if (grad && plans.blended()) {
-      const L weight = load_narrow<T>(rows.hard_weight) * L(static_cast<T>(call.grad_scale));
+      L weight;
+      load_narrow(rows.hard_weight, weight);
+      weight = weight * L(static_cast<T>(call.grad_scale));
       for (std::int64_t c = 0; c < classes * n; c += n)
         store(tile.s + c, load(tile.s + c) - weight * load(tile.g + c));
     }
@@ -128,7 +130,7 @@ KdSums lane_rows(const KdCall<T>& call, std::int64_t first, int count, const Pla
     const D s = load(loss.soft + i), w = load(rows.weight + i);
     store(loss.hard + i, h);
     loss_sum = loss_sum + used(load(rows.hard_weight + i), h) + used(load(rows.soft_weight + i), s);
-    hard_sum = hard_sum + used(w, h), soft_sum = soft_sum + used(w, s);
+    if (call.both_parts) hard_sum = hard_sum + used(w, h), soft_sum = soft_sum + used(w, s);
   }
   if (call.loss != nullptr || call.hard != nullptr || call.soft != nullptr)
     for (int i = 0; i < count; ++i) record(call, first + i, rows.plan(i), {loss.hard[i], loss.soft[i]});

@@ -17,9 +17,9 @@ void gather(const Matrix<const T>& from, std::int64_t first, int count, std::int
     for (std::int64_t c = 0; c < classes; ++c) store(tile + c * n, load(p + c * from.class_stride));
     return;
   }
-  for (int i = 0; i < n; ++i) {
-    const T* const row = at(from, first + (i < count ? i : count - 1));
-    for (std::int64_t c = 0; c < classes; ++c) tile[c * n + i] = row[c * from.class_stride];
+  for (std::int64_t c = 0; c < classes; ++c) {
+    store(tile + c * n, Lanes<T>(*at(from, first + count - 1, c)));
+    for (int i = 0; i < count - 1; ++i) tile[c * n + i] = *at(from, first + i, c);
   }
 }
 template <class T>

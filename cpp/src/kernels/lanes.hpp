@@ -257,19 +257,25 @@ KDLOSS_INLINE void prefetch_for_writing(const T* p) {
   __builtin_prefetch(p, 1);
 }
 
-template <class T>
-KDLOSS_INLINE void store_wide(double* p, Lanes<T> x) {
-  alignas(64) T lane[Lanes<T>::kCount];
-  store(lane, x);
-  for (int i = 0; i < Lanes<T>::kCount; ++i) p[i] = static_cast<double>(lane[i]);
+// Widened to doubles, or rounded from them.
+typedef float FourFloats __attribute__((vector_size(16), aligned(4), may_alias));
+typedef double FourDoubles __attribute__((vector_size(32), aligned(8), may_alias));
+KDLOSS_INLINE void store_wide(double* p, Lanes<float> x) {
+  alignas(64) float lanes[Lanes<float>::kCount];
+  store(lanes, x);
+  for (int i = 0; i < Lanes<float>::kCount; i += 4)
+    *reinterpret_cast<FourDoubles*>(p + i) =
+        __builtin_convertvector(*reinterpret_cast<const FourFloats*>(lanes + i), FourDoubles);
 }
-// Rounded from doubles.
-template <class T>
-KDLOSS_INLINE Lanes<T> load_narrow(const double* p) {
-  alignas(64) T lane[Lanes<T>::kCount];
-  for (int i = 0; i < Lanes<T>::kCount; ++i) lane[i] = static_cast<T>(p[i]);
-  return load(lane);
+KDLOSS_INLINE void store_wide(double* p, Lanes<double> x) { store(p, x); }
+KDLOSS_INLINE void load_narrow(const double* p, Lanes<float>& x) {
+  alignas(64) float lanes[Lanes<float>::kCount];
+  for (int i = 0; i < Lanes<float>::kCount; i += 4)
+    *reinterpret_cast<FourFloats*>(lanes + i) =
+        __builtin_convertvector(*reinterpret_cast<const FourDoubles*>(p + i), FourFloats);
+  x = load(lanes);
 }
+KDLOSS_INLINE void load_narrow(const double* p, Lanes<double>& x) { x = load(p); }
 
 // All lanes put together by op, always in the same order: halves onto halves.
 template <class T, class Op>
