@@ -75,8 +75,8 @@ KDLOSS_INLINE Lanes<double, P> exp2m1_over(Lanes<double, P> r) {
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> power_of_two(Lanes<T, P> rounded) {
   // The rounded sum holds the biased exponent in its lowest bits; the shift drops everything else.
-  KDLOSS_EACH_PART rounded.part[i] =
-      (typename Lanes<T, P>::Native)((typename Lanes<T, P>::NativeUint)rounded.part[i] << Format<T>::kMantissaBits);
+  KDLOSS_EACH_PART rounded.part[i] = (typename Lanes<T, P>::Native)(
+      (typename Lanes<T, P>::NativeUint)rounded.part[i] << Format<T>::kMantissaBits);
   return rounded;
 }
 

@@ -213,37 +213,49 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileL
 
   const Groups<T> groups{tile.s, tile.t, tile.terms, tile.apart, classes};
   const Frame<T> frame(ms, mt, load(rows.k), load(rows.inverse_tau));
-  const Mask<T> has_power = uses_soft & (mt - lowest_t <= L(Reach<T>::kTeacher)) &
-                            (ms - lowest_s <= L(Reach<T>::kStudent));
+  const L spread_s = ms - lowest_s, spread_t = mt - lowest_t, reach = L(Reach<T>::kSoftened) * tau;
+  const Mask<T> has_power =
+      uses_soft & (spread_t <= L(Reach<T>::kTeacher)) & (spread_s <= L(Reach<T>::kStudent));
   const L powers = where(has_power, load(rows.power), L(0));
-  const int power = !Hard || !Soft || !any(L(0) < powers) ? 0 : (any(~has_power) ? kOwnPowers : rows.common_power);
+  const Mask<T> in_reach = (uses_soft & (spread_s <= reach) & (spread_t <= reach)) |
+                           (~uses_soft & (spread_s <= L(Reach<T>::kStudent)));
+  int power = 0;
+  if (Hard && Soft && any(L(0) < powers)) power = any(~has_power) ? kOwnPowers : rows.common_power;
   Sums<L> sums;
-  with_lane_power<Hard && Soft>(power, [&](auto known) {
-    // With rounding errors: where only some rows need them, a row of its own can be read again, a lane cannot.
-    add_groups<true, Hard, Soft, known.value, true>(groups, frame, label, powers, 0, {}, sums);
-  });
+  if (__builtin_expect(any(~in_reach), 0)) {
+    power = kOwnPowers;
+    add_groups<true, Hard, Soft, kOwnPowers, kWide>(groups, frame, label, powers, in_reach, 0, {}, sums);
+  } else {
+    // With rounding errors: where only some rows need them, a row of its own can be read again, a lane
+    // cannot.
+    with_lane_power<Hard && Soft>(power, [&](auto known) {
+      add_groups<true, Hard, Soft, known.value, kExact>(groups, frame, label, powers, in_reach, 0, {}, sums);
+    });
+  }
 
+  if (call.hess.data != nullptr) {
+    const Mask<T> whole = in_reach & ((spread_s <= L(Reach<T>::kStudent)) | ~uses_hard);
+    store(loss.careful_hess, where(whole, L(0), L(1)));
+  }
   SoftResult<T> soft{L(0), L(0), L(0)};
   L share(T(0));  // D / Zs
   Mask<T> plain = L(0) == L(0);
   if constexpr (Hard) {
     const L hard = hard_result(sums, ms - label_s);
     plain = (L(Reach<T>::kTail) <= hard) | ~uses_hard;
-    if (call.hess.data != nullptr)
-      store(loss.careful_hess, where(uses_hard & ~p1_is_whole(ms, lowest_s), L(1), L(0)));
     store_wide(loss.hard, where(uses_hard, hard, L(0)));
   }
   if constexpr (Soft) {
-    const L reach = L(Reach<T>::kSoftened) * tau;
-    Mask<T> fit = (ms - lowest_s <= reach) & (mt - lowest_t <= reach);
+    Mask<T> fit = sums.moved == sums.moved;  // no NaN
     soft = soft_result(sums, frame.inverse_tau);
     share = sums.d / sums.zs;
     L kl = soft.kl * tau * tau;
     const Mask<T> far = kl_is_far(soft.kl, abs(soft.log_ratio));
     if (any(~far)) {
       const L b = soft.inverse_zt, tau_log_ratio = L(0) - soft.log_ratio * tau;
-      kl = where(far, kl, near_terms(groups, frame, {b, L(0) - b * share, tau_log_ratio, tau}));
-      fit = fit & (far | near_kl_is_fit(kl, tau_log_ratio * tau_log_ratio, tau, Reach<T>::kTail));
+      kl = where(far, kl, near_terms(groups, frame, {b, L(0) - b * share, tau_log_ratio, tau}, in_reach));
+      fit = fit & (far | (in_reach & are_equal(sums, kl)) |
+                   near_kl_is_fit(kl, tau_log_ratio * tau_log_ratio, tau, Reach<T>::kTail));
     }
     plain = plain & (fit | ~uses_soft);
     store_wide(loss.soft, where(uses_soft, kl, L(0)));
@@ -274,8 +286,8 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileL
     if (call.hess.data != nullptr) {
       const L twice(static_cast<T>(call.hess_scale / call.grad_scale));  // or once
       with_lane_power<Hard && Soft>(power, [&](auto known) {
-        write_probabilities<Hard, Soft, known.value>(groups, L(1) / total, where(uses_soft, L(1) / sums.zs, L(0)),
-                                                     tile.p1, tile.t);
+        write_probabilities<Hard, Soft, known.value>(groups, L(1) / total,
+                                                     where(uses_soft, L(1) / sums.zs, L(0)), tile.p1, tile.t);
       });
       hessian_tile<Hard, Soft>(tile, classes, hard_slope * twice, soft_slope * twice);
     }

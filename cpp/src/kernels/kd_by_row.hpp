@@ -29,10 +29,22 @@ template <class T>
 class RowScratch {
  public:
   enum Field {
-    kMs, kMt, kLowestS, kLowestT, kPower,   // the first reading
-    kZt, kZs, kD, kMoved, kOthers, kLabel,  // the second: Sums
-    kWt, kWs, kW1, kShift, kLean,           // the block's frame in the row's: see Row
-    kKl,                                    // the third
+    kMs,
+    kMt,
+    kPower,
+    kWideTerms,  // the first reading
+    kZt,
+    kZs,
+    kD,
+    kMoved,
+    kOthers,
+    kLabel,  // the second: Sums
+    kWt,
+    kWs,
+    kW1,
+    kShift,
+    kLean,  // the block's frame in the row's: see Row
+    kKl,    // the third
     kFields
   };
   T* terms;
@@ -46,7 +58,8 @@ class RowScratch {
   static std::int64_t apart_for(std::int64_t classes) { return pages<T>(classes + kGroup<T>); }
   static std::int64_t size(std::int64_t classes) {
     const std::int64_t doubles = kFields * padded(block_count(classes));
-    return pages<T>(1) + 5 * apart_for(classes) + doubles * static_cast<std::int64_t>(sizeof(double) / sizeof(T));
+    return pages<T>(1) + 5 * apart_for(classes) +
+           doubles * static_cast<std::int64_t>(sizeof(double) / sizeof(T));
   }
   RowScratch(double* memory, std::int64_t classes)
       : apart(apart_for(classes)), blocks_(memory), padded_(padded(block_count(classes))) {
@@ -67,8 +80,8 @@ class RowScratch {
   T* terms_;
 };
 
-// A block's groups. The last one may reach back over classes that an earlier one has; its first `stale` classes
-// are those.
+// A block's groups. The last one may reach back over classes that an earlier one has; its first `stale`
+// classes are those.
 template <class T>
 struct BlockGroups {
   Groups<T> whole;  // all that do not reach back
@@ -114,9 +127,19 @@ KDLOSS_INLINE Extent<T> extent(const RowInput<T>& row, Span block) {
   return {largest(ms), largest(mt), smallest(lowest_s), smallest(lowest_t)};
 }
 
+// Whether no probability of a row is below the type's normal numbers, as its Hessian wants it.
+template <class T>
+bool probabilities_are_whole(const RowInput<T>& row, std::int64_t classes, const RowPlan& plan, T tau) {
+  const Span all{0, classes};
+  const Extent<T> x = plan.soft ? extent<true>(row, all) : extent<false>(row, all);
+  const T spread = x.ms - x.lowest_s, reach = Reach<T>::kSoftened * tau;
+  return (!plan.hard || spread <= Reach<T>::kStudent) &&
+         (!plan.soft || (spread <= reach && x.mt - x.lowest_t <= reach));
+}
+
 // ---- Second reading: the sums
 // False where the gaps need their rounding errors and were computed without.
-template <bool Hard, bool Soft, int Power, bool Exact, class T>
+template <bool Hard, bool Soft, int Power, Way way, class T>
 bool add_block(const RowInput<T>& row, const T* grad, Span block, const Frame<T>& frame,
                const RowScratch<T>& scratch, std::int64_t i) {
   using L = Lanes<T>;
@@ -127,9 +150,10 @@ bool add_block(const RowInput<T>& row, const T* grad, Span block, const Frame<T>
   const std::int64_t label_lane = has_label ? groups.lane_of(label) : -1;
   const L label_lanes(static_cast<T>(label_lane));
   const std::int64_t label_group = has_label ? label / kGroup<T> : -1;
+  const Mask<T> in_reach = ~(L(0) == L(0));  // of kWide
   Sums<L> sums, last;
   if (groups.last.count > 0) {
-    Terms<T> x = group_terms<Hard, Soft, Power, Exact>(groups.last, 0, frame, L(0));
+    Terms<T> x = group_terms<Hard, Soft, Power, way>(groups.last, 0, frame, L(0), in_reach);
     if constexpr (Soft)
       x.et = only_fresh(x.et, groups.stale), x.es = only_fresh(x.es, groups.stale),
       x.de = only_fresh(x.de, groups.stale);
@@ -139,12 +163,12 @@ bool add_block(const RowInput<T>& row, const T* grad, Span block, const Frame<T>
     }
     add<Hard, Soft>(last, x);
   }
-  add_groups<false, Hard, Soft, Power, Exact>(groups.whole, frame, label_lanes, L(0), label_group * kGroup<T>,
-                                              {row.ahead, grad + block.begin}, sums);
+  add_groups<false, Hard, Soft, Power, way>(groups.whole, frame, label_lanes, L(0), in_reach,
+                                            label_group * kGroup<T>, {row.ahead, grad + block.begin}, sums);
   sums.add(last);
   if constexpr (Soft) {
     const T zt = sum(sums.zt), moved = sum(sums.moved);
-    if (!Exact && any(~plain_gap_is_fit(frame.dm.value, L(moved), L(zt)))) return false;
+    if (way == kPlain && any(~plain_gap_is_fit(frame.dm.value, L(moved), L(zt)))) return false;
     scratch[Field::kZt][i] = zt, scratch[Field::kZs][i] = sum(sums.zs);
     scratch[Field::kD][i] = sum(sums.d), scratch[Field::kMoved][i] = moved;
   }
@@ -169,22 +193,22 @@ struct Row {
   const Temperature<double>& temperature;
   std::int64_t blocks;
   double ms = -infinity<double>(), mt = ms;
-  bool plain = true;  // within the plain path's reach
+  bool plain = true;  // the blocks' frames are within reach of each other
+  bool wide = false;  // some terms are not in reach, and may have become 0
   Sums<V> sums;       // the same in all lanes
   double inverse_zs = 0, inverse_zt = 0;
 
   Row(const RowScratch<T>& scratch_, const Temperature<double>& temperature_, std::int64_t classes)
       : scratch(scratch_), temperature(temperature_), blocks(block_count(classes)) {
-    double lowest_s = infinity<double>(), lowest_t = lowest_s;
+    double least_ms = infinity<double>(), least_mt = least_ms;
     for (std::int64_t i = 0; i < blocks; ++i) {
-      const auto field = [&](auto which) { return scratch[which][i]; };
-      ms = ms < field(Field::kMs) ? field(Field::kMs) : ms;
-      mt = mt < field(Field::kMt) ? field(Field::kMt) : mt;
-      lowest_s = field(Field::kLowestS) < lowest_s ? field(Field::kLowestS) : lowest_s;
-      lowest_t = field(Field::kLowestT) < lowest_t ? field(Field::kLowestT) : lowest_t;
+      const double s = scratch[Field::kMs][i], t = scratch[Field::kMt][i];
+      ms = ms < s ? s : ms, mt = mt < t ? t : mt;
+      wide |= scratch[Field::kWideTerms][i] != 0;
+      least_ms = s < least_ms ? s : least_ms, least_mt = t < least_mt ? t : least_mt;
     }
     const double reach = static_cast<double>(Reach<T>::kSoftened) * temperature.tau;
-    if (Soft) plain = ms - lowest_s <= reach && mt - lowest_t <= reach;
+    if (Soft) plain = ms - least_ms <= reach && mt - least_mt <= reach;
   }
 
   void find_weights() const {
@@ -239,9 +263,11 @@ struct Row {
 
 // ---- Third reading: the divergence of a row that is near its teacher, term by term
 template <class T>
-double near_block(const BlockGroups<T>& groups, const Frame<T>& frame, const NearFactors<T>& factor) {
-  const Lanes<T> whole = near_terms(groups.whole, frame, factor);
-  return sum(whole + only_fresh(near_terms(groups.last, frame, factor), groups.stale));
+double near_block(const BlockGroups<T>& groups, const Frame<T>& frame, const NearFactors<T>& factor,
+                  bool wide) {
+  const Mask<T> in_reach = Lanes<T>(T(wide)) == Lanes<T>(0);
+  const Lanes<T> whole = near_terms(groups.whole, frame, factor, in_reach);
+  return sum(whole + only_fresh(near_terms(groups.last, frame, factor, in_reach), groups.stale));
 }
 
 // Runs body(i, block) for every block of a row: on this thread, or on several where the call asks for it.
@@ -277,8 +303,11 @@ bool soft_loss(const KdCall<T>& call, const RowInput<T>& input, const Row<Hard, 
   const Temperature<double>& exact = row.temperature;
   const SoftResult<double, 1> result = soft_result(row.sums, V(exact.inverse));
   const double log_ratio = first(result.log_ratio);
-  const auto tau_log_ratio = [&](std::int64_t i) { return scratch[Field::kShift][i] - log_ratio * exact.tau; };
+  const auto tau_log_ratio = [&](std::int64_t i) {
+    return scratch[Field::kShift][i] - log_ratio * exact.tau;
+  };
   soft = first(result.kl) * exact.tau * exact.tau;
+  if (!(soft <= infinity<double>())) return false;
   double mean_abs = 0, mean_square = 0;  // of log(A / B) under q, and of its square times tau^2
   for (std::int64_t i = 0; i < row.blocks; ++i) {
     const double q = row.b(i) * scratch[Field::kZt][i], x = tau_log_ratio(i);
@@ -289,10 +318,12 @@ bool soft_loss(const KdCall<T>& call, const RowInput<T>& input, const Row<Hard, 
   for_row(call, [&](std::int64_t i, Span block) {
     const NearFactors<T> factor{L(static_cast<T>(row.b(i))), L(static_cast<T>(row.a_minus_b(i))),
                                 L(static_cast<T>(tau_log_ratio(i))), L(temperature.tau)};
-    scratch[Field::kKl][i] = near_block(BlockGroups<T>(input, block, scratch), frame_of(i), factor);
+    scratch[Field::kKl][i] = near_block(BlockGroups<T>(input, block, scratch), frame_of(i), factor,
+                                        scratch[Field::kWideTerms][i] != 0);
   });
   soft = 0;
   for (std::int64_t i = 0; i < row.blocks; ++i) soft += scratch[Field::kKl][i];
+  if (!row.wide && !any(~are_equal(row.sums, V(soft)))) return true;
   return !any(~near_kl_is_fit(V(soft), V(mean_square), V(exact.tau), static_cast<double>(Reach<T>::kTail)));
 }
 
@@ -312,17 +343,23 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, T* hess,
   scratch.keep_clear_of(input.s, input.t, grad);
   for_row(call, [&](std::int64_t i, Span block) {
     const Extent<T> x = extent<Soft>(input, block);
-    scratch[Field::kMs][i] = x.ms, scratch[Field::kLowestS][i] = x.lowest_s;
-    scratch[Field::kMt][i] = x.mt, scratch[Field::kLowestT][i] = x.lowest_t;
-    const bool powers = x.mt - x.lowest_t <= Reach<T>::kTeacher && x.ms - x.lowest_s <= Reach<T>::kStudent;
-    const Frame<T> frame = frame_of(i);
-    const bool plain_gaps = !any(~(abs(frame.dm.value) <= L(Reach<T>::kOffset)));
+    scratch[Field::kMs][i] = x.ms, scratch[Field::kMt][i] = x.mt;
+    const T spread_s = x.ms - x.lowest_s, spread_t = x.mt - x.lowest_t,
+            reach = Reach<T>::kSoftened * temperature.tau;
+    const bool in_reach = Soft ? spread_s <= reach && spread_t <= reach : spread_s <= Reach<T>::kStudent;
+    const bool powers = in_reach && spread_t <= Reach<T>::kTeacher && spread_s <= Reach<T>::kStudent;
     const int power_used = powers ? temperature.power : 0;
-    scratch[Field::kPower][i] = power_used;
+    scratch[Field::kPower][i] = power_used, scratch[Field::kWideTerms][i] = !in_reach;
+    const Frame<T> frame = frame_of(i);
+    if (!in_reach) {
+      add_block<Hard, Soft, 0, kWide>(input, grad, block, frame, scratch, i);
+      return;
+    }
+    const bool plain_gaps = !any(~(abs(frame.dm.value) <= L(Reach<T>::kOffset)));
     with_power<Hard && Soft>(power_used, [&](auto power) {
       const bool done =
-          plain_gaps && add_block<Hard, Soft, power.value, false>(input, grad, block, frame, scratch, i);
-      if (!done) add_block<Hard, Soft, power.value, true>(input, grad, block, frame, scratch, i);
+          plain_gaps && add_block<Hard, Soft, power.value, kPlain>(input, grad, block, frame, scratch, i);
+      if (!done) add_block<Hard, Soft, power.value, kExact>(input, grad, block, frame, scratch, i);
     });
   });
 
@@ -347,7 +384,8 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, T* hess,
     const BlockGroups<T> groups(input, block, scratch);
     with_power<Hard && Soft>(static_cast<int>(scratch[Field::kPower][i]), [&](auto power) {
       write_terms<false, Hard, Soft, power.value>(groups.whole, factor, L(0), L(0), grad + block.begin);
-      write_terms<false, Hard, Soft, power.value>(groups.last, factor, L(0), L(0), grad + block.end - kGroup<T>);
+      write_terms<false, Hard, Soft, power.value>(groups.last, factor, L(0), L(0),
+                                                  grad + block.end - kGroup<T>);
     });
     const std::int64_t label = input.label - block.begin;
     if (!Hard || label < 0 || label >= block.end - block.begin) return;

@@ -13,6 +13,19 @@ namespace kdloss {
 namespace KDLOSS_ISA {
 namespace {
 
+// et, es and de are 2^kHeadroomExponent times themselves, so that tau q keeps its digits where q underflows.
+template <bool Hard, bool Soft>
+KDLOSS_INLINE Terms<double> careful_terms(Lanes<double> s, Lanes<double> t, const Frame<double>& frame,
+                                          Lanes<double> zero) {
+  using F = Format<double>;
+  Terms<double> x;
+  if constexpr (Soft) x = any_terms(s, t, frame, zero, F::kHeadroomExponent);
+  if constexpr (Hard)
+    x.e1 = exp_any(s - frame.ms, Lanes<double>(kLog2E),
+                   Lanes<double>(zero_at<double>(kLog2E, F::kHeadroomExponent)));
+  return x;
+}
+
 // A row's logits as doubles, filled up to whole Lanes by classes that both mask, which add exactly 0.
 struct CarefulRow {
   double *s, *t, *grad, *p1, *p;  // p1 and p for the Hessian

@@ -57,8 +57,9 @@ KDLOSS_INLINE Difference<T, P> two_diff(Lanes<T, P> a, Lanes<T, P> b) {
 // ---- What is known before a row's classes are read
 // ---------------------------------------------------------------
 
-// What the plain path takes; all other rows (masked or infinite logits, NaN, the extremes of scale) are
-// computed by the careful path, in double whatever their type.
+// What the plain path takes. Rows that reach further down, and masked ones, have wide_terms(); what is beyond
+// these too (infinite logits, NaN, the extremes of scale, mere tails) is computed by the careful path, in
+// double whatever its type.
 template <class T>
 struct Reach;
 template <>
@@ -171,7 +172,8 @@ KDLOSS_INLINE Lanes<T, P> power(Lanes<T, P> e) {
 }
 
 template <bool Hard, bool Soft, int Power, class T, int P>
-KDLOSS_INLINE Terms<T, P> plain_terms(Lanes<T, P> s, Lanes<T, P> t, Lanes<T, P> gap, const Frame<T, P>& frame) {
+KDLOSS_INLINE Terms<T, P> plain_terms(Lanes<T, P> s, Lanes<T, P> t, Lanes<T, P> gap,
+                                      const Frame<T, P>& frame) {
   Terms<T, P> x;
   if constexpr (Soft) {
     x.et = exp_normal(t - frame.mt, frame.k);
@@ -189,26 +191,42 @@ KDLOSS_INLINE Terms<T, P> plain_terms(Lanes<T, P> s, Lanes<T, P> t, Lanes<T, P> 
   return x;
 }
 
-// The same for any logits: masked ones (-inf), gaps of thousands, differences that overflow. et, es and de
-// are 2^kHeadroomExponent times themselves, so that tau q keeps its digits where q underflows.
-template <bool Hard, bool Soft, class T, int P>
-KDLOSS_INLINE Terms<T, P> careful_terms(Lanes<T, P> s, Lanes<T, P> t, const Frame<T, P>& frame, Lanes<T, P> zero) {
+// et, es and de for any logits: masked ones (-inf), gaps of thousands, differences that overflow. All are
+// 2^exponent times themselves, and 0 where 2^(x k) is: zero = zero_at(k, exponent).
+template <class T, int P>
+KDLOSS_INLINE Terms<T, P> any_terms(Lanes<T, P> s, Lanes<T, P> t, const Frame<T, P>& frame, Lanes<T, P> zero,
+                                    T exponent) {
   using L = Lanes<T, P>;
   Terms<T, P> x;
-  const L s_below = s - frame.ms;
-  if constexpr (Soft) {
-    const L t_below = t - frame.mt;
-    x.et = exp_with_headroom(t_below, frame.k, zero);
-    x.es = exp_with_headroom(s_below, frame.k, zero);
-    const L exact = logit_gap(s, t, frame);
-    const L rounded = where(s_below == t_below, L(0), s_below - t_below);  // 0 where both are masked
-    x.gap = where(abs(exact) < L(infinity<T>()), exact, rounded);
-    const L v = x.gap * frame.inverse_tau;
-    x.de = where(abs(v) < L(1), x.et * fma(v * v, expm1_remainder_over_square(v), v), x.es - x.et);
-  }
-  if constexpr (Hard)
-    x.e1 = exp_any(s_below, L(static_cast<T>(kLog2E)), L(zero_at<T>(kLog2E, Format<T>::kHeadroomExponent)));
+  const L s_below = s - frame.ms, t_below = t - frame.mt;
+  x.et = exp_rebiased(t_below, frame.k, zero, exponent);
+  x.es = exp_rebiased(s_below, frame.k, zero, exponent);
+  const L exact = logit_gap(s, t, frame);
+  const L rounded = where(s_below == t_below, L(0), s_below - t_below);  // 0 where both are masked
+  x.gap = where(abs(exact) < L(infinity<T>()), exact, rounded);
+  const L v = x.gap * frame.inverse_tau;
+  x.de = where(abs(v) < L(1), x.et * fma(v * v, expm1_remainder_over_square(v), v), x.es - x.et);
   return x;
+}
+
+// The terms of rows beyond reach in their own type: what underflows is 0. moved is NaN, and the row careful,
+// where the teacher wants what the student masks but not enough to be a number.
+template <bool Hard, bool Soft, class T, int P>
+KDLOSS_INLINE Terms<T, P> wide_terms(Lanes<T, P> s, Lanes<T, P> t, const Frame<T, P>& frame) {
+  using L = Lanes<T, P>;
+  const L minus_inf(-infinity<T>());
+  Terms<T, P> x;
+  if constexpr (Soft) {
+    x = any_terms(s, t, frame, L(T(-Format<T>::kBias)) / frame.k, T(0));
+    x.gap = where((x.et == L(0)) & ~((s == minus_inf) & (minus_inf < t)), L(0), x.gap);
+  }
+  if constexpr (Hard) x.e1 = exp_to_zero(s - frame.ms, L(static_cast<T>(kLog2E)), L(zero_at<T>(kLog2E, 0)));
+  return x;
+}
+template <class T, int P>
+KDLOSS_INLINE Terms<T, P> where(Mask<T, P> m, const Terms<T, P>& yes, const Terms<T, P>& no) {
+  return {where(m, yes.e1, no.e1), where(m, yes.et, no.et), where(m, yes.es, no.es), where(m, yes.de, no.de),
+          where(m, yes.gap, no.gap)};
 }
 
 // Calls f(integral constant) for a power known at run time, so that the choice stands outside the loops. Both
@@ -298,12 +316,6 @@ KDLOSS_INLINE Mask<T, P> kl_is_far(Lanes<T, P> kl, Lanes<T, P> abs_log_ratio) {
   return (Lanes<T, P>(T(0.02)) <= kl) & (abs_log_ratio * Lanes<T, P>(T(0.125)) <= kl);
 }
 
-// Whether even the smallest p1 has its own value, as the Hessian wants it; exp(s - ms) is cut off elsewhere.
-template <class T, int P>
-KDLOSS_INLINE Mask<T, P> p1_is_whole(Lanes<T, P> ms, Lanes<T, P> lowest_s) {
-  return ms - lowest_s <= Lanes<T, P>(Reach<T>::kStudent);
-}
-
 // The hard loss, from the sums and the label's distance below the largest logit.
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> hard_result(const Sums<Lanes<T, P>>& sums, Lanes<T, P> label_below) {
@@ -320,9 +332,16 @@ KDLOSS_INLINE Lanes<T, P> hard_result(const Sums<Lanes<T, P>>& sums, Lanes<T, P>
 // - where nearly all classes agree in v = L and differ in u by little: v's error, a half-ulp or two of |L|,
 //   then is a share of u. The bound leaves 4e-6 in float.
 template <class T, int P>
-KDLOSS_INLINE Mask<T, P> near_kl_is_fit(Lanes<T, P> soft, Lanes<T, P> tau_log_ratio_square, Lanes<T, P> tau, T tail) {
+KDLOSS_INLINE Mask<T, P> near_kl_is_fit(Lanes<T, P> soft, Lanes<T, P> tau_log_ratio_square, Lanes<T, P> tau,
+                                        T tail) {
   using L = Lanes<T, P>;
   return (L(tail) * (tau * tau) <= soft) & (tau_log_ratio_square * L(T(1.0 / 128)) <= soft);
+}
+// Whether student and teacher are the same, in a row in reach: then there is nothing to round.
+template <class T, int P>
+KDLOSS_INLINE Mask<T, P> are_equal(const Sums<Lanes<T, P>>& sums, Lanes<T, P> soft) {
+  using L = Lanes<T, P>;
+  return (sums.d == L(0)) & (sums.moved == L(0)) & (soft == L(0));
 }
 // Whether et = es - de is as good as et where p is close to q: es is not many times et there.
 template <class T, int P>
@@ -337,8 +356,8 @@ KDLOSS_INLINE Mask<T, P> et_is_es_minus_de(Lanes<T, P> log_ratio) {
 // difference = p - q, and tau_u = tau u: squared before it is divided by tau, lest it underflow where tau is
 // large.
 template <class T, int P>
-KDLOSS_INLINE Lanes<T, P> near_kl_term(Lanes<T, P> q, Lanes<T, P> tau_u, Lanes<T, P> difference, Lanes<T, P> tau,
-                                    Lanes<T, P> inverse_tau) {
+KDLOSS_INLINE Lanes<T, P> near_kl_term(Lanes<T, P> q, Lanes<T, P> tau_u, Lanes<T, P> difference,
+                                       Lanes<T, P> tau, Lanes<T, P> inverse_tau) {
   const Lanes<T, P> u = tau_u * inverse_tau;
   const Lanes<T, P> small = q * (tau_u * tau_u) * expm1_remainder_over_square(u);
   return where(abs(u) < Lanes<T, P>(1), small, tau * tau * (difference - q * u));
@@ -352,9 +371,9 @@ struct KlTerm {
   Lanes<T, P> difference;  // tau (p - q)
 };
 template <class T, int P>
-KDLOSS_INLINE KlTerm<T, P> careful_kl_term(Lanes<T, P> s, Lanes<T, P> t, const Terms<T, P>& x, const Frame<T, P>& frame,
-                                        Lanes<T, P> log_ratio, Lanes<T, P> tau, Lanes<T, P> tau_over_zs,
-                                        Lanes<T, P> tau_over_zt) {
+KDLOSS_INLINE KlTerm<T, P> careful_kl_term(Lanes<T, P> s, Lanes<T, P> t, const Terms<T, P>& x,
+                                           const Frame<T, P>& frame, Lanes<T, P> log_ratio, Lanes<T, P> tau,
+                                           Lanes<T, P> tau_over_zs, Lanes<T, P> tau_over_zt) {
   using L = Lanes<T, P>;
   const L q = x.et * tau_over_zt, p = x.es * tau_over_zs;
   const L u = x.gap * frame.inverse_tau - log_ratio, tau_u = x.gap - log_ratio * tau;
@@ -379,7 +398,8 @@ struct GradientFactors {
   Lanes<T, P> e1, de, es;
 };
 template <bool Hard, bool Soft, class T, int P>
-KDLOSS_INLINE Lanes<T, P> gradient(const GradientFactors<T, P>& factor, Lanes<T, P> e1, Lanes<T, P> de, Lanes<T, P> es) {
+KDLOSS_INLINE Lanes<T, P> gradient(const GradientFactors<T, P>& factor, Lanes<T, P> e1, Lanes<T, P> de,
+                                   Lanes<T, P> es) {
   Lanes<T, P> g(T(0));
   if constexpr (Hard) g = factor.e1 * e1;
   if constexpr (Soft) g = fma(factor.de, de, fma(factor.es, es, g));

@@ -31,8 +31,8 @@ double tau_of(const KdCall<T>& call, std::int64_t row) {
 }
 
 // ---- Rows in the lanes
-// What rows [first, first + count) need. Lanes without a row repeat the last one, so that they cost no branch of
-// their own; what comes of them is not used.
+// What rows [first, first + count) need. Lanes without a row repeat the last one, so that they cost no branch
+// of their own; what comes of them is not used.
 template <class T>
 void set_rows(const KdCall<T>& call, const Plans<T>& plans, std::int64_t first, int count,
               TileRows<T>& rows) {
@@ -226,18 +226,15 @@ void kd_row_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end, 
         const T* const t = plan.soft ? read(blocks.teacher, blocks.t, call.teacher, first, i) : nullptr;
         const RowInput<T> row{s, t, plan.label, ahead};
         T* plain_hess = hess;
-        if (with_hess && plan.hard) {
-          const Extent<T> x = extent<false>(row, {0, classes});
-          if (any(~p1_is_whole(Lanes<T>(x.ms), Lanes<T>(x.lowest_s)))) {
-            careful_row<T>(call, r, plan, tau, scratch.careful, nullptr, hess, 1);
-            plain_hess = nullptr;
-          }
+        if (with_hess && !probabilities_are_whole(row, classes, plan, temperature.tau)) {
+          careful_row<T>(call, r, plan, tau, scratch.careful, nullptr, hess, 1);
+          plain_hess = nullptr;
         }
-        const bool plain = temperature.ordinary &&
-                           with_parts(plan.hard, plan.soft, [&](auto hard, auto soft) {
-                             return kd_row<hard.value, soft.value>(call, row, grad, plain_hess, temperature, exact,
-                                                                   plan, row_scratch, parts);
-                           });
+        const bool plain =
+            temperature.ordinary && with_parts(plan.hard, plan.soft, [&](auto hard, auto soft) {
+              return kd_row<hard.value, soft.value>(call, row, grad, plain_hess, temperature, exact, plan,
+                                                    row_scratch, parts);
+            });
         if (!plain) parts = careful_row(call, r, plan, tau, scratch.careful, grad, hess, 1);
         if (with_grad && plan.blended)
           blend_gradient(grad, blocks.target, classes, static_cast<T>(plan.hard_weight * call.grad_scale));

@@ -37,9 +37,9 @@ struct Soon {
   const T* grad = nullptr;  // of the first group
 };
 
-// A processor takes a load for one of what was just stored where their addresses agree in the last 12 bits, and
-// waits (a row then takes twice as long, on Zen 3). A store is just stored while it lies less than kNear before
-// the load.
+// A processor takes a load for one of what was just stored where their addresses agree in the last 12 bits,
+// and waits (a row then takes twice as long, on Zen 3). A store is just stored while it lies less than kNear
+// before the load.
 constexpr std::int64_t kPage = 4096, kNear = 1024;
 template <class A, class B>
 KDLOSS_INLINE bool follows_closely(const A* load, const B* store) {
@@ -53,14 +53,14 @@ constexpr std::int64_t pages(std::int64_t elements) {
   return (elements + page - 1) / page * page;
 }
 
-// ---- p1's exponential as es^n, where each lane may have its own n in 1..8, or 0 for an exponential of its own
+// ---- p1's exponential as es^n, where each lane may have its own n in 1..8, or 0 for an exponential of its
+// own
 constexpr int kOwnPowers = -1;
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> own_power(Lanes<T, P> e, Lanes<T, P> n) {
   using L = Lanes<T, P>;
-  const auto choose = [&](int i, L value, L other) KDLOSS_INLINE_LAMBDA {
-    return where(n == L(static_cast<T>(i)), value, other);
-  };
+  const auto choose = [&](int i, L value, L other)
+                          KDLOSS_INLINE_LAMBDA { return where(n == L(static_cast<T>(i)), value, other); };
   const L low = choose(2, power<2>(e), choose(3, power<3>(e), choose(4, power<4>(e), e)));
   return choose(5, power<5>(e), choose(6, power<6>(e), choose(7, power<7>(e), choose(8, power<8>(e), low))));
 }
@@ -77,35 +77,40 @@ KDLOSS_INLINE Lanes<T> stored_e1(const Groups<T>& group, std::int64_t i) {
 }
 
 // ---- The terms and their sums
+// Gaps without their rounding errors, or with; and wide_terms() for the lanes that are not in reach.
+enum Way { kPlain, kExact, kWide };
+
 // The terms of one group, which are also stored.
-template <bool Hard, bool Soft, int Power, bool Exact, class T>
+template <bool Hard, bool Soft, int Power, Way way, class T>
 KDLOSS_INLINE Terms<T> group_terms(const Groups<T>& group, std::int64_t i, const Frame<T>& frame,
-                                   Lanes<T> own_powers) {
+                                   Lanes<T> own_powers, Mask<T> in_reach) {
   using L = Lanes<T>;
   const L s = load(group.s + i), t = Soft ? load(group.t + i) : s;
-  const L gap = Exact ? logit_gap(s, t, frame) : plain_gap(s, t, frame);
-  Terms<T> x = plain_terms<Hard, Soft, Power == kOwnPowers ? 0 : Power>(s, t, gap, frame);
+  const L gap = way == kPlain ? plain_gap(s, t, frame) : logit_gap(s, t, frame);
+  Terms<T> x = plain_terms < Hard, Soft, Power == kOwnPowers ? 0 : Power > (s, t, gap, frame);
   if constexpr (Hard && Power == kOwnPowers) {
     const Mask<T> has_power = L(0) < own_powers;
     x.e1 = where(has_power, own_power(where(has_power, x.es, L(1)), own_powers), x.e1);
   }
+  if constexpr (way == kWide) x = where(in_reach, x, wide_terms<Hard, Soft>(s, t, frame));
   T* const terms = group.terms + i;
   if constexpr (Soft) store(terms, x.es), store(terms + group.apart, x.de);
   if constexpr (Hard && !from_es<Soft, Power>) store(terms + 2 * group.apart, x.e1);
   return x;
 }
 
-// Classes of a lane whose terms are added on their own before they are added to the others': a plain running sum
-// of a hundred floats is off by twenty half-ulps. (A row of its own has as many in a lane as it has blocks.)
+// Classes of a lane whose terms are added on their own before they are added to the others': a plain running
+// sum of a hundred floats is off by twenty half-ulps. (A row of its own has as many in a lane as it has
+// blocks.)
 constexpr std::int64_t kLaneBlock = 32;
 
 // All of some groups. Lanes are rows with a label and perhaps a power of their own, or (not LanesAreRows)
 // classes of one row, whose label is in the given lane of the given group, if any. Sums::label is for rows
 // alone.
-template <bool LanesAreRows, bool Hard, bool Soft, int Power, bool Exact, class T>
+template <bool LanesAreRows, bool Hard, bool Soft, int Power, Way way, class T>
 __attribute__((noinline)) void add_groups(const Groups<T>& given, const Frame<T>& given_frame, Lanes<T> label,
-                                          Lanes<T> own_powers, std::int64_t label_group, Soon<T> soon,
-                                          Sums<Lanes<T>>& to) {
+                                          Lanes<T> own_powers, Mask<T> in_reach, std::int64_t label_group,
+                                          Soon<T> soon, Sums<Lanes<T>>& to) {
   using L = Lanes<T>;
   constexpr std::int64_t n = kGroup<T>;
   const Groups<T> groups = given;
@@ -121,7 +126,7 @@ __attribute__((noinline)) void add_groups(const Groups<T>& given, const Frame<T>
       if constexpr (Soft) prefetch(groups.t + i, soon.logits);
       prefetch_for_writing(soon.grad + i);
     }
-    Terms<T> x = group_terms<Hard, Soft, Power, Exact>(groups, i, frame, own_powers);
+    Terms<T> x = group_terms<Hard, Soft, Power, way>(groups, i, frame, own_powers, in_reach);
     if constexpr (Hard && LanesAreRows) {
       const Mask<T> here = label == class_index;
       sums.label = where(here, x.e1, sums.label);
@@ -143,20 +148,28 @@ struct NearFactors {
   Lanes<T> b, lean, tau_log_ratio, tau;
 };
 template <class T>
-Lanes<T> near_terms(const Groups<T>& groups, const Frame<T>& frame, const NearFactors<T>& factor) {
+Lanes<T> near_terms(const Groups<T>& groups, const Frame<T>& frame, const NearFactors<T>& factor,
+                    Mask<T> in_reach) {
   using L = Lanes<T>;
   constexpr std::int64_t n = kGroup<T>;
   const Mask<T> from_difference = et_is_es_minus_de(L(0) - factor.tau_log_ratio * frame.inverse_tau);
-  const bool all_from_difference = !any(~from_difference);
+  const bool all_from_difference = !any(~from_difference), any_wide = any(~in_reach);
   L kl(T(0));
   for (std::int64_t i = 0; i < groups.count * n; i += n) {
     const L s = load(groups.s + i), t = load(groups.t + i);
     const L es = load(groups.terms + i), de = load(groups.terms + groups.apart + i);
     L et = es - de;
-    if (__builtin_expect(!all_from_difference, 0))
-      et = where(from_difference, et, exp_normal(t - frame.mt, frame.k));
-    kl = kl + near_kl_term(factor.b * et, logit_gap(s, t, frame) + factor.tau_log_ratio,
-                           fma(factor.b, de, factor.lean * es), factor.tau, frame.inverse_tau);
+    if (__builtin_expect(!all_from_difference, 0)) {
+      const L t_below = t - frame.mt, zero = L(T(-Format<T>::kBias)) / frame.k;
+      const L own = where(in_reach, exp_normal(t_below, frame.k), exp_to_zero(t_below, frame.k, zero));
+      et = where(from_difference, et, own);
+    }
+    const L difference = fma(factor.b, de, factor.lean * es);
+    L k = near_kl_term(factor.b * et, logit_gap(s, t, frame) + factor.tau_log_ratio, difference, factor.tau,
+                       frame.inverse_tau);
+    if (__builtin_expect(any_wide, 0))  // what the teacher masks: q = 0, and the term is p
+      k = where(et == L(0), factor.tau * factor.tau * difference, k);
+    kl = kl + k;
   }
   return kl;
 }

@@ -107,12 +107,12 @@ KDLOSS_INLINE N native_fma(N a, N b, N c) {
 // ----------------------------------------------------------------------------------------------
 
 #define KDLOSS_EACH_PART for (int i = 0; i < P; ++i)
-#define KDLOSS_BINARY(op)                                      \
-  template <class T, int P>                                           \
+#define KDLOSS_BINARY(op)                                               \
+  template <class T, int P>                                             \
   KDLOSS_INLINE Lanes<T, P> operator op(Lanes<T, P> a, Lanes<T, P> b) { \
-    Lanes<T, P> r;                                                \
-    KDLOSS_EACH_PART r.part[i] = a.part[i] op b.part[i];       \
-    return r;                                                  \
+    Lanes<T, P> r;                                                      \
+    KDLOSS_EACH_PART r.part[i] = a.part[i] op b.part[i];                \
+    return r;                                                           \
   }
 KDLOSS_BINARY(+)
 KDLOSS_BINARY(-)
@@ -149,23 +149,23 @@ struct Mask {
   typename Lanes<T, P>::NativeInt part[P];
 };
 
-#define KDLOSS_COMPARE(op)                                    \
-  template <class T, int P>                                          \
+#define KDLOSS_COMPARE(op)                                             \
+  template <class T, int P>                                            \
   KDLOSS_INLINE Mask<T, P> operator op(Lanes<T, P> a, Lanes<T, P> b) { \
-    Mask<T, P> r;                                                \
-    KDLOSS_EACH_PART r.part[i] = a.part[i] op b.part[i];      \
-    return r;                                                 \
+    Mask<T, P> r;                                                      \
+    KDLOSS_EACH_PART r.part[i] = a.part[i] op b.part[i];               \
+    return r;                                                          \
   }
 KDLOSS_COMPARE(<)
 KDLOSS_COMPARE(<=)
 KDLOSS_COMPARE(==)
 #undef KDLOSS_COMPARE
-#define KDLOSS_LOGIC(op)                                    \
-  template <class T, int P>                                        \
+#define KDLOSS_LOGIC(op)                                             \
+  template <class T, int P>                                          \
   KDLOSS_INLINE Mask<T, P> operator op(Mask<T, P> a, Mask<T, P> b) { \
-    Mask<T, P> r;                                              \
-    KDLOSS_EACH_PART r.part[i] = a.part[i] op b.part[i];    \
-    return r;                                               \
+    Mask<T, P> r;                                                    \
+    KDLOSS_EACH_PART r.part[i] = a.part[i] op b.part[i];             \
+    return r;                                                        \
   }
 KDLOSS_LOGIC(&)
 KDLOSS_LOGIC(|)
@@ -198,7 +198,8 @@ template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> abs(Lanes<T, P> x) {
   using Uint = typename Lanes<T, P>::Uint;
   const Uint keep = static_cast<Uint>(~Uint(0)) >> 1;
-  KDLOSS_EACH_PART x.part[i] = (typename Lanes<T, P>::Native)((typename Lanes<T, P>::NativeUint)x.part[i] & keep);
+  KDLOSS_EACH_PART x.part[i] =
+      (typename Lanes<T, P>::Native)((typename Lanes<T, P>::NativeUint)x.part[i] & keep);
   return x;
 }
 
