@@ -246,7 +246,7 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileL
     store_wide(loss.hard, where(uses_hard, hard, L(0)));
   }
   if constexpr (Soft) {
-    Mask<T> fit = sums.moved == sums.moved;  // no NaN
+    Mask<T> fit = abs(sums.moved) < L(infinity<T>());  // no NaN, nor beyond the type's range
     soft = soft_result(sums, frame.inverse_tau);
     share = sums.d / sums.zs;
     L kl = soft.kl * tau * tau;

@@ -307,7 +307,7 @@ bool soft_loss(const KdCall<T>& call, const RowInput<T>& input, const Row<Hard, 
     return scratch[Field::kShift][i] - log_ratio * exact.tau;
   };
   soft = first(result.kl) * exact.tau * exact.tau;
-  if (!(soft <= infinity<double>())) return false;
+  if (!(soft < infinity<double>())) return false;  // NaN, or beyond the type's range
   double mean_abs = 0, mean_square = 0;  // of log(A / B) under q, and of its square times tau^2
   for (std::int64_t i = 0; i < row.blocks; ++i) {
     const double q = row.b(i) * scratch[Field::kZt][i], x = tau_log_ratio(i);
