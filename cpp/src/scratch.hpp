@@ -28,7 +28,7 @@ class Scratch {
  private:
   std::size_t piece_bytes_;
   char* data_;
-  alignas(64) char small_[49152];
+  alignas(64) char small_[16384];
 };
 
 }  // namespace kdloss

@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <limits>
 #include <thread>
 
 #include "../../cpp/src/parallel.hpp"
@@ -38,10 +39,15 @@ Everything<T> everything(const Batch<T>& batch, int threads) {
   return r;
 }
 
-// Rows without a class and without anything too.
+// Rows without a class and without anything too, and rows with masks, by both or by the teacher alone.
 template <class T>
 Batch<T> mixed_batch(std::int64_t rows, std::int64_t classes) {
   Batch<T> batch = random_batch<T>(rows, classes);
+  for (std::int64_t i = 2; i < rows; i += 5)
+    for (std::int64_t c = 1; c < classes; c += 3) {
+      batch.t(i, c) = -std::numeric_limits<T>::infinity();
+      if (i % 2 == 0) batch.s(i, c) = -std::numeric_limits<T>::infinity();
+    }
   for (std::size_t i = 0; i < batch.labels.size(); ++i) {
     if (i % 7 == 3) batch.labels[i] = kdloss::kUnlabelled;
     if (i % 11 == 5) batch.labels[i] = -100;

@@ -32,17 +32,13 @@ struct Tile {
   std::int64_t apart;
   T *s, *t, *terms, *g, *p1;
   Tile(T* scratch, std::int64_t classes)
-      : apart(apart_for(classes)),
+      : apart(classes * kStride),
         s(scratch),
         t(s + apart),
         terms(t + apart),
         g(terms + 3 * apart),
         p1(g + apart) {}
-  static std::int64_t apart_for(std::int64_t classes) {
-    const std::int64_t elements = classes * kStride;  // see follows_closely()
-    return 5 * elements * static_cast<std::int64_t>(sizeof(T)) <= kPage ? elements : pages<T>(elements);
-  }
-  static std::int64_t size(std::int64_t classes) { return 7 * apart_for(classes); }
+  static std::int64_t size(std::int64_t classes) { return 7 * classes * kStride; }
 };
 
 // What the rows in a tile need: a RowPlan and a Temperature in each lane.

@@ -28,25 +28,15 @@ struct RowInput {
 template <class T>
 class RowScratch {
  public:
+  // clang-format off
   enum Field {
-    kMs,
-    kMt,
-    kPower,
-    kWideTerms,  // the first reading
-    kZt,
-    kZs,
-    kD,
-    kMoved,
-    kOthers,
-    kLabel,  // the second: Sums
-    kWt,
-    kWs,
-    kW1,
-    kShift,
-    kLean,  // the block's frame in the row's: see Row
-    kKl,    // the third
+    kMs, kMt, kPower, kWideTerms,           // after the first reading
+    kZt, kZs, kD, kMoved, kOthers, kLabel,  // the second: Sums
+    kWt, kWs, kW1, kShift, kLean,           // the block's frame in the row's: see Row
+    kKl,                                    // the third
     kFields
   };
+  // clang-format on
   T* terms;
   std::int64_t apart;
   T *p1, *p;  // for the Hessian
@@ -55,29 +45,24 @@ class RowScratch {
     constexpr std::int64_t n = Lanes<double>::kCount;
     return (blocks + n - 1) / n * n;
   }
-  static std::int64_t apart_for(std::int64_t classes) { return pages<T>(classes + kGroup<T>); }
+  static std::int64_t whole_groups(std::int64_t classes) {
+    return (classes + kGroup<T> - 1) / kGroup<T> * kGroup<T>;
+  }
   static std::int64_t size(std::int64_t classes) {
     const std::int64_t doubles = kFields * padded(block_count(classes));
-    return pages<T>(1) + 5 * apart_for(classes) +
-           doubles * static_cast<std::int64_t>(sizeof(double) / sizeof(T));
+    return 5 * whole_groups(classes) + doubles * static_cast<std::int64_t>(sizeof(double) / sizeof(T));
   }
   RowScratch(double* memory, std::int64_t classes)
-      : apart(apart_for(classes)), blocks_(memory), padded_(padded(block_count(classes))) {
-    terms_ = terms = reinterpret_cast<T*>(memory + kFields * padded_);
-    p1 = terms + 3 * apart + pages<T>(1), p = p1 + apart;
+      : apart(whole_groups(classes)), blocks_(memory), padded_(padded(block_count(classes))) {
+    terms = reinterpret_cast<T*>(memory + kFields * padded_);
+    p1 = terms + 3 * apart, p = p1 + apart;
     for (std::int64_t i = 0; i < kFields * padded_; ++i) blocks_[i] = 0;
-  }
-  // Moves the terms to where they are neither close behind the row's logits nor close before its gradient.
-  void keep_clear_of(const T* s, const T* t, const T* grad) {
-    for (terms = terms_; terms < terms_ + pages<T>(1); terms += 64 / sizeof(T))
-      if (!follows_closely(s, terms) && !follows_closely(t, terms) && !follows_closely(terms, grad)) return;
   }
   double* operator[](Field field) const { return blocks_ + field * padded_; }
 
  private:
   double* blocks_;
   std::int64_t padded_;
-  T* terms_;
 };
 
 // A block's groups. The last one may reach back over classes that an earlier one has; its first `stale`
@@ -308,7 +293,7 @@ bool soft_loss(const KdCall<T>& call, const RowInput<T>& input, const Row<Hard, 
   };
   soft = first(result.kl) * exact.tau * exact.tau;
   if (!(soft < infinity<double>())) return false;  // NaN, or beyond the type's range
-  double mean_abs = 0, mean_square = 0;  // of log(A / B) under q, and of its square times tau^2
+  double mean_abs = 0, mean_square = 0;            // of log(A / B) under q, and of its square times tau^2
   for (std::int64_t i = 0; i < row.blocks; ++i) {
     const double q = row.b(i) * scratch[Field::kZt][i], x = tau_log_ratio(i);
     mean_abs += q * (x < 0 ? -x : x) * exact.inverse;
@@ -332,7 +317,7 @@ bool soft_loss(const KdCall<T>& call, const RowInput<T>& input, const Row<Hard, 
 template <bool Hard, bool Soft, class T>
 bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, T* hess,
             const Temperature<T>& temperature, const Temperature<double>& exact, const RowPlan& plan,
-            RowScratch<T>& scratch, RowParts& loss) {
+            const RowScratch<T>& scratch, RowParts& loss) {
   using V = Vector<double>;
   using L = Lanes<T>;
   using Field = RowScratch<T>;
@@ -340,7 +325,6 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, T* hess,
     return Frame<T>(L(static_cast<T>(scratch[Field::kMs][i])), L(static_cast<T>(scratch[Field::kMt][i])),
                     temperature);
   };
-  scratch.keep_clear_of(input.s, input.t, grad);
   for_row(call, [&](std::int64_t i, Span block) {
     const Extent<T> x = extent<Soft>(input, block);
     scratch[Field::kMs][i] = x.ms, scratch[Field::kMt][i] = x.mt;

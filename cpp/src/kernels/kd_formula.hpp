@@ -124,11 +124,6 @@ struct Frame {
       : Frame(ms_, mt_, temperature.k, temperature.inverse) {}
 };
 
-template <class T>
-KDLOSS_INLINE Frame<T, 1> part(const Frame<T>& frame, int i) {
-  return {part(frame.ms, i), part(frame.mt, i), part(frame.k, i), part(frame.inverse_tau, i)};
-}
-
 // ---- The terms of one class
 // --------------------------------------------------------------------------------------
 
@@ -272,11 +267,6 @@ struct Sums {
   void add(const Sums& x) {
     zt = zt + x.zt, zs = zs + x.zs, d = d + x.d, moved = moved + x.moved;
     others = others + x.others, label = label + x.label;
-  }
-  template <class Part>
-  KDLOSS_INLINE void set_part(int i, const Part& x) {
-    zt.part[i] = x.zt.part[0], zs.part[i] = x.zs.part[0], d.part[i] = x.d.part[0];
-    moved.part[i] = x.moved.part[0], others.part[i] = x.others.part[0], label.part[i] = x.label.part[0];
   }
 };
 template <bool Hard, bool Soft, class T, int P>

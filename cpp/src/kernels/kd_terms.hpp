@@ -3,8 +3,6 @@
 // Their unit is the group: sixteen floats (or eight doubles) that are neighbouring classes of one row, or one
 // class of as many rows. Students and teachers lie group after group; so do the terms that they leave for the
 // gradient: es, de and e1.
-//
-// The loops take one native vector of a group at a time, so that sums and frame stay in registers.
 #pragma once
 
 #include "columns.hpp"
@@ -36,22 +34,6 @@ struct Soon {
   std::int64_t logits = 0;  // from what is read now
   const T* grad = nullptr;  // of the first group
 };
-
-// A processor takes a load for one of what was just stored where their addresses agree in the last 12 bits,
-// and waits (a row then takes twice as long, on Zen 3). A store is just stored while it lies less than kNear
-// before the load.
-constexpr std::int64_t kPage = 4096, kNear = 1024;
-template <class A, class B>
-KDLOSS_INLINE bool follows_closely(const A* load, const B* store) {
-  const auto ahead = reinterpret_cast<std::uintptr_t>(store) - reinterpret_cast<std::uintptr_t>(load);
-  return (ahead - 1) % kPage < kNear;
-}
-// How far apart arrays of so many elements may lie for loops that load from some and store to others.
-template <class T>
-constexpr std::int64_t pages(std::int64_t elements) {
-  constexpr std::int64_t page = kPage / static_cast<std::int64_t>(sizeof(T));
-  return (elements + page - 1) / page * page;
-}
 
 // ---- p1's exponential as es^n, where each lane may have its own n in 1..8, or 0 for an exponential of its
 // own

@@ -232,20 +232,9 @@ KDLOSS_INLINE void store(T* p, Lanes<T, P> x) {
   KDLOSS_EACH_PART store_native(p + i * (kNativeBytes / static_cast<int>(sizeof(T))), x.part[i]);
 }
 
-// One native vector, for loops that would need too many registers for a whole Lanes at once: such a loop runs
-// once for each part.
+// One native vector: for a number of its own, a whole Lanes would be as many times the work as it has parts.
 template <class T>
 using Vector = Lanes<T, 1>;
-template <class T>
-KDLOSS_INLINE Vector<T> part(Lanes<T> x, int i) {
-  Vector<T> r;
-  r.part[0] = x.part[i];
-  return r;
-}
-template <class T>
-KDLOSS_INLINE Mask<T, 1> part(Mask<T> m, int i) {
-  return {{m.part[i]}};
-}
 
 // Asks for the cache line that lies the given number of elements ahead, in the array or beyond it.
 template <class T>
