@@ -220,7 +220,7 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileL
   Sums<L> sums;
   if (__builtin_expect(any(~in_reach), 0)) {
     power = kOwnPowers;
-    add_groups<true, Hard, Soft, kOwnPowers, kWide>(groups, frame, label, powers, in_reach, 0, {}, sums);
+    add_groups<true, Hard, Soft, kOwnPowers, kMixed>(groups, frame, label, powers, in_reach, 0, {}, sums);
   } else {
     // With rounding errors: where only some rows need them, a row of its own can be read again, a lane
     // cannot.

@@ -135,10 +135,10 @@ bool add_block(const RowInput<T>& row, const T* grad, Span block, const Frame<T>
   const std::int64_t label_lane = has_label ? groups.lane_of(label) : -1;
   const L label_lanes(static_cast<T>(label_lane));
   const std::int64_t label_group = has_label ? label / kGroup<T> : -1;
-  const Mask<T> in_reach = ~(L(0) == L(0));  // of kWide
+  const Mask<T> unused = L(0) == L(0);
   Sums<L> sums, last;
   if (groups.last.count > 0) {
-    Terms<T> x = group_terms<Hard, Soft, Power, way>(groups.last, 0, frame, L(0), in_reach);
+    Terms<T> x = group_terms<Hard, Soft, Power, way>(groups.last, 0, frame, L(0), unused);
     if constexpr (Soft)
       x.et = only_fresh(x.et, groups.stale), x.es = only_fresh(x.es, groups.stale),
       x.de = only_fresh(x.de, groups.stale);
@@ -148,8 +148,9 @@ bool add_block(const RowInput<T>& row, const T* grad, Span block, const Frame<T>
     }
     add<Hard, Soft>(last, x);
   }
-  add_groups<false, Hard, Soft, Power, way>(groups.whole, frame, label_lanes, L(0), in_reach,
-                                            label_group * kGroup<T>, {row.ahead, grad + block.begin}, sums);
+  add_groups<false, Hard, Soft, Power, way>(
+      groups.whole, frame, label_lanes, L(0), unused, label_group * kGroup<T>,
+      {row.ahead, grad == nullptr ? nullptr : grad + block.begin}, sums);
   sums.add(last);
   if constexpr (Soft) {
     const T zt = sum(sums.zt), moved = sum(sums.moved);

@@ -59,22 +59,29 @@ KDLOSS_INLINE Lanes<T> stored_e1(const Groups<T>& group, std::int64_t i) {
 }
 
 // ---- The terms and their sums
-// Gaps without their rounding errors, or with; and wide_terms() for the lanes that are not in reach.
-enum Way { kPlain, kExact, kWide };
+// How they come about: by plain_terms(), from gaps without their rounding errors or with; by wide_terms(); or
+// by either, as lanes are in reach or not.
+enum Way { kPlain, kExact, kWide, kMixed };
 
 // The terms of one group, which are also stored.
 template <bool Hard, bool Soft, int Power, Way way, class T>
 KDLOSS_INLINE Terms<T> group_terms(const Groups<T>& group, std::int64_t i, const Frame<T>& frame,
                                    Lanes<T> own_powers, Mask<T> in_reach) {
   using L = Lanes<T>;
+  constexpr int kKnownPower = Power == kOwnPowers ? 0 : Power;
   const L s = load(group.s + i), t = Soft ? load(group.t + i) : s;
-  const L gap = way == kPlain ? plain_gap(s, t, frame) : logit_gap(s, t, frame);
-  Terms<T> x = plain_terms < Hard, Soft, Power == kOwnPowers ? 0 : Power > (s, t, gap, frame);
+  Terms<T> x;
+  if constexpr (way == kWide) {
+    x = wide_terms<Hard, Soft>(s, t, frame);
+  } else {
+    const L gap = way == kPlain ? plain_gap(s, t, frame) : logit_gap(s, t, frame);
+    x = plain_terms<Hard, Soft, kKnownPower>(s, t, gap, frame);
+  }
   if constexpr (Hard && Power == kOwnPowers) {
     const Mask<T> has_power = L(0) < own_powers;
     x.e1 = where(has_power, own_power(where(has_power, x.es, L(1)), own_powers), x.e1);
   }
-  if constexpr (way == kWide) x = where(in_reach, x, wide_terms<Hard, Soft>(s, t, frame));
+  if constexpr (way == kMixed) x = where(in_reach, x, wide_terms<Hard, Soft>(s, t, frame));
   T* const terms = group.terms + i;
   if constexpr (Soft) store(terms, x.es), store(terms + group.apart, x.de);
   if constexpr (Hard && !from_es<Soft, Power>) store(terms + 2 * group.apart, x.e1);
@@ -106,7 +113,7 @@ __attribute__((noinline)) void add_groups(const Groups<T>& given, const Frame<T>
     if constexpr (!LanesAreRows) {
       prefetch(groups.s + i, soon.logits);
       if constexpr (Soft) prefetch(groups.t + i, soon.logits);
-      prefetch_for_writing(soon.grad + i);
+      if (soon.grad != nullptr) prefetch_for_writing(soon.grad + i);
     }
     Terms<T> x = group_terms<Hard, Soft, Power, way>(groups, i, frame, own_powers, in_reach);
     if constexpr (Hard && LanesAreRows) {
