@@ -24,11 +24,13 @@ def calls(shape: tuple[int, int], dtype: str) -> dict[str, Call]:
     grad, hess = out, np.empty_like(out)
     columns = {name: np.asfortranarray(x) for name, x in (("s", student), ("t", teacher))}
     columns_out = np.empty_like(columns["s"])
+    masked_student, masked_teacher = student.copy(), teacher.copy()
+    masked_student[:, ::7] = masked_teacher[:, ::7] = -np.inf
     plain = {"alpha": ALPHA, "tau": TAU, "out": out}
 
-    def loss_and_grad(t=teacher, y=labels, **options):
+    def loss_and_grad(t=teacher, y=labels, s=student, **options):
         options = plain | options
-        return lambda: kdloss.kd_loss_and_grad(student, t, y, **options)
+        return lambda: kdloss.kd_loss_and_grad(s, t, y, **options)
 
     return {
         "plain": loss_and_grad(),
@@ -40,6 +42,10 @@ def calls(shape: tuple[int, int], dtype: str) -> dict[str, Call]:
         "class_weight": loss_and_grad(class_weight=rng.uniform(0.5, 2, classes)),
         "label_smoothing": loss_and_grad(label_smoothing=0.1),
         "int32 labels": loss_and_grad(y=labels.astype(np.int32)),
+        "masked classes (-inf)": loss_and_grad(
+            s=masked_student, t=masked_teacher, y=np.where(labels % 7 == 0, 1, labels)
+        ),
+        "a student equal to its teacher": loss_and_grad(s=teacher),
         "a tenth unlabelled": loss_and_grad(y=np.where(rng.random(rows) < 0.1, -1, labels)),
         "float16 teacher": loss_and_grad(t=teacher.astype(np.float16)),
         "bfloat16 teacher": loss_and_grad(t=teacher.astype(ml_dtypes.bfloat16)),

@@ -77,7 +77,7 @@ KDLOSS_INLINE Terms<T> group_terms(const Groups<T>& group, std::int64_t i, const
     const L gap = way == kPlain ? plain_gap(s, t, frame) : logit_gap(s, t, frame);
     x = plain_terms<Hard, Soft, kKnownPower>(s, t, gap, frame);
   }
-  if constexpr (Hard && Power == kOwnPowers) {
+  if constexpr (Hard && Soft && Power == kOwnPowers) {
     const Mask<T> has_power = L(0) < own_powers;
     x.e1 = where(has_power, own_power(where(has_power, x.es, L(1)), own_powers), x.e1);
   }
