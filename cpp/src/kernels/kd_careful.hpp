@@ -1,6 +1,6 @@
-// The loss for rows beyond the plain path's reach: masked or infinite logits, NaN, probabilities that
-// underflow, logits that agree to the last digit. One row at a time, in double, whatever the type of the
-// arrays.
+// The loss for rows that no other path takes: infinite logits, NaN, temperatures at the extremes, losses made
+// of mere tails, and a student that masks what its teacher hardly wants. One row at a time, in double,
+// whatever the type of the arrays.
 #pragma once
 
 #include "columns.hpp"
