@@ -23,12 +23,11 @@ bool is_plain_ndarray(py::handle object) {
 }
 
 // In place means that elements can be reached as elements: native, aligned, at strides that are whole
-// elements.
+// elements, whose size is a power of two.
 bool in_place(const py::array& a, py::ssize_t size) {
-  if (reinterpret_cast<std::uintptr_t>(a.data()) % static_cast<std::uintptr_t>(size) != 0) return false;
-  for (py::ssize_t i = 0; i < a.ndim(); ++i)
-    if (a.strides(i) % size != 0) return false;
-  return true;
+  auto bits = reinterpret_cast<std::uintptr_t>(a.data());
+  for (py::ssize_t i = 0; i < a.ndim(); ++i) bits |= static_cast<std::uintptr_t>(a.strides(i));
+  return (bits & static_cast<std::uintptr_t>(size - 1)) == 0;
 }
 
 bool has_type(const py::array& a, int number) {
@@ -81,7 +80,7 @@ bool overlaps_itself(const py::array& a) {
   const py::ssize_t row = std::abs(a.strides(0)), col = std::abs(a.strides(1));
   if (rows == 0 || classes == 0) return false;
   if ((row == 0 && rows > 1) || (col == 0 && classes > 1)) return true;
-  if (rows == 1 || classes == 1) return false;
+  if (row >= classes * col || col >= rows * row) return false;
   const py::ssize_t common = std::gcd(row, col);
   return col / common < rows && row / common < classes;
 }

@@ -3,11 +3,11 @@
 
 #include "arguments.hpp"
 #include "bindings.hpp"
+#include "fast_call.hpp"
 
 namespace {
 
-// What kdloss.losses calls them with: no more than six arguments, for which pybind11 needs no memory, so that
-// the options come as one tuple.
+// The options, as kdloss.losses hands them over: one tuple.
 enum Option {
   kAlpha,
   kTau,
@@ -30,7 +30,7 @@ struct Arguments {
   kdloss::Labels labels_view;
   kdloss::Options options;
 
-  Arguments(py::handle student_logits, py::handle teacher_logits, py::handle labels_, const py::tuple& given,
+  Arguments(py::handle student_logits, py::handle teacher_logits, py::handle labels_, py::handle given,
             const char* student_name = "student_logits")
       : student(as_floats(student_logits, student_name, Halves::kAccepted)),
         teacher(py::none()),
@@ -95,8 +95,7 @@ py::object named_tuple(Values... values) {
   return result;
 }
 
-py::object kd_loss_batch(py::handle student, py::handle teacher, py::handle labels,
-                         const py::tuple& options) {
+py::object kd_loss_batch(py::handle student, py::handle teacher, py::handle labels, py::handle options) {
   const Arguments a(student, teacher, labels, options);
   return with_any_type(a.student, [&](auto zero) -> py::object {
     using T = decltype(zero);
@@ -110,7 +109,7 @@ py::object kd_loss_batch(py::handle student, py::handle teacher, py::handle labe
 }
 
 py::object kd_loss_and_grad(py::handle student, py::handle teacher, py::handle labels,
-                            const py::tuple& options, py::handle out) {
+                            py::handle options, py::handle out) {
   const Arguments a(student, teacher, labels, options);
   py::array grad = output(out, "out", a.student, true, {a.student, a.teacher, a.labels});
   return with_any_type(a.student, [&](auto zero) -> py::object {
@@ -126,11 +125,12 @@ py::object kd_loss_and_grad(py::handle student, py::handle teacher, py::handle l
 }
 
 py::object kd_loss_grad_hess(py::handle student, py::handle teacher, py::handle labels,
-                             const py::tuple& options, bool bound, const py::tuple& out) {
+                             py::handle options, py::handle bound, py::handle out) {
   Arguments a(student, teacher, labels, options);
-  a.options.hessian = bound ? kdloss::Hessian::kBound : kdloss::Hessian::kExact;
-  py::array grad = output(out[0], "out[0]", a.student, true, {a.student, a.teacher, a.labels});
-  py::array hess = output(out[1], "out[1]", a.student, false, {a.student, a.teacher, a.labels, grad});
+  a.options.hessian = bound.ptr() == Py_True ? kdloss::Hessian::kBound : kdloss::Hessian::kExact;
+  const auto given = [&](int i) { return py::handle(PyTuple_GET_ITEM(out.ptr(), i)); };
+  py::array grad = output(given(0), "out[0]", a.student, true, {a.student, a.teacher, a.labels});
+  py::array hess = output(given(1), "out[1]", a.student, false, {a.student, a.teacher, a.labels, grad});
   return with_any_type(a.student, [&](auto zero) -> py::object {
     using T = decltype(zero);
     RowResult<T> rows(a);
@@ -143,8 +143,7 @@ py::object kd_loss_grad_hess(py::handle student, py::handle teacher, py::handle 
   });
 }
 
-py::object kd_loss_parts(py::handle student, py::handle teacher, py::handle labels,
-                         const py::tuple& options) {
+py::object kd_loss_parts(py::handle student, py::handle teacher, py::handle labels, py::handle options) {
   const Arguments a(student, teacher, labels, options);
   return with_any_type(a.student, [&](auto zero) -> py::object {
     using T = decltype(zero);
@@ -178,7 +177,7 @@ double kd_loss_single(py::handle student_logits, py::handle teacher_logits, std:
 }
 
 // As kd_loss_batch, without a teacher; alpha and tau among the options are not used.
-py::object cross_entropy_hard(py::handle logits, py::handle labels, const py::tuple& options) {
+py::object cross_entropy_hard(py::handle logits, py::handle labels, py::handle options) {
   const Arguments a(logits, py::none(), labels, options, "logits");
   return with_any_type(a.student, [&](auto zero) -> py::object {
     using T = decltype(zero);
@@ -214,11 +213,11 @@ py::object kl_divergence(py::handle q_object, py::handle p_object, py::handle re
 }  // namespace
 
 void register_losses(py::module_& module) {
-  module.def("kd_loss_batch", kd_loss_batch);
-  module.def("kd_loss_and_grad", kd_loss_and_grad);
-  module.def("kd_loss_grad_hess", kd_loss_grad_hess);
-  module.def("kd_loss_parts", kd_loss_parts);
+  def_fast<kd_loss_batch>(module, "kd_loss_batch");
+  def_fast<kd_loss_and_grad>(module, "kd_loss_and_grad");
+  def_fast<kd_loss_grad_hess>(module, "kd_loss_grad_hess");
+  def_fast<kd_loss_parts>(module, "kd_loss_parts");
+  def_fast<cross_entropy_hard>(module, "cross_entropy_hard");
   module.def("kd_loss_single", kd_loss_single);
-  module.def("cross_entropy_hard", cross_entropy_hard);
   module.def("kl_divergence", kl_divergence);
 }

@@ -12,7 +12,7 @@ template <class T>
 void gather(const Matrix<const T>& from, std::int64_t first, int count, std::int64_t classes, T* tile) {
   constexpr int n = Lanes<T>::kCount;
   const T* p = at(from, first);
-  if (count == n && from.class_stride == 1) return transpose<n, false>(p, from.row_stride, tile, n, classes);
+  if (count == n && from.class_stride == 1) return transpose<n>(p, from.row_stride, tile, n, classes);
   if (count == n && from.row_stride == 1) {
     for (std::int64_t c = 0; c < classes; ++c) store(tile + c * n, load(p + c * from.class_stride));
     return;

@@ -97,12 +97,11 @@ KDLOSS_INLINE void turn(Native<T>* v) {
 
 // to[c, r] = from[r, c] for r < kRows and c < columns; both arrays have unit stride along their last axis,
 // and kRows is a multiple of a native vector's elements. The last squares reach back over what was already
-// copied. kFar says that the columns' new rows lie far apart in memory, where the processor cannot guess the
-// next.
-template <int kRows, bool kFar, class T>
+// copied.
+template <int kRows, class T>
 KDLOSS_INLINE void transpose(const T* from, std::int64_t from_stride, T* to, std::int64_t to_stride,
                              std::int64_t columns) {
-  constexpr std::int64_t n = kSide<T>, kAhead = 12, kStep = kNativeBytes / sizeof(T);
+  constexpr std::int64_t n = kSide<T>, kStep = kNativeBytes / sizeof(T);
   if (columns < n) {
     for (std::int64_t c = 0; c < columns; ++c)
       for (std::int64_t r = 0; r < kRows; ++r) to[c * to_stride + r] = from[r * from_stride + c];
@@ -110,9 +109,6 @@ KDLOSS_INLINE void transpose(const T* from, std::int64_t from_stride, T* to, std
   }
   for (std::int64_t column = 0; column < columns; column += n) {
     const std::int64_t c = column + n <= columns ? column : columns - n;
-    for (std::int64_t i = 0; kFar && i < n && c + kAhead + i < columns; ++i)
-      for (std::int64_t r = 0; r < kRows; r += 64 / sizeof(T))
-        prefetch_for_writing(to + (c + kAhead + i) * to_stride + r);
     for (std::int64_t r = 0; r < kRows; r += kStep) {
       Native<T> v[n];
       for (int i = 0; i < n; ++i) v[i] = load_pieces(from + (r + i) * from_stride + c, n * from_stride);
@@ -144,6 +140,41 @@ KDLOSS_INLINE void transpose_back(const T* from, std::int64_t from_stride, T* to
   }
 }
 
+// The same between rows and columns that lie far apart, each in pages of its own: by way of memory that is
+// near, so that each column is written, or read, from end to end while its page is known.
+constexpr std::int64_t kNearColumns = 16;
+template <int kRows, class T>
+void transpose_far(const T* from, std::int64_t from_stride, T* to, std::int64_t to_stride,
+                   std::int64_t columns) {
+  constexpr int n = Lanes<T>::kCount;
+  alignas(64) T near[kNearColumns * kRows];
+  for (std::int64_t c = 0; c < columns; c += kNearColumns) {
+    const std::int64_t count = columns - c < kNearColumns ? columns - c : kNearColumns;
+    for (std::int64_t r = 0; r < kRows; r += n)
+      transpose<n>(from + r * from_stride + c, from_stride, near + r, kRows, count);
+    for (std::int64_t i = 0; i < count; ++i)
+      for (std::int64_t r = 0; r < kRows; r += n)
+        store(to + (c + i) * to_stride + r, load(near + i * kRows + r));
+  }
+}
+template <int kRows, class T>
+void transpose_back_far(const T* from, std::int64_t from_stride, T* to, std::int64_t to_stride,
+                        std::int64_t columns) {
+  constexpr int n = Lanes<T>::kCount;
+  alignas(64) T near[kNearColumns * kRows];
+  for (std::int64_t c = 0; c < columns; c += kNearColumns) {
+    const std::int64_t count = columns - c < kNearColumns ? columns - c : kNearColumns;
+    for (std::int64_t i = 0; i < count; ++i)
+      for (std::int64_t r = 0; r < kRows; r += n) {
+        const T* const p = from + (c + i) * from_stride + r;
+        prefetch(p, kNearColumns * from_stride);
+        store(near + i * kRows + r, load(p));
+      }
+    for (std::int64_t r = 0; r < kRows; r += n)
+      transpose_back<n>(near + r, kRows, to + r * to_stride + c, to_stride, count);
+  }
+}
+
 // Element (r, c) of a matrix.
 template <class T>
 KDLOSS_INLINE T* at(const Matrix<T>& m, std::int64_t r, std::int64_t c = 0) {
@@ -157,18 +188,17 @@ constexpr std::int64_t pack_rows_at_once(std::int64_t classes) {
   return (classes <= 4096 ? 8 : 2) * Lanes<T>::kCount;
 }
 
-// Calls copy(constant, first) for groups of rows: many, few, one. Many is two cache lines of each class: with
-// more rows at once the stores change pages too often (4096 x 1000 in F-order: 2.7 ms with 32, 3.7 with 128).
-// constant.value rows begin at first.
+// Calls copy(constant, first) for groups of rows: many, some, few, one. constant.value rows begin at first.
 template <int N>
 struct RowsAtOnce {
   static constexpr int value = N;
 };
 template <class T, class Copy>
 KDLOSS_INLINE void in_groups(std::int64_t count, Copy&& copy) {
-  constexpr int few = Lanes<T>::kCount, many = 2 * few;
+  constexpr int few = Lanes<T>::kCount, some = 2 * few, many = 8 * few;
   std::int64_t r = 0;
   for (; r + many <= count; r += many) copy(RowsAtOnce<many>{}, r);
+  for (; r + some <= count; r += some) copy(RowsAtOnce<some>{}, r);
   for (; r + few <= count; r += few) copy(RowsAtOnce<few>{}, r);
   for (; r < count; ++r) copy(RowsAtOnce<1>{}, r);
 }
@@ -178,9 +208,12 @@ template <class T>
 void pack_rows(const Matrix<const T>& from, std::int64_t row, std::int64_t count, std::int64_t classes,
                T* block) {
   in_groups<T>(count, [&](auto rows, std::int64_t r) {
-    if (rows.value > 1 && from.row_stride == 1)
-      return transpose_back<rows.value>(at(from, row + r), from.class_stride, block + r * classes, classes,
-                                        classes);
+    constexpr int n = rows.value;
+    const T* const p = at(from, row + r);
+    if (n > 1 && from.row_stride == 1)
+      return n > 2 * Lanes<T>::kCount
+                 ? transpose_back_far<n>(p, from.class_stride, block + r * classes, classes, classes)
+                 : transpose_back<n>(p, from.class_stride, block + r * classes, classes, classes);
     for (std::int64_t i = r; i < r + rows.value; ++i)
       for (std::int64_t c = 0; c < classes; ++c) block[i * classes + c] = *at(from, row + i, c);
   });
@@ -191,7 +224,7 @@ void unpack_rows(const T* block, std::int64_t row, std::int64_t count, std::int6
                  const Matrix<T>& to) {
   in_groups<T>(count, [&](auto rows, std::int64_t r) {
     if (rows.value > 1 && to.row_stride == 1)
-      return transpose<rows.value, true>(block + r * classes, classes, at(to, row + r), to.class_stride,
+      return transpose_far<rows.value>(block + r * classes, classes, at(to, row + r), to.class_stride,
                                          classes);
     for (std::int64_t i = r; i < r + rows.value; ++i)
       for (std::int64_t c = 0; c < classes; ++c) *at(to, row + i, c) = block[i * classes + c];
