@@ -7,8 +7,11 @@
 
 namespace {
 
-// The options, as kdloss.losses hands them over: one tuple.
-enum Option {
+// What kdloss.losses calls them with, by position; behind these comes what is a function's own.
+enum Position {
+  kStudent,
+  kTeacher,
+  kLabels,
   kAlpha,
   kTau,
   kReduction,
@@ -18,7 +21,7 @@ enum Option {
   kLabelSmoothing,
   kNormalizer,
   kNumThreads,
-  kOptions
+  kShared
 };
 
 struct Arguments {
@@ -30,35 +33,33 @@ struct Arguments {
   kdloss::Labels labels_view;
   kdloss::Options options;
 
-  Arguments(py::handle student_logits, py::handle teacher_logits, py::handle labels_, py::handle given,
-            const char* student_name = "student_logits")
-      : student(as_floats(student_logits, student_name, Halves::kAccepted)),
+  explicit Arguments(Given given, const char* student_name = "student_logits")
+      : student(as_floats(given[kStudent], student_name, Halves::kAccepted)),
         teacher(py::none()),
-        labels(as_labels(labels_)) {
+        labels(as_labels(given[kLabels])) {
     require_2d(student, student_name);
-    if (!teacher_logits.is_none()) {
-      const py::array t = as_floats(teacher_logits, "teacher", Halves::kAccepted);
+    if (given[kTeacher] != Py_None) {
+      const py::array t = as_floats(given[kTeacher], "teacher", Halves::kAccepted);
       require_2d(t, "teacher");
       teacher = t, teacher_view = any_view(t);
     }
     labels_view = as_view(labels);
-    const auto option = [&](Option i) { return py::handle(PyTuple_GET_ITEM(given.ptr(), i)); };
     const py::ssize_t rows = student.shape(0), classes = student.shape(1);
-    alphas = as_number_or_rows(option(kAlpha), "alpha", rows, options.alpha);
-    taus = as_number_or_rows(option(kTau), "tau", rows, options.tau);
+    alphas = as_number_or_rows(given[kAlpha], "alpha", rows, options.alpha);
+    taus = as_number_or_rows(given[kTau], "tau", rows, options.tau);
     sample_weight =
-        as_weights(option(kSampleWeight), "sample_weight", rows, "one weight for each row of logits");
-    class_weight = as_weights(option(kClassWeight), "class_weight", classes, "one weight for each class");
+        as_weights(given[kSampleWeight], "sample_weight", rows, "one weight for each row of logits");
+    class_weight = as_weights(given[kClassWeight], "class_weight", classes, "one weight for each class");
     options.alphas = doubles(alphas), options.taus = doubles(taus);
     options.sample_weight = doubles(sample_weight), options.class_weight = doubles(class_weight);
-    options.reduction = as_reduction(option(kReduction));
-    options.ignore_index = as_ignore_index(option(kIgnoreIndex));
-    options.label_smoothing = as_number(option(kLabelSmoothing), "label_smoothing");
-    if (!option(kNormalizer).is_none()) {
-      options.normalizer = as_number(option(kNormalizer), "normalizer");
+    options.reduction = as_reduction(given[kReduction]);
+    options.ignore_index = as_ignore_index(given[kIgnoreIndex]);
+    options.label_smoothing = as_number(given[kLabelSmoothing], "label_smoothing");
+    if (given[kNormalizer] != Py_None) {
+      options.normalizer = as_number(given[kNormalizer], "normalizer");
       if (options.normalizer == 0) throw py::value_error("normalizer is 0, expected a finite number > 0");
     }
-    options.num_threads = as_num_threads(option(kNumThreads));
+    options.num_threads = as_num_threads(given[kNumThreads]);
   }
 
   bool by_row() const { return options.reduction == kdloss::Reduction::kNone; }
@@ -95,8 +96,8 @@ py::object named_tuple(Values... values) {
   return result;
 }
 
-py::object kd_loss_batch(py::handle student, py::handle teacher, py::handle labels, py::handle options) {
-  const Arguments a(student, teacher, labels, options);
+py::object kd_loss_batch(Given given) {
+  const Arguments a(given);
   return with_any_type(a.student, [&](auto zero) -> py::object {
     using T = decltype(zero);
     RowResult<T> rows(a);
@@ -108,10 +109,9 @@ py::object kd_loss_batch(py::handle student, py::handle teacher, py::handle labe
   });
 }
 
-py::object kd_loss_and_grad(py::handle student, py::handle teacher, py::handle labels,
-                            py::handle options, py::handle out) {
-  const Arguments a(student, teacher, labels, options);
-  py::array grad = output(out, "out", a.student, true, {a.student, a.teacher, a.labels});
+py::object kd_loss_and_grad(Given given) {
+  const Arguments a(given);
+  py::array grad = output(given[kShared], "out", a.student, true, {a.student, a.teacher, a.labels});
   return with_any_type(a.student, [&](auto zero) -> py::object {
     using T = decltype(zero);
     RowResult<T> rows(a);
@@ -124,13 +124,12 @@ py::object kd_loss_and_grad(py::handle student, py::handle teacher, py::handle l
   });
 }
 
-py::object kd_loss_grad_hess(py::handle student, py::handle teacher, py::handle labels,
-                             py::handle options, py::handle bound, py::handle out) {
-  Arguments a(student, teacher, labels, options);
+py::object kd_loss_grad_hess(Given given) {
+  const py::handle bound = given[kShared], grad_out = given[kShared + 1], hess_out = given[kShared + 2];
+  Arguments a(given);
   a.options.hessian = bound.ptr() == Py_True ? kdloss::Hessian::kBound : kdloss::Hessian::kExact;
-  const auto given = [&](int i) { return py::handle(PyTuple_GET_ITEM(out.ptr(), i)); };
-  py::array grad = output(given(0), "out[0]", a.student, true, {a.student, a.teacher, a.labels});
-  py::array hess = output(given(1), "out[1]", a.student, false, {a.student, a.teacher, a.labels, grad});
+  py::array grad = output(grad_out, "out[0]", a.student, true, {a.student, a.teacher, a.labels});
+  py::array hess = output(hess_out, "out[1]", a.student, false, {a.student, a.teacher, a.labels, grad});
   return with_any_type(a.student, [&](auto zero) -> py::object {
     using T = decltype(zero);
     RowResult<T> rows(a);
@@ -143,8 +142,8 @@ py::object kd_loss_grad_hess(py::handle student, py::handle teacher, py::handle 
   });
 }
 
-py::object kd_loss_parts(py::handle student, py::handle teacher, py::handle labels, py::handle options) {
-  const Arguments a(student, teacher, labels, options);
+py::object kd_loss_parts(Given given) {
+  const Arguments a(given);
   return with_any_type(a.student, [&](auto zero) -> py::object {
     using T = decltype(zero);
     RowResult<T> loss(a), hard(a), soft(a);
@@ -176,9 +175,9 @@ double kd_loss_single(py::handle student_logits, py::handle teacher_logits, std:
   });
 }
 
-// As kd_loss_batch, without a teacher; alpha and tau among the options are not used.
-py::object cross_entropy_hard(py::handle logits, py::handle labels, py::handle options) {
-  const Arguments a(logits, py::none(), labels, options, "logits");
+// As kd_loss_batch, whose teacher, alpha and tau are not used.
+py::object cross_entropy_hard(Given given) {
+  const Arguments a(given, "logits");
   return with_any_type(a.student, [&](auto zero) -> py::object {
     using T = decltype(zero);
     RowResult<T> rows(a);
@@ -213,11 +212,11 @@ py::object kl_divergence(py::handle q_object, py::handle p_object, py::handle re
 }  // namespace
 
 void register_losses(py::module_& module) {
-  def_fast<kd_loss_batch>(module, "kd_loss_batch");
-  def_fast<kd_loss_and_grad>(module, "kd_loss_and_grad");
-  def_fast<kd_loss_grad_hess>(module, "kd_loss_grad_hess");
-  def_fast<kd_loss_parts>(module, "kd_loss_parts");
-  def_fast<cross_entropy_hard>(module, "cross_entropy_hard");
+  def_fast<kd_loss_batch, kShared>(module, "kd_loss_batch");
+  def_fast<kd_loss_and_grad, kShared + 1>(module, "kd_loss_and_grad");
+  def_fast<kd_loss_grad_hess, kShared + 3>(module, "kd_loss_grad_hess");
+  def_fast<kd_loss_parts, kShared>(module, "kd_loss_parts");
+  def_fast<cross_entropy_hard, kShared>(module, "cross_entropy_hard");
   module.def("kd_loss_single", kd_loss_single);
   module.def("kl_divergence", kl_divergence);
 }

@@ -157,11 +157,10 @@ def kd_loss_batch(
     >>> round(kdloss.kd_loss_batch(student, both, [0, 2], tau=3.0), 6)
     0.210994
     """
-    options = (
-        alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
-        normalizer, num_threads,
+    return _core.kd_loss_batch(
+        student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight,
+        class_weight, label_smoothing, normalizer, num_threads,
     )  # fmt: skip
-    return _core.kd_loss_batch(student_logits, teacher, labels, options)
 
 
 def kd_loss_and_grad(
@@ -226,11 +225,10 @@ def kd_loss_and_grad(
     >>> grad.round(4).tolist()
     [[-0.1695, 0.1264, 0.0431]]
     """
-    options = (
-        alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
-        normalizer, num_threads,
+    result: KDResult = _core.kd_loss_and_grad(
+        student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight,
+        class_weight, label_smoothing, normalizer, num_threads, out,
     )  # fmt: skip
-    result: KDResult = _core.kd_loss_and_grad(student_logits, teacher, labels, options, out)
     return result
 
 
@@ -297,10 +295,6 @@ def kd_loss_grad_hess(
     >>> result.hess_logits.round(4).tolist()
     [[0.2092, 0.1787, 0.0946]]
     """
-    options = (
-        alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
-        normalizer, num_threads,
-    )  # fmt: skip
     if hess not in ("exact", "bound"):
         raise ValueError(f"hess is {hess!r}, expected 'exact' or 'bound'")
     if out is None:
@@ -308,8 +302,9 @@ def kd_loss_grad_hess(
     elif not isinstance(out, tuple) or len(out) != 2:
         raise TypeError(f"out is of type {type(out).__name__}, expected a tuple (grad, hess)")
     result: KDGradHess = _core.kd_loss_grad_hess(
-        student_logits, teacher, labels, options, hess == "bound", out
-    )
+        student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight,
+        class_weight, label_smoothing, normalizer, num_threads, hess == "bound", out[0], out[1],
+    )  # fmt: skip
     return result
 
 
@@ -364,11 +359,10 @@ def kd_loss_parts(
     >>> [round(x, 6) for x in parts]
     [0.136202, 0.241311, 0.031092]
     """
-    options = (
-        alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
-        normalizer, num_threads,
+    parts: KDParts = _core.kd_loss_parts(
+        student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight,
+        class_weight, label_smoothing, normalizer, num_threads,
     )  # fmt: skip
-    parts: KDParts = _core.kd_loss_parts(student_logits, teacher, labels, options)
     return parts
 
 
@@ -477,11 +471,10 @@ def cross_entropy_hard(
     >>> kdloss.cross_entropy_hard([[0.0, -40.0]], [0])
     4.248354255291589e-18
     """
-    options = (
-        1.0, 1.0, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
-        normalizer, num_threads,
+    return _core.cross_entropy_hard(
+        logits, None, labels, 1.0, 1.0, reduction, ignore_index, sample_weight,
+        class_weight, label_smoothing, normalizer, num_threads,
     )  # fmt: skip
-    return _core.cross_entropy_hard(logits, labels, options)
 
 
 def kl_divergence(q: ArrayLike, p: ArrayLike, *, reduction: Reduction = "mean") -> Any:
