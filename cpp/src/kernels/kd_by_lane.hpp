@@ -101,10 +101,14 @@ struct TileRows {
 // And what becomes of them.
 template <class T>
 struct TileLoss {
-  alignas(64) double hard[Lanes<T>::kCount] = {}, soft[Lanes<T>::kCount] = {};
-  // 1 where the row, or its Hessian alone, is beyond the plain path's reach.
-  alignas(64) T careful[Lanes<T>::kCount] = {}, careful_hess[Lanes<T>::kCount] = {};
+  alignas(64) double hard[Lanes<T>::kCount], soft[Lanes<T>::kCount];
+  // 1 where the row, or its Hessian alone, is beyond the plain path's reach. Set where any is (any_careful),
+  // or where there is a Hessian.
+  alignas(64) T careful[Lanes<T>::kCount], careful_hess[Lanes<T>::kCount];
   bool any_careful = false;
+  void set_zero() {
+    for (int i = 0; i < Lanes<T>::kCount; ++i) hard[i] = soft[i] = 0;
+  }
 };
 
 // blend_row() for the rows of a tile; g holds their soft labels, if there are any.
@@ -179,6 +183,48 @@ __attribute__((noinline)) void hessian_tile(Tile<T> tile, std::int64_t classes, 
   }
 }
 
+// Classes of a lane whose terms are added on their own before they are added to the others': a plain running
+// sum of a hundred floats is off by twenty half-ulps. (A row of its own has as many in a lane as it has
+// blocks.)
+constexpr std::int64_t kLaneBlock = 32;
+
+// The sums of all rows: each lane with its own label and perhaps its own power.
+template <bool Hard, bool Soft, int Power, Way way, class T>
+__attribute__((noinline)) void add_lanes(const Groups<T>& given, const Frame<T>& given_frame, Lanes<T> label,
+                                         Lanes<T> own_powers, Mask<T> in_reach, Sums<Lanes<T>>& to) {
+  using L = Lanes<T>;
+  L class_index(T(0));
+  Sums<L> sums, total;
+  const std::int64_t end = given.count * L::kCount;
+  std::int64_t i = 0;
+  const auto add_all = [&](auto parts) KDLOSS_INLINE_LAMBDA {
+    constexpr int P = parts.value;
+    constexpr std::int64_t n = Lanes<T, P>::kCount;
+    const Groups<T, P> groups{given.s, given.t, given.terms, given.apart, given.count};
+    const Frame<T, P> frame(given_frame);
+    const Lanes<T, P> powers = repeated<P>(own_powers);
+    const Mask<T, P> reach = repeated<P>(in_reach);
+    for (; i + n <= end; i += n) {
+      if (__builtin_expect((i & (kLaneBlock * L::kCount - 1)) == 0, 0)) total.add(sums), sums = Sums<L>();
+      const Terms<T, P> several = group_terms<Hard, Soft, Power, way>(groups, i, frame, powers, reach);
+      for (int j = 0; j < P / kParts; ++j) {
+        Terms<T> x = section(several, j);
+        if constexpr (Hard) {
+          const Mask<T> here = label == class_index;
+          sums.label = where(here, x.e1, sums.label);
+          x.e1 = where(here, L(0), x.e1);
+          class_index = class_index + L(1);
+        }
+        add<Hard, Soft>(sums, x);
+      }
+    }
+  };
+  add_all(PartsAtOnce<kBusyParts>{});
+  if constexpr (kBusyParts > kParts) add_all(PartsAtOnce<kParts>{});
+  sums.add(total);
+  to = sums;  // not the result: GCC would build that in memory, addition by addition
+}
+
 // The losses of a tile's rows and, where asked for, their gradients, which are left in tile.s.
 template <bool Hard, bool Soft, class T>
 void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileLoss<T>& loss) {
@@ -220,12 +266,12 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileL
   Sums<L> sums;
   if (__builtin_expect(any(~in_reach), 0)) {
     power = kOwnPowers;
-    add_groups<true, Hard, Soft, kOwnPowers, kMixed>(groups, frame, label, powers, in_reach, 0, {}, sums);
+    add_lanes<Hard, Soft, kOwnPowers, kMixed>(groups, frame, label, powers, in_reach, sums);
   } else {
     // With rounding errors: where only some rows need them, a row of its own can be read again, a lane
     // cannot.
     with_lane_power<Hard && Soft>(power, [&](auto known) {
-      add_groups<true, Hard, Soft, known.value, kExact>(groups, frame, label, powers, in_reach, 0, {}, sums);
+      add_lanes<Hard, Soft, known.value, kExact>(groups, frame, label, powers, in_reach, sums);
     });
   }
 
@@ -240,6 +286,8 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileL
     const L hard = hard_result(sums, ms - label_s);
     plain = (L(Reach<T>::kTail) <= hard) | ~uses_hard;
     store_wide(loss.hard, where(uses_hard, hard, L(0)));
+  } else {
+    store_wide(loss.hard, L(0));
   }
   if constexpr (Soft) {
     Mask<T> fit = abs(sums.moved) < L(infinity<T>());  // no NaN, nor beyond the type's range
@@ -249,18 +297,22 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileL
     const Mask<T> far = kl_is_far(soft.kl, abs(soft.log_ratio));
     if (any(~far)) {
       const L b = soft.inverse_zt, tau_log_ratio = L(0) - soft.log_ratio * tau;
-      kl = where(far, kl, near_terms(groups, frame, {b, L(0) - b * share, tau_log_ratio, tau}, in_reach));
+      kl =
+          where(far, kl,
+                near_terms(groups, frame, NearFactors<T>{b, L(0) - b * share, tau_log_ratio, tau}, in_reach));
       fit = fit & (far | (in_reach & are_equal(sums, kl)) |
                    near_kl_is_fit(kl, tau_log_ratio * tau_log_ratio, tau, Reach<T>::kTail));
     }
     plain = plain & (fit | ~uses_soft);
     store_wide(loss.soft, where(uses_soft, kl, L(0)));
+  } else {
+    store_wide(loss.soft, L(0));
   }
   const Mask<T> needed = uses_hard | uses_soft;
   const Mask<T> careful = needed & ~(plain & (load(rows.ordinary) == L(1)));
-  if (__builtin_expect(any(careful), 0)) {
+  if (call.hess.data != nullptr || __builtin_expect(any(careful), 0)) {
     store(loss.careful, where(careful, L(1), L(0)));
-    loss.any_careful = true;
+    loss.any_careful = any(careful);
   }
 
   if (call.grad.data != nullptr) {

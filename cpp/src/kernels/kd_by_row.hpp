@@ -46,7 +46,8 @@ class RowScratch {
     return (blocks + n - 1) / n * n;
   }
   static std::int64_t whole_groups(std::int64_t classes) {
-    return (classes + kGroup<T> - 1) / kGroup<T> * kGroup<T>;
+    constexpr std::int64_t n = Lanes<T>::kCount;
+    return (classes + n - 1) / n * n;
   }
   static std::int64_t size(std::int64_t classes) {
     const std::int64_t doubles = kFields * padded(block_count(classes));
@@ -69,24 +70,25 @@ class RowScratch {
 // classes are those.
 template <class T>
 struct BlockGroups {
+  static constexpr std::int64_t kGroup = Groups<T>::kSize;
   Groups<T> whole;  // all that do not reach back
   Groups<T> last;   // the one that does, if there is one
   std::int64_t stale = 0;
 
   BlockGroups(const RowInput<T>& row, Span block, const RowScratch<T>& scratch) {
-    const std::int64_t count = (block.end - block.begin) / kGroup<T>;
+    const std::int64_t count = (block.end - block.begin) / kGroup;
     whole = {row.s + block.begin, row.t + block.begin, scratch.terms + block.begin, scratch.apart, count};
-    const std::int64_t begin = block.end - kGroup<T>, fresh = block.begin + count * kGroup<T>;
+    const std::int64_t begin = block.end - kGroup, fresh = block.begin + count * kGroup;
     last = {row.s + begin, row.t + begin, scratch.terms + fresh, scratch.apart, fresh < block.end};
     stale = fresh - begin;
   }
   // The group that has the class at this place in the block, and which of its lanes it is.
   Groups<T> group_of(std::int64_t place) const {
-    return place < whole.count * kGroup<T> ? whole.from(place / kGroup<T>, 1) : last;
+    return place < whole.count * kGroup ? whole.from(place / kGroup, 1) : last;
   }
   std::int64_t lane_of(std::int64_t place) const {
-    const std::int64_t within = place - whole.count * kGroup<T>;
-    return within < 0 ? place % kGroup<T> : stale + within;
+    const std::int64_t within = place - whole.count * kGroup;
+    return within < 0 ? place % kGroup : stale + within;
   }
 };
 
@@ -123,6 +125,43 @@ bool probabilities_are_whole(const RowInput<T>& row, std::int64_t classes, const
 }
 
 // ---- Second reading: the sums
+// What will be read and written soon, and where: for the caches.
+template <class T>
+struct Soon {
+  std::int64_t logits;  // from what is read now
+  const T* grad;        // of the first group, or null
+};
+
+// Adds the terms of all groups to the sums, but for e1 of the given class.
+template <bool Hard, bool Soft, int Power, Way way, class T>
+__attribute__((noinline)) void add_groups(const Groups<T>& given, const Frame<T>& given_frame,
+                                          std::int64_t label, Soon<T> soon, Sums<Lanes<T>>& to) {
+  Sums<Lanes<T>> sums;
+  const std::int64_t end = given.count * Groups<T>::kSize;
+  std::int64_t i = 0;
+  const auto add_all = [&](auto parts) KDLOSS_INLINE_LAMBDA {
+    constexpr int P = parts.value;
+    using L = Lanes<T, P>;
+    constexpr std::int64_t n = L::kCount;
+    const Groups<T, P> groups{given.s, given.t, given.terms, given.apart, given.count};
+    const Frame<T, P> frame(given_frame);
+    for (; i + n <= end; i += n) {
+      for (std::int64_t line = i; line < i + n; line += Groups<T>::kSize) {
+        prefetch(groups.s + line, soon.logits);
+        if constexpr (Soft) prefetch(groups.t + line, soon.logits);
+        if (soon.grad != nullptr) prefetch_for_writing(soon.grad + line);
+      }
+      Terms<T, P> x = group_terms<Hard, Soft, Power, way>(groups, i, frame, L(0), L(0) == L(0));
+      if (Hard && __builtin_expect(i <= label && label < i + n, 0))
+        x.e1 = where(lane_index<T, P>() == L(static_cast<T>(label - i)), L(0), x.e1);
+      for (int j = 0; j < P / kParts; ++j) add<Hard, Soft>(sums, section(x, j));
+    }
+  };
+  add_all(PartsAtOnce<kBusyParts>{});
+  if constexpr (kBusyParts > kParts) add_all(PartsAtOnce<kParts>{});
+  to = sums;  // not the result: GCC would build that in memory, addition by addition
+}
+
 // False where the gaps need their rounding errors and were computed without.
 template <bool Hard, bool Soft, int Power, Way way, class T>
 bool add_block(const RowInput<T>& row, const T* grad, Span block, const Frame<T>& frame,
@@ -130,27 +169,24 @@ bool add_block(const RowInput<T>& row, const T* grad, Span block, const Frame<T>
   using L = Lanes<T>;
   using Field = RowScratch<T>;
   const BlockGroups<T> groups(row, block, scratch);
-  const std::int64_t label = row.label - block.begin;
-  const bool has_label = Hard && label >= 0 && label < block.end - block.begin;
-  const std::int64_t label_lane = has_label ? groups.lane_of(label) : -1;
-  const L label_lanes(static_cast<T>(label_lane));
-  const std::int64_t label_group = has_label ? label / kGroup<T> : -1;
-  const Mask<T> unused = L(0) == L(0);
+  const std::int64_t place = row.label - block.begin;
+  const std::int64_t label = Hard && place >= 0 && place < block.end - block.begin ? place : -1;
+  const std::int64_t label_lane = label < 0 ? -1 : groups.lane_of(label);
   Sums<L> sums, last;
   if (groups.last.count > 0) {
-    Terms<T> x = group_terms<Hard, Soft, Power, way>(groups.last, 0, frame, L(0), unused);
+    Terms<T> x = group_terms<Hard, Soft, Power, way>(groups.last, 0, frame, L(0), L(0) == L(0));
     if constexpr (Soft)
       x.et = only_fresh(x.et, groups.stale), x.es = only_fresh(x.es, groups.stale),
       x.de = only_fresh(x.de, groups.stale);
     if constexpr (Hard) {
       x.e1 = only_fresh(x.e1, groups.stale);
-      if (label_group == groups.whole.count) x.e1 = where(lane_index<T>() == label_lanes, L(0), x.e1);
+      if (label >= groups.whole.count * Groups<T>::kSize)
+        x.e1 = where(lane_index<T>() == L(static_cast<T>(label_lane)), L(0), x.e1);
     }
     add<Hard, Soft>(last, x);
   }
-  add_groups<false, Hard, Soft, Power, way>(
-      groups.whole, frame, label_lanes, L(0), unused, label_group * kGroup<T>,
-      {row.ahead, grad == nullptr ? nullptr : grad + block.begin}, sums);
+  add_groups<Hard, Soft, Power, way>(groups.whole, frame, label,
+                                     {row.ahead, grad == nullptr ? nullptr : grad + block.begin}, sums);
   sums.add(last);
   if constexpr (Soft) {
     const T zt = sum(sums.zt), moved = sum(sums.moved);
@@ -161,7 +197,7 @@ bool add_block(const RowInput<T>& row, const T* grad, Span block, const Frame<T>
   if constexpr (Hard) {
     scratch[Field::kOthers][i] = sum(sums.others);
     scratch[Field::kLabel][i] =
-        has_label ? lane(stored_e1<Soft, Power>(groups.group_of(label), 0), label_lane) : T(0);
+        label < 0 ? T(0) : lane(stored_e1<Soft, Power>(groups.group_of(label), 0), label_lane);
   }
   return true;
 }
@@ -370,7 +406,7 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, T* hess,
     with_power<Hard && Soft>(static_cast<int>(scratch[Field::kPower][i]), [&](auto power) {
       write_terms<false, Hard, Soft, power.value>(groups.whole, factor, L(0), L(0), grad + block.begin);
       write_terms<false, Hard, Soft, power.value>(groups.last, factor, L(0), L(0),
-                                                  grad + block.end - kGroup<T>);
+                                                  grad + block.end - Groups<T>::kSize);
     });
     const std::int64_t label = input.label - block.begin;
     if (!Hard || label < 0 || label >= block.end - block.begin) return;
@@ -390,7 +426,7 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, T* hess,
       const auto write = [&](const Groups<T>& g, std::int64_t c) {
         write_probabilities<Hard, Soft, power.value>(g, e1, es, scratch.p1 + c, scratch.p + c);
       };
-      write(groups.whole, block.begin), write(groups.last, block.end - kGroup<T>);
+      write(groups.whole, block.begin), write(groups.last, block.end - Groups<T>::kSize);
     });
   });
   hessian_row(Hard ? scratch.p1 : nullptr, Soft ? scratch.p : nullptr, call.classes,

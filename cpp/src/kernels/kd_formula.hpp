@@ -122,6 +122,13 @@ struct Frame {
       : ms(ms_), mt(mt_), dm(two_diff(ms_, mt_)), k(k_), inverse_tau(inverse_tau_) {}
   Frame(Lanes<T, P> ms_, Lanes<T, P> mt_, const Temperature<T>& temperature)
       : Frame(ms_, mt_, temperature.k, temperature.inverse) {}
+  // The same frame for several Lanes side by side.
+  explicit Frame(const Frame<T>& one)
+      : ms(repeated<P>(one.ms)),
+        mt(repeated<P>(one.mt)),
+        dm{repeated<P>(one.dm.value), repeated<P>(one.dm.error)},
+        k(repeated<P>(one.k)),
+        inverse_tau(repeated<P>(one.inverse_tau)) {}
 };
 
 // ---- The terms of one class
@@ -217,6 +224,10 @@ KDLOSS_INLINE Terms<T, P> wide_terms(Lanes<T, P> s, Lanes<T, P> t, const Frame<T
   }
   if constexpr (Hard) x.e1 = exp_to_zero(s - frame.ms, L(static_cast<T>(kLog2E)), L(zero_at<T>(kLog2E, 0)));
   return x;
+}
+template <class T, int P>
+KDLOSS_INLINE Terms<T> section(const Terms<T, P>& x, int i) {
+  return {section(x.e1, i), section(x.et, i), section(x.es, i), section(x.de, i), section(x.gap, i)};
 }
 template <class T, int P>
 KDLOSS_INLINE Terms<T, P> where(Mask<T, P> m, const Terms<T, P>& yes, const Terms<T, P>& no) {

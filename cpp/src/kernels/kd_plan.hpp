@@ -65,15 +65,19 @@ class Plans {
     return plan;
   }
 
-  // Whether rows with a class are all alike, and whether these rows have one; writes their labels, up to the
-  // first that is none.
+  // Whether rows with a class are all alike, and whether these rows have one; writes their labels, if so.
   bool all_alike(std::int64_t first, int count, T* to) const {
-    bool all = uniform_;
-    for (int i = 0; i < count && all; ++i) {
-      const std::int64_t y = call_.labels[first + i];
-      to[i] = static_cast<T>(y), all = y >= 0 && y != call_.ignore_index;
-    }
-    return all;
+    if (!uniform_) return false;
+    const auto write = [&](const auto* y) KDLOSS_INLINE_LAMBDA {
+      std::int64_t others = 0;
+      for (int i = 0; i < count; ++i) {
+        const std::int64_t label = y[i * call_.labels.stride];
+        to[i] = static_cast<T>(label), others |= (label < 0) | (label == call_.ignore_index);
+      }
+      return others == 0;
+    };
+    const std::int64_t at = first * call_.labels.stride;
+    return call_.labels.data != nullptr ? write(call_.labels.data + at) : write(call_.labels.data32 + at);
   }
   // Whether targets are more than a class with a weight.
   bool blended() const { return call_.labels.are_soft() || call_.label_smoothing > 0; }

@@ -117,8 +117,10 @@ KdSums lane_rows(const KdCall<T>& call, std::int64_t first, int count, const Pla
       for (std::int64_t c = 0; c < classes * n; c += n)
         store(tile.s + c, load(tile.s + c) - weight * load(tile.g + c));
     }
-  } else if (grad) {
-    for (std::int64_t c = 0; c < classes; ++c) store(tile.s + c * n, L(0)), store(tile.t + c * n, L(0));
+  } else {
+    loss.set_zero();
+    for (std::int64_t c = 0; grad && c < classes; ++c)
+      store(tile.s + c * n, L(0)), store(tile.t + c * n, L(0));
   }
   if (grad) empty_tile(tile.s, first, count, classes, call.grad, block);
   if (hess) empty_tile(tile.t, first, count, classes, call.hess, block);

@@ -1,8 +1,8 @@
 // The loops over a row's classes that both layouts share.
 //
-// Their unit is the group: sixteen floats (or eight doubles) that are neighbouring classes of one row, or one
-// class of as many rows. Students and teachers lie group after group; so do the terms that they leave for the
-// gradient: es, de and e1.
+// Their unit is the group: a Lanes of neighbouring classes of one row, or of one class of as many rows.
+// Students and teachers lie group after group; so do the terms that they leave for the gradient: es, de and
+// e1.
 #pragma once
 
 #include "columns.hpp"
@@ -12,27 +12,18 @@ namespace kdloss {
 namespace KDLOSS_ISA {
 namespace {
 
-template <class T>
-constexpr std::int64_t kGroup = Lanes<T>::kCount;
-
 // Some groups of students, teachers and terms: es begins at terms, de and e1 each `apart` elements further.
-template <class T>
+template <class T, int P = kParts>
 struct Groups {
+  static constexpr std::int64_t kSize = Lanes<T, P>::kCount;
   const T *s, *t;
   T* terms;
   std::int64_t apart, count;
 
   Groups from(std::int64_t first, std::int64_t number) const {
-    const std::int64_t i = first * kGroup<T>;
+    const std::int64_t i = first * kSize;
     return {s + i, t + i, terms + i, apart, number};
   }
-};
-
-// What will be read and written soon, and where: for the caches.
-template <class T>
-struct Soon {
-  std::int64_t logits = 0;  // from what is read now
-  const T* grad = nullptr;  // of the first group
 };
 
 // ---- p1's exponential as es^n, where each lane may have its own n in 1..8, or 0 for an exponential of its
@@ -50,12 +41,12 @@ KDLOSS_INLINE Lanes<T, P> own_power(Lanes<T, P> e, Lanes<T, P> n) {
 // Whether e1 is a power of es, which then need not be stored: a row's terms fit the first cache without it.
 template <bool Soft, int Power>
 constexpr bool from_es = Soft && Power > 0;
-template <bool Soft, int Power, class T>
-KDLOSS_INLINE Lanes<T> stored_e1(const Groups<T>& group, std::int64_t i) {
+template <bool Soft, int Power, class T, int P>
+KDLOSS_INLINE Lanes<T, P> stored_e1(const Groups<T, P>& group, std::int64_t i) {
   if constexpr (from_es<Soft, Power>)
-    return power<Power>(load(group.terms + i));
+    return power<Power>(load<P>(group.terms + i));
   else
-    return load(group.terms + 2 * group.apart + i);
+    return load<P>(group.terms + 2 * group.apart + i);
 }
 
 // ---- The terms and their sums
@@ -63,14 +54,14 @@ KDLOSS_INLINE Lanes<T> stored_e1(const Groups<T>& group, std::int64_t i) {
 // by either, as lanes are in reach or not.
 enum Way { kPlain, kExact, kWide, kMixed };
 
-// The terms of one group, which are also stored.
-template <bool Hard, bool Soft, int Power, Way way, class T>
-KDLOSS_INLINE Terms<T> group_terms(const Groups<T>& group, std::int64_t i, const Frame<T>& frame,
-                                   Lanes<T> own_powers, Mask<T> in_reach) {
-  using L = Lanes<T>;
+// The terms of the group at element i, which are also stored.
+template <bool Hard, bool Soft, int Power, Way way, class T, int P>
+KDLOSS_INLINE Terms<T, P> group_terms(const Groups<T, P>& groups, std::int64_t i, const Frame<T, P>& frame,
+                                      Lanes<T, P> own_powers, Mask<T, P> in_reach) {
+  using L = Lanes<T, P>;
   constexpr int kKnownPower = Power == kOwnPowers ? 0 : Power;
-  const L s = load(group.s + i), t = Soft ? load(group.t + i) : s;
-  Terms<T> x;
+  const L s = load<P>(groups.s + i), t = Soft ? load<P>(groups.t + i) : s;
+  Terms<T, P> x;
   if constexpr (way == kWide) {
     x = wide_terms<Hard, Soft>(s, t, frame);
   } else {
@@ -78,56 +69,14 @@ KDLOSS_INLINE Terms<T> group_terms(const Groups<T>& group, std::int64_t i, const
     x = plain_terms<Hard, Soft, kKnownPower>(s, t, gap, frame);
   }
   if constexpr (Hard && Soft && Power == kOwnPowers) {
-    const Mask<T> has_power = L(0) < own_powers;
+    const Mask<T, P> has_power = L(0) < own_powers;
     x.e1 = where(has_power, own_power(where(has_power, x.es, L(1)), own_powers), x.e1);
   }
   if constexpr (way == kMixed) x = where(in_reach, x, wide_terms<Hard, Soft>(s, t, frame));
-  T* const terms = group.terms + i;
-  if constexpr (Soft) store(terms, x.es), store(terms + group.apart, x.de);
-  if constexpr (Hard && !from_es<Soft, Power>) store(terms + 2 * group.apart, x.e1);
+  T* const terms = groups.terms + i;
+  if constexpr (Soft) store(terms, x.es), store(terms + groups.apart, x.de);
+  if constexpr (Hard && !from_es<Soft, Power>) store(terms + 2 * groups.apart, x.e1);
   return x;
-}
-
-// Classes of a lane whose terms are added on their own before they are added to the others': a plain running
-// sum of a hundred floats is off by twenty half-ulps. (A row of its own has as many in a lane as it has
-// blocks.)
-constexpr std::int64_t kLaneBlock = 32;
-
-// All of some groups. Lanes are rows with a label and perhaps a power of their own, or (not LanesAreRows)
-// classes of one row, whose label is in the given lane of the given group, if any. Sums::label is for rows
-// alone.
-template <bool LanesAreRows, bool Hard, bool Soft, int Power, Way way, class T>
-__attribute__((noinline)) void add_groups(const Groups<T>& given, const Frame<T>& given_frame, Lanes<T> label,
-                                          Lanes<T> own_powers, Mask<T> in_reach, std::int64_t label_group,
-                                          Soon<T> soon, Sums<Lanes<T>>& to) {
-  using L = Lanes<T>;
-  constexpr std::int64_t n = kGroup<T>;
-  const Groups<T> groups = given;
-  const Frame<T> frame = given_frame;
-  const L lane_number = lane_index<T>();
-  L class_index(T(0));
-  Sums<L> sums, total;
-  for (std::int64_t i = 0; i < groups.count * n; i += n) {
-    if constexpr (LanesAreRows)
-      if (__builtin_expect((i & (kLaneBlock * n - 1)) == 0, 0)) total.add(sums), sums = Sums<L>();
-    if constexpr (!LanesAreRows) {
-      prefetch(groups.s + i, soon.logits);
-      if constexpr (Soft) prefetch(groups.t + i, soon.logits);
-      if (soon.grad != nullptr) prefetch_for_writing(soon.grad + i);
-    }
-    Terms<T> x = group_terms<Hard, Soft, Power, way>(groups, i, frame, own_powers, in_reach);
-    if constexpr (Hard && LanesAreRows) {
-      const Mask<T> here = label == class_index;
-      sums.label = where(here, x.e1, sums.label);
-      x.e1 = where(here, L(0), x.e1);
-      class_index = class_index + L(1);
-    } else if constexpr (Hard) {
-      if (__builtin_expect(i == label_group, 0)) x.e1 = where(label == lane_number, L(0), x.e1);
-    }
-    add<Hard, Soft>(sums, x);
-  }
-  if constexpr (LanesAreRows) sums.add(total);
-  to = sums;  // not the result: GCC would build that in memory, addition by addition
 }
 
 // ---- The divergence of rows that are near their teacher, term by term
@@ -140,7 +89,7 @@ template <class T>
 Lanes<T> near_terms(const Groups<T>& groups, const Frame<T>& frame, const NearFactors<T>& factor,
                     Mask<T> in_reach) {
   using L = Lanes<T>;
-  constexpr std::int64_t n = kGroup<T>;
+  constexpr std::int64_t n = L::kCount;
   const Mask<T> from_difference = et_is_es_minus_de(L(0) - factor.tau_log_ratio * frame.inverse_tau);
   const bool all_from_difference = !any(~from_difference), any_wide = any(~in_reach);
   L kl(T(0));
@@ -169,7 +118,7 @@ template <bool Labelled, bool Hard, bool Soft, int Power, class T>
 void write_terms(const Groups<T>& groups, const GradientFactors<T>& factor, Lanes<T> label, Lanes<T> others,
                  T* grad) {
   using L = Lanes<T>;
-  constexpr std::int64_t n = kGroup<T>;
+  constexpr std::int64_t n = L::kCount;
   L class_index(T(0));
   for (std::int64_t i = 0; i < groups.count * n; i += n) {
     const T* const terms = groups.terms + i;
@@ -187,7 +136,8 @@ void write_terms(const Groups<T>& groups, const GradientFactors<T>& factor, Lane
 // p1 and p, for the Hessian.
 template <bool Hard, bool Soft, int Power, class T>
 void write_probabilities(const Groups<T>& groups, Lanes<T> e1_factor, Lanes<T> es_factor, T* p1, T* p) {
-  for (std::int64_t i = 0; i < groups.count * kGroup<T>; i += kGroup<T>) {
+  constexpr std::int64_t n = Groups<T>::kSize;
+  for (std::int64_t i = 0; i < groups.count * n; i += n) {
     if constexpr (Hard) store(p1 + i, e1_factor * stored_e1<Soft, Power>(groups, i));
     if constexpr (Soft) store(p + i, es_factor * load(groups.terms + i));
   }

@@ -43,6 +43,12 @@ struct Bits<double> {
 };
 
 constexpr int kParts = 64 / kNativeBytes;
+// The parts that a loop of long dependent chains takes at a time: one alone would leave the arithmetic idle.
+constexpr int kBusyParts = kParts < 2 ? 2 : kParts;
+template <int P>
+struct PartsAtOnce {
+  static constexpr int value = P;
+};
 template <class T, int P = kParts>
 struct Lanes {
   static constexpr int kCount = P * kNativeBytes / static_cast<int>(sizeof(T));
@@ -297,6 +303,26 @@ KDLOSS_INLINE T smallest(Lanes<T> x) {
   return fold(x, [](auto a, auto b) KDLOSS_INLINE_LAMBDA { return a < b ? a : b; });
 }
 
+// Several Lanes side by side: the same ones, and one of them.
+template <int P, class T>
+KDLOSS_INLINE Lanes<T, P> repeated(Lanes<T> x) {
+  Lanes<T, P> r;
+  KDLOSS_EACH_PART r.part[i] = x.part[i % kParts];
+  return r;
+}
+template <int P, class T>
+KDLOSS_INLINE Mask<T, P> repeated(Mask<T> x) {
+  Mask<T, P> r;
+  KDLOSS_EACH_PART r.part[i] = x.part[i % kParts];
+  return r;
+}
+template <class T, int P>
+KDLOSS_INLINE Lanes<T> section(Lanes<T, P> x, int which) {
+  Lanes<T> r;
+  for (int i = 0; i < kParts; ++i) r.part[i] = x.part[which * kParts + i];
+  return r;
+}
+
 template <class T, int P>
 KDLOSS_INLINE T first(Lanes<T, P> x) {
   return x.part[0][0];
@@ -304,7 +330,8 @@ KDLOSS_INLINE T first(Lanes<T, P> x) {
 // 0, 1, 2, ...: which lane each is.
 template <class T, int P = kParts>
 KDLOSS_INLINE Lanes<T, P> lane_index() {
-  alignas(64) static constexpr T index[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  alignas(64) static constexpr T index[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                              16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
   return load<P>(index);
 }
 template <class T, int P>

@@ -225,7 +225,7 @@ void unpack_rows(const T* block, std::int64_t row, std::int64_t count, std::int6
   in_groups<T>(count, [&](auto rows, std::int64_t r) {
     if (rows.value > 1 && to.row_stride == 1)
       return transpose_far<rows.value>(block + r * classes, classes, at(to, row + r), to.class_stride,
-                                         classes);
+                                       classes);
     for (std::int64_t i = r; i < r + rows.value; ++i)
       for (std::int64_t c = 0; c < classes; ++c) *at(to, row + i, c) = block[i * classes + c];
   });
