@@ -77,7 +77,7 @@ KDLOSS_INLINE Matrix<T> typed(const Output& v) {
   return {static_cast<T*>(v.data), v.row_stride, v.class_stride};
 }
 
-// Rows [row, row + count) of any matrix, to a contiguous block with one row after another.
+// Rows [row, row + count) of any matrix, to a block with one row after another.
 template <class T>
 void read_rows(const AnyView& from, std::int64_t row, std::int64_t count, std::int64_t classes, T* block) {
   with_scalar(from.type, [&](auto element) {
@@ -86,7 +86,7 @@ void read_rows(const AnyView& from, std::int64_t row, std::int64_t count, std::i
     if constexpr (sizeof(E) == sizeof(T)) return pack_rows(m, row, count, classes, block);
     for (std::int64_t i = 0; i < count; ++i) {
       const E* const p = at(m, row + i);
-      T* const to = block + i * classes;
+      T* const to = block + i * block_stride<T>(classes);
       if (m.class_stride == 1)
         for (std::int64_t c = 0; c < classes; ++c) to[c] = static_cast<T>(widened(p[c]));
       else
@@ -106,7 +106,8 @@ void write_rows(const T* block, std::int64_t row, std::int64_t count, std::int64
         const Matrix<E> m = typed<E>(to);
         for (std::int64_t i = 0; i < count; ++i) {
           E* const p = at(m, row + i);
-          for (std::int64_t c = 0; c < classes; ++c) narrow(block[i * classes + c], p[c * m.class_stride]);
+          const T* const from = block + i * block_stride<T>(classes);
+          for (std::int64_t c = 0; c < classes; ++c) narrow(from[c], p[c * m.class_stride]);
         }
       }
     });

@@ -188,11 +188,32 @@ __attribute__((noinline)) void hessian_tile(Tile<T> tile, std::int64_t classes, 
 // blocks.)
 constexpr std::int64_t kLaneBlock = 32;
 
+// Where the next tile's rows are read from, or written to: as many cache lines as there are classes. The tile
+// itself stands for what is of another type.
+template <class T>
+struct Lines {
+  const T* start;
+  std::int64_t ahead, step;  // from start to the first line, and from line to line
+
+  template <class V>
+  Lines(const V& v, std::int64_t row, const T* tile) : start(tile), ahead(0), step(0) {
+    if (v.data == nullptr || v.type != kScalar<T>) return;
+    start = static_cast<const T*>(v.data);
+    ahead = row * v.row_stride, step = v.row_stride == 1 ? v.class_stride : Lanes<T>::kCount;
+  }
+};
+template <class T>
+struct NextTile {
+  Lines<T> s, t, grad;
+};
+
 // The sums of all rows: each lane with its own label and perhaps its own power.
 template <bool Hard, bool Soft, int Power, Way way, class T>
 __attribute__((noinline)) void add_lanes(const Groups<T>& given, const Frame<T>& given_frame, Lanes<T> label,
-                                         Lanes<T> own_powers, Mask<T> in_reach, Sums<Lanes<T>>& to) {
+                                         Lanes<T> own_powers, Mask<T> in_reach, const NextTile<T>& next_tile,
+                                         Sums<Lanes<T>>& to) {
   using L = Lanes<T>;
+  NextTile<T> next = next_tile;
   L class_index(T(0));
   Sums<L> sums, total;
   const std::int64_t end = given.count * L::kCount;
@@ -206,6 +227,12 @@ __attribute__((noinline)) void add_lanes(const Groups<T>& given, const Frame<T>&
     const Mask<T, P> reach = repeated<P>(in_reach);
     for (; i + n <= end; i += n) {
       if (__builtin_expect((i & (kLaneBlock * L::kCount - 1)) == 0, 0)) total.add(sums), sums = Sums<L>();
+      // A tile's rows are read side by side, which no processor foresees.
+      for (int j = 0; j < P / kParts; ++j) {
+        prefetch(next.s.start, next.s.ahead), next.s.ahead += next.s.step;
+        if constexpr (Soft) prefetch(next.t.start, next.t.ahead), next.t.ahead += next.t.step;
+        prefetch_for_writing(next.grad.start, next.grad.ahead), next.grad.ahead += next.grad.step;
+      }
       const Terms<T, P> several = group_terms<Hard, Soft, Power, way>(groups, i, frame, powers, reach);
       for (int j = 0; j < P / kParts; ++j) {
         Terms<T> x = section(several, j);
@@ -227,7 +254,8 @@ __attribute__((noinline)) void add_lanes(const Groups<T>& given, const Frame<T>&
 
 // The losses of a tile's rows and, where asked for, their gradients, which are left in tile.s.
 template <bool Hard, bool Soft, class T>
-void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileLoss<T>& loss) {
+void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, const NextTile<T>& next,
+             TileLoss<T>& loss) {
   using L = Lanes<T>;
   constexpr int n = Tile<T>::kStride;
   const Mask<T> uses_hard = load(rows.uses_hard) == L(1);
@@ -266,12 +294,12 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, TileL
   Sums<L> sums;
   if (__builtin_expect(any(~in_reach), 0)) {
     power = kOwnPowers;
-    add_lanes<Hard, Soft, kOwnPowers, kMixed>(groups, frame, label, powers, in_reach, sums);
+    add_lanes<Hard, Soft, kOwnPowers, kMixed>(groups, frame, label, powers, in_reach, next, sums);
   } else {
     // With rounding errors: where only some rows need them, a row of its own can be read again, a lane
     // cannot.
     with_lane_power<Hard && Soft>(power, [&](auto known) {
-      add_lanes<Hard, Soft, known.value, kExact>(groups, frame, label, powers, in_reach, sums);
+      add_lanes<Hard, Soft, known.value, kExact>(groups, frame, label, powers, in_reach, next, sums);
     });
   }
 

@@ -62,13 +62,13 @@ template <class T>
 void fill_tile(const AnyView& from, std::int64_t first, int count, std::int64_t classes, T* tile, T* block) {
   if (from.type == kScalar<T>) return gather(typed<T>(from), first, count, classes, tile);
   read_rows(from, first, count, classes, block);
-  gather(Matrix<const T>{block, classes, 1}, 0, count, classes, tile);
+  gather(Matrix<const T>{block, block_stride<T>(classes), 1}, 0, count, classes, tile);
 }
 template <class T>
 void empty_tile(const T* tile, std::int64_t first, int count, std::int64_t classes, const Output& to,
                 T* block) {
   if (to.type == kScalar<T>) return scatter(tile, first, count, classes, typed<T>(to));
-  scatter(tile, 0, count, classes, Matrix<T>{block, classes, 1});
+  scatter(tile, 0, count, classes, Matrix<T>{block, block_stride<T>(classes), 1});
   write_rows(block, first, count, classes, to);
 }
 
@@ -97,8 +97,10 @@ KdSums lane_rows(const KdCall<T>& call, std::int64_t first, int count, const Pla
   if (any_hard || any_soft) {
     if (any_soft) fill_tile(call.teacher, first, count, classes, tile.t, block);
     if ((any_hard && any(~hard)) || (any_soft && any(~soft))) hide_unused(tile, classes, rows, any_soft);
+    const NextTile<T> next{
+        {call.student, first + n, tile.s}, {call.teacher, first + n, tile.t}, {call.grad, first + n, tile.s}};
     with_parts(any_hard, any_soft, [&](auto with_hard, auto with_soft) {
-      kd_tile<with_hard.value, with_soft.value>(tile, call, rows, loss);
+      kd_tile<with_hard.value, with_soft.value>(tile, call, rows, next, loss);
     });
     for (int i = 0; __builtin_expect(loss.any_careful, 0) && i < count; ++i) {
       if (loss.careful[i] == 0) continue;
@@ -176,14 +178,14 @@ struct RowBlocks {
   bool any() const { return student || teacher || grad || hess; }
   // A row's gradient may take the place of its student.
   std::int64_t size(const KdCall<T>& call) const {
-    return call.classes * (rows(call) * ((student || grad) + teacher + hess) + 1);
+    return call.classes + rows(call) * block_stride<T>(call.classes) * ((student || grad) + teacher + hess);
   }
   std::int64_t rows(const KdCall<T>& call) const {
     const std::int64_t most = pack_rows_at_once<T>(call.classes);
     return !any() ? 1 : (call.rows < most ? call.rows : most);
   }
   void place(const KdCall<T>& call, T* memory) {
-    const std::int64_t block = rows(call) * call.classes;
+    const std::int64_t block = rows(call) * block_stride<T>(call.classes);
     target = memory, s = target + call.classes;
     t = s + (student || grad ? block : 0), h = t + (teacher ? block : 0);
   }
@@ -192,6 +194,7 @@ struct RowBlocks {
 template <class T>
 void kd_row_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end, const ScratchOf<T>& scratch) {
   const std::int64_t classes = call.classes;
+  const std::int64_t stride = block_stride<T>(classes);
   RowBlocks<T> blocks(call);
   blocks.place(call, scratch.plain + RowScratch<T>::size(classes));
   const std::int64_t n = blocks.rows(call);
@@ -202,13 +205,13 @@ void kd_row_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end, 
   const bool with_grad = call.grad.data != nullptr, with_hess = call.hess.data != nullptr;
   const auto read = [&](bool packed, const T* block, const AnyView& from, std::int64_t first,
                         std::int64_t i) {
-    return packed ? block + i * classes : at(typed<T>(from), first + i);
+    return packed ? block + i * stride : at(typed<T>(from), first + i);
   };
   const auto written = [&](bool packed, T* block, const Output& to, std::int64_t first, std::int64_t i) {
-    return to.data == nullptr ? nullptr : (packed ? block + i * classes : at(typed<T>(to), first + i));
+    return to.data == nullptr ? nullptr : (packed ? block + i * stride : at(typed<T>(to), first + i));
   };
   const std::int64_t ahead =
-      block_count(classes) > 1 ? kBlock : (blocks.student ? classes : call.student.row_stride);
+      block_count(classes) > 1 ? kBlock : (blocks.student ? stride : call.student.row_stride);
 
   for (std::int64_t first = begin; first < end; first += n) {
     const std::int64_t count = end - first < n ? end - first : n;
@@ -265,7 +268,8 @@ bool in_lanes(std::int64_t classes) {
 template <class T>
 std::int64_t plain_scratch(const KdCall<T>& call) {
   if (!in_lanes<T>(call.classes)) return RowScratch<T>::size(call.classes) + RowBlocks<T>(call).size(call);
-  return Tile<T>::size(call.classes) + call.classes * Lanes<T>::kCount;  // and a block to convert rows in
+  // And a block to convert rows in.
+  return Tile<T>::size(call.classes) + block_stride<T>(call.classes) * Lanes<T>::kCount;
 }
 // The doubles of the careful path lie first, where they are aligned.
 template <class T>

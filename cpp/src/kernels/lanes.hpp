@@ -244,13 +244,17 @@ using Vector = Lanes<T, 1>;
 
 // Asks for the cache line that lies the given number of elements ahead, in the array or beyond it.
 template <class T>
-KDLOSS_INLINE void prefetch(const T* p, std::int64_t ahead) {
-  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(p) +
-                                                   static_cast<std::uintptr_t>(ahead) * sizeof(T)));
+KDLOSS_INLINE const void* ahead_of(const T* p, std::int64_t ahead) {
+  return reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(p) +
+                                       static_cast<std::uintptr_t>(ahead) * sizeof(T));
 }
 template <class T>
-KDLOSS_INLINE void prefetch_for_writing(const T* p) {
-  __builtin_prefetch(p, 1);
+KDLOSS_INLINE void prefetch(const T* p, std::int64_t ahead) {
+  __builtin_prefetch(ahead_of(p, ahead));
+}
+template <class T>
+KDLOSS_INLINE void prefetch_for_writing(const T* p, std::int64_t ahead) {
+  __builtin_prefetch(ahead_of(p, ahead), 1);
 }
 
 // Widened to doubles, or rounded from them.

@@ -132,7 +132,8 @@ void softmax_rows(const SoftmaxCall<T>& call, std::int64_t begin, std::int64_t e
   const bool pack = call.logits.class_stride != 1;
   const bool unpack = call.out.data != nullptr && call.out.class_stride != 1;
   T* const block = scratch + classes;
-  T* const out_block = block + (call.rows < n ? call.rows : n) * classes;
+  const std::int64_t stride = block_stride<T>(classes);
+  T* const out_block = block + (call.rows < n ? call.rows : n) * stride;
   for (std::int64_t first_row = begin; first_row < end; first_row += n) {
     const int count = static_cast<int>(end - first_row < n ? end - first_row : n);
     if (in_lanes) {
@@ -147,9 +148,9 @@ void softmax_rows(const SoftmaxCall<T>& call, std::int64_t begin, std::int64_t e
     }
     if (pack) pack_rows(call.logits, first_row, count, classes, block);
     for (int i = 0; i < count; ++i) {
-      const T* x = pack ? block + i * classes : at(call.logits, first_row + i);
+      const T* x = pack ? block + i * stride : at(call.logits, first_row + i);
       T* out = call.out.data == nullptr ? nullptr
-                                        : (unpack ? out_block + i * classes : at(call.out, first_row + i));
+                                        : (unpack ? out_block + i * stride : at(call.out, first_row + i));
       T* number = call.row_out == nullptr ? nullptr : call.row_out + first_row + i;
       softmax_row<W>(x, classes, tau, call.tau, scratch, out, number);
     }
@@ -162,7 +163,7 @@ std::int64_t softmax_scratch(const SoftmaxCall<T>& call) {
   if (call.classes <= kMostSoftmaxLaneClasses) return call.classes * Lanes<T>::kCount;
   const bool pack = call.logits.class_stride != 1 || call.out.class_stride != 1;
   const std::int64_t most = pack_rows_at_once<T>(call.classes), packed = call.rows < most ? call.rows : most;
-  return call.classes * (1 + (pack ? 2 * packed : 0));
+  return call.classes + (pack ? 2 * packed * block_stride<T>(call.classes) : 0);
 }
 
 }  // namespace

@@ -188,6 +188,14 @@ constexpr std::int64_t pack_rows_at_once(std::int64_t classes) {
   return (classes <= 4096 ? 8 : 2) * Lanes<T>::kCount;
 }
 
+// From row to row of a block: an odd number of cache lines, so that no count of classes puts the rows into a
+// few sets of the caches (1024 classes would put all into one).
+template <class T>
+constexpr std::int64_t block_stride(std::int64_t classes) {
+  constexpr std::int64_t n = 64 / sizeof(T);
+  return ((classes + n - 1) / n | 1) * n;
+}
+
 // Calls copy(constant, first) for groups of rows: many, some, few, one. constant.value rows begin at first.
 template <int N>
 struct RowsAtOnce {
@@ -203,31 +211,34 @@ KDLOSS_INLINE void in_groups(std::int64_t count, Copy&& copy) {
   for (; r < count; ++r) copy(RowsAtOnce<1>{}, r);
 }
 
-// count rows of a matrix, from the given row, to a contiguous block with one row after another.
+// count rows of a matrix, from the given row, to a block with one row after another.
 template <class T>
 void pack_rows(const Matrix<const T>& from, std::int64_t row, std::int64_t count, std::int64_t classes,
                T* block) {
+  const std::int64_t stride = block_stride<T>(classes);
   in_groups<T>(count, [&](auto rows, std::int64_t r) {
     constexpr int n = rows.value;
     const T* const p = at(from, row + r);
+    T* const to = block + r * stride;
     if (n > 1 && from.row_stride == 1)
-      return n > 2 * Lanes<T>::kCount
-                 ? transpose_back_far<n>(p, from.class_stride, block + r * classes, classes, classes)
-                 : transpose_back<n>(p, from.class_stride, block + r * classes, classes, classes);
-    for (std::int64_t i = r; i < r + rows.value; ++i)
-      for (std::int64_t c = 0; c < classes; ++c) block[i * classes + c] = *at(from, row + i, c);
+      return n > 2 * Lanes<T>::kCount ? transpose_back_far<n>(p, from.class_stride, to, stride, classes)
+                                      : transpose_back<n>(p, from.class_stride, to, stride, classes);
+    for (std::int64_t i = 0; i < n; ++i)
+      for (std::int64_t c = 0; c < classes; ++c) to[i * stride + c] = *at(from, row + r + i, c);
   });
 }
 // And back.
 template <class T>
 void unpack_rows(const T* block, std::int64_t row, std::int64_t count, std::int64_t classes,
                  const Matrix<T>& to) {
+  const std::int64_t stride = block_stride<T>(classes);
   in_groups<T>(count, [&](auto rows, std::int64_t r) {
-    if (rows.value > 1 && to.row_stride == 1)
-      return transpose_far<rows.value>(block + r * classes, classes, at(to, row + r), to.class_stride,
-                                       classes);
-    for (std::int64_t i = r; i < r + rows.value; ++i)
-      for (std::int64_t c = 0; c < classes; ++c) *at(to, row + i, c) = block[i * classes + c];
+    constexpr int n = rows.value;
+    const T* const from = block + r * stride;
+    if (n > 1 && to.row_stride == 1)
+      return transpose_far<n>(from, stride, at(to, row + r), to.class_stride, classes);
+    for (std::int64_t i = 0; i < n; ++i)
+      for (std::int64_t c = 0; c < classes; ++c) *at(to, row + r + i, c) = from[i * stride + c];
   });
 }
 
