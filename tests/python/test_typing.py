@@ -25,3 +25,9 @@ def test_the_stub_names_what_the_extension_has():
     stub = ast.parse((PACKAGE / "_core.pyi").read_text(encoding="utf-8"))
     stubbed = {node.name for node in stub.body if isinstance(node, ast.FunctionDef)}
     assert stubbed == {name for name in dir(_core) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", ["kd_loss_batch", "kd_loss_and_grad", "cross_entropy_hard"])
+def test_the_extension_counts_its_arguments(name):
+    with pytest.raises(TypeError, match=r"^2 arguments given, expected 1[23]$"):
+        getattr(_core, name)([[0.0]], [0])
