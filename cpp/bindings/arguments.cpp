@@ -26,7 +26,7 @@ bool is_plain_ndarray(py::handle object) {
 // elements, whose size is a power of two.
 bool in_place(const py::array& a, py::ssize_t size) {
   auto bits = reinterpret_cast<std::uintptr_t>(a.data());
-  for (py::ssize_t i = 0; i < a.ndim(); ++i) bits |= static_cast<std::uintptr_t>(a.strides(i));
+  for (py::ssize_t i = 0; i < a.ndim(); ++i) bits |= static_cast<std::uintptr_t>(a.strides()[i]);
   return (bits & static_cast<std::uintptr_t>(size - 1)) == 0;
 }
 
@@ -50,34 +50,34 @@ bool is_plain_float(const py::array& a, Halves halves) {
   return halves == Halves::kAccepted && (has_type(a, kNumpyHalf) || is_bfloat16(a)) && in_place(a, 2);
 }
 
-bool is_vector(const py::array& a, py::ssize_t size) {
-  return a.itemsize() == size && a.ndim() == 1 && in_place(a, size);
-}
+bool is_vector(const py::array& a, py::ssize_t size) { return a.ndim() == 1 && in_place(a, size); }
 
+// The memory that an array lies in, and a little behind it if its elements are small.
 struct Extent {
   std::intptr_t begin, end;
 };
 Extent extent(const py::array& a) {
-  Extent e{reinterpret_cast<std::intptr_t>(a.data()),
-           reinterpret_cast<std::intptr_t>(a.data()) + a.itemsize()};
+  constexpr std::intptr_t kLargestElement = 8;
+  const auto first = reinterpret_cast<std::intptr_t>(a.data());
+  Extent e{first, first + kLargestElement};
   for (py::ssize_t i = 0; i < a.ndim(); ++i) {
-    if (a.shape(i) == 0) return {e.begin, e.begin};
-    const py::ssize_t reach = (a.shape(i) - 1) * a.strides(i);
+    if (a.shape()[i] == 0) return {e.begin, e.begin};
+    const py::ssize_t reach = (a.shape()[i] - 1) * a.strides()[i];
     (reach < 0 ? e.begin : e.end) += reach;
   }
   return e;
 }
 
 bool same_memory(const py::array& a, const py::array& b) {
-  return a.data() == b.data() && a.shape(0) == b.shape(0) && a.shape(1) == b.shape(1) &&
-         a.strides(0) == b.strides(0) && a.strides(1) == b.strides(1);
+  return a.data() == b.data() && a.shape()[0] == b.shape()[0] && a.shape()[1] == b.shape()[1] &&
+         a.strides()[0] == b.strides()[0] && a.strides()[1] == b.strides()[1];
 }
 
 // Two different elements at one address: i row_stride = j class_stride with 0 < |i| < rows and 0 < |j| <
 // classes, or a stride of zero.
 bool overlaps_itself(const py::array& a) {
-  const py::ssize_t rows = a.shape(0), classes = a.shape(1);
-  const py::ssize_t row = std::abs(a.strides(0)), col = std::abs(a.strides(1));
+  const py::ssize_t rows = a.shape()[0], classes = a.shape()[1];
+  const py::ssize_t row = std::abs(a.strides()[0]), col = std::abs(a.strides()[1]);
   if (rows == 0 || classes == 0) return false;
   if ((row == 0 && rows > 1) || (col == 0 && classes > 1)) return true;
   if (row >= classes * col || col >= rows * row) return false;
@@ -117,7 +117,7 @@ void require_2d(const py::array& array, const char* name) {
                         ", expected logits of shape (rows, classes)";
   if (array.ndim() > 2)
     message += "; reshape it, with " + std::string(name) + ".reshape(-1, " +
-               std::to_string(array.shape(array.ndim() - 1)) + ")";
+               std::to_string(array.shape()[array.ndim() - 1]) + ")";
   if (array.ndim() == 1) message += "; one row is " + std::string(name) + "[None, :]";
   throw py::value_error(message);
 }
@@ -126,6 +126,7 @@ py::object as_labels(py::handle object) {
   if (object.is_none()) return py::none();
   if (is_plain_ndarray(object)) {
     auto array = py::reinterpret_borrow<py::array>(object);
+    static_assert(sizeof(long) == 8 && sizeof(int) == 4, "the names that NumPy has for 64 and 32 bits");
     const bool longs = has_type(array, py::detail::npy_api::NPY_LONG_) ||
                        has_type(array, py::detail::npy_api::NPY_LONGLONG_);
     if (longs && is_vector(array, 8)) return std::move(array);
@@ -140,10 +141,10 @@ kdloss::Labels as_view(const py::object& labels) {
   const auto array = py::reinterpret_borrow<py::array>(labels);
   if (array.ndim() == 2) return kdloss::Labels(any_view(array));
   static const std::int64_t empty = 0;
-  if (array.itemsize() == 4)
-    return {static_cast<const std::int32_t*>(array.data()), array.shape(0), array.strides(0) / 4};
+  if (has_type(array, py::detail::npy_api::NPY_INT_))
+    return {static_cast<const std::int32_t*>(array.data()), array.shape()[0], array.strides()[0] / 4};
   const auto* data = static_cast<const std::int64_t*>(array.data());
-  return {data == nullptr ? &empty : data, array.shape(0), array.strides(0) / 8};
+  return {data == nullptr ? &empty : data, array.shape()[0], array.strides()[0] / 8};
 }
 
 py::object as_number_or_rows(py::handle object, const char* name, py::ssize_t rows, double& number) {
@@ -215,8 +216,8 @@ std::int64_t as_ignore_index(py::handle object) {
 py::array output(py::handle out, const char* name, const py::array& logits, bool own,
                  std::initializer_list<py::handle> inputs) {
   if (out.is_none()) {
-    const py::ssize_t rows = logits.shape(0), classes = logits.shape(1), size = logits.itemsize();
-    const bool by_class = std::abs(logits.strides(0)) < std::abs(logits.strides(1)) && rows > 1;
+    const py::ssize_t rows = logits.shape()[0], classes = logits.shape()[1], size = logits.itemsize();
+    const bool by_class = std::abs(logits.strides()[0]) < std::abs(logits.strides()[1]) && rows > 1;
     return by_class ? py::array(logits.dtype(), {rows, classes}, {size, rows * size})
                     : py::array(logits.dtype(), {rows, classes});
   }
@@ -224,7 +225,7 @@ py::array output(py::handle out, const char* name, const py::array& logits, bool
   if (!is_plain_ndarray(out))
     throw py::type_error(std::string(name) + " is of type " + type_name(out) + ", expected a NumPy array");
   auto array = py::reinterpret_borrow<py::array>(out);
-  if (array.ndim() != 2 || array.shape(0) != logits.shape(0) || array.shape(1) != logits.shape(1))
+  if (array.ndim() != 2 || array.shape()[0] != logits.shape()[0] || array.shape()[1] != logits.shape()[1])
     refuse("has shape " + text(array.attr("shape")) + ", expected that of the logits, " +
            text(logits.attr("shape")));
   if (!is_plain_float(array, Halves::kAccepted) || scalar_type(array) != scalar_type(logits))

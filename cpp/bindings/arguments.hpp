@@ -36,8 +36,8 @@ void require_2d(const py::array& array, const char* name);
 template <class T>
 kdloss::View<T> view(const py::array& array) {
   const auto size = static_cast<py::ssize_t>(sizeof(T));
-  return {static_cast<T*>(const_cast<void*>(array.data())), array.shape(0), array.shape(1),
-          array.strides(0) / size, array.strides(1) / size};
+  return {static_cast<T*>(const_cast<void*>(array.data())), array.shape()[0], array.shape()[1],
+          array.strides()[0] / size, array.strides()[1] / size};
 }
 // An array without rows may have no address, and must not look absent.
 kdloss::AnyView any_view(const py::array& array);

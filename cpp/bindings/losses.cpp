@@ -44,7 +44,7 @@ struct Arguments {
       teacher = t, teacher_view = any_view(t);
     }
     labels_view = as_view(labels);
-    const py::ssize_t rows = student.shape(0), classes = student.shape(1);
+    const py::ssize_t rows = student.shape()[0], classes = student.shape()[1];
     alphas = as_number_or_rows(given[kAlpha], "alpha", rows, options.alpha);
     taus = as_number_or_rows(given[kTau], "tau", rows, options.tau);
     sample_weight =
@@ -72,7 +72,7 @@ struct RowResult {
   kdloss::RowLoss<T>* data = nullptr;
   explicit RowResult(const Arguments& a) {
     if (!a.by_row()) return;
-    py::array_t<kdloss::RowLoss<T>> rows(a.student.shape(0));
+    py::array_t<kdloss::RowLoss<T>> rows(a.student.shape()[0]);
     data = rows.mutable_data();
     array = std::move(rows);
   }
@@ -199,7 +199,7 @@ py::object kl_divergence(py::handle q_object, py::handle p_object, py::handle re
   return with_float_type(q, [&](auto zero) -> py::object {
     using T = decltype(zero);
     const bool by_row = reduction == kdloss::Reduction::kNone;
-    py::array_t<T> divergences(by_row ? q.shape(0) : 0);
+    py::array_t<T> divergences(by_row ? q.shape()[0] : 0);
     T* const row_data = by_row ? divergences.mutable_data() : nullptr;
     const auto q_view = view<const T>(q), p_view = view<const T>(p);
     const double kl = without_interpreter(

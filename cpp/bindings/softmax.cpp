@@ -32,7 +32,7 @@ py::array log_sum_exp(py::handle logits_object, py::handle tau_object) {
   require_2d(logits, "logits");
   return with_float_type(logits, [&](auto zero) -> py::array {
     using T = decltype(zero);
-    py::array_t<T> out(logits.shape(0));
+    py::array_t<T> out(logits.shape()[0]);
     const auto from = view<const T>(logits);
     T* const to = out.mutable_data();
     without_interpreter(logits.size(), [&] { kdloss::log_sum_exp<T>(from, tau, to); });

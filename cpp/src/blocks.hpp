@@ -21,12 +21,17 @@ constexpr std::int64_t kStridedRowGroup = 128;
 template <class T, class Work>
 void for_row_blocks(std::int64_t rows, std::int64_t classes, std::int64_t sharing, bool strided,
                     std::int64_t scratch_elements, int threads, Work&& work) {
+  if (threads == 1) {  // a small call would notice the divisions below
+    Scratch scratch(scratch_elements, sizeof(T), 1);
+    if (rows > 0) work(0, rows, scratch.piece<T>(0));
+    return;
+  }
   const std::int64_t group = strided ? kStridedRowGroup : sharing;
   const std::int64_t share = (rows + threads - 1) / threads;
   const std::int64_t block_rows =
-      threads == 1 || rows * classes <= kFitsCaches ? share : std::min(share, kBlockElements / classes);
+      rows * classes <= kFitsCaches ? share : std::min(share, kBlockElements / classes);
   const std::int64_t block = std::max<std::int64_t>(1, (block_rows + group - 1) / group) * group;
-  const std::int64_t count = block == 0 ? 0 : (rows + block - 1) / block;
+  const std::int64_t count = (rows + block - 1) / block;
   threads = static_cast<int>(std::min<std::int64_t>(threads, std::max<std::int64_t>(count, 1)));
   Scratch scratch(scratch_elements, sizeof(T), threads);
   parallel_for(count, threads, [&](std::int64_t i, int thread) {

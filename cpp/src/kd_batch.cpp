@@ -82,19 +82,11 @@ Parts run(const Request<T>& r) {
   const double divisor = o.normalizer > 0 ? o.normalizer : weight;  // of the mean
   const double scale = o.reduction == Reduction::kMean && divisor > 0 ? 1 / divisor : 1;
 
-  KdCall<T> call;
-  call.student = r.student, call.teacher = r.teacher, call.labels = r.labels;
-  call.grad = r.grad, call.hess = r.hess;
-  call.rows = rows, call.classes = classes;
-  call.ignore_index = o.ignore_index;
-  call.alpha = o.alpha, call.tau = o.tau;
-  call.alphas = o.alphas, call.taus = o.taus;
-  call.sample_weight = o.sample_weight, call.class_weight = o.class_weight;
-  call.label_smoothing = o.label_smoothing;
-  call.grad_scale = scale;
-  call.hess_scale = o.hessian == Hessian::kBound ? 2 * scale : scale;
-  call.both_parts = r.both_parts;
-  call.loss = r.row_losses, call.hard = r.row_hard, call.soft = r.row_soft;
+  const double hess_scale = o.hessian == Hessian::kBound ? 2 * scale : scale;
+  KdCall<T> call{r.student,       r.teacher,      r.labels,          r.grad, r.hess,     rows,
+                 classes,         o.ignore_index, o.alpha,           o.tau,  o.alphas,   o.taus,
+                 o.sample_weight, o.class_weight, o.label_smoothing, scale,  hess_scale, r.both_parts,
+                 r.row_losses,    r.row_hard,     r.row_soft};
 
   const KernelsFor<T>& kernel = kernels().of<T>();
   int threads = threads_for(o.num_threads, rows * classes);
