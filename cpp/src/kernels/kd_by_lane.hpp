@@ -213,41 +213,33 @@ __attribute__((noinline)) void add_lanes(const Groups<T>& given, const Frame<T>&
                                          Lanes<T> own_powers, Mask<T> in_reach, const NextTile<T>& next_tile,
                                          Sums<Lanes<T>>& to) {
   using L = Lanes<T>;
+  const Groups<T> groups = given;
+  const Frame<T> frame = given_frame;
   NextTile<T> next = next_tile;
   L class_index(T(0));
   Sums<L> sums, total;
-  const std::int64_t end = given.count * L::kCount;
-  std::int64_t i = 0;
-  const auto add_all = [&](auto parts) KDLOSS_INLINE_LAMBDA {
+  for_groups<T>(groups.count, [&](auto parts, std::int64_t i) KDLOSS_INLINE_LAMBDA {
     constexpr int P = parts.value;
-    constexpr std::int64_t n = Lanes<T, P>::kCount;
-    const Groups<T, P> groups{given.s, given.t, given.terms, given.apart, given.count};
-    const Frame<T, P> frame(given_frame);
-    const Lanes<T, P> powers = repeated<P>(own_powers);
-    const Mask<T, P> reach = repeated<P>(in_reach);
-    for (; i + n <= end; i += n) {
-      if (__builtin_expect((i & (kLaneBlock * L::kCount - 1)) == 0, 0)) total.add(sums), sums = Sums<L>();
-      // A tile's rows are read side by side, which no processor foresees.
-      for (int j = 0; j < P / kParts; ++j) {
-        prefetch(next.s.start, next.s.ahead), next.s.ahead += next.s.step;
-        if constexpr (Soft) prefetch(next.t.start, next.t.ahead), next.t.ahead += next.t.step;
-        prefetch_for_writing(next.grad.start, next.grad.ahead), next.grad.ahead += next.grad.step;
-      }
-      const Terms<T, P> several = group_terms<Hard, Soft, Power, way>(groups, i, frame, powers, reach);
-      for (int j = 0; j < P / kParts; ++j) {
-        Terms<T> x = section(several, j);
-        if constexpr (Hard) {
-          const Mask<T> here = label == class_index;
-          sums.label = where(here, x.e1, sums.label);
-          x.e1 = where(here, L(0), x.e1);
-          class_index = class_index + L(1);
-        }
-        add<Hard, Soft>(sums, x);
-      }
+    if (__builtin_expect((i & (kLaneBlock * L::kCount - 1)) == 0, 0)) total.add(sums), sums = Sums<L>();
+    // A tile's rows are read side by side, which no processor foresees.
+    for (int j = 0; j < P / kParts; ++j) {
+      prefetch(next.s.start, next.s.ahead), next.s.ahead += next.s.step;
+      if constexpr (Soft) prefetch(next.t.start, next.t.ahead), next.t.ahead += next.t.step;
+      prefetch_for_writing(next.grad.start, next.grad.ahead), next.grad.ahead += next.grad.step;
     }
-  };
-  add_all(PartsAtOnce<kBusyParts>{});
-  if constexpr (kBusyParts > kParts) add_all(PartsAtOnce<kParts>{});
+    const Terms<T, P> several = group_terms<Hard, Soft, Power, way>(
+        groups, i, repeated<P>(frame), repeated<P>(own_powers), repeated<P>(in_reach));
+    for (int j = 0; j < P / kParts; ++j) {
+      Terms<T> x = section(several, j);
+      if constexpr (Hard) {
+        const Mask<T> here = label == class_index;
+        sums.label = where(here, x.e1, sums.label);
+        x.e1 = where(here, L(0), x.e1);
+        class_index = class_index + L(1);
+      }
+      add<Hard, Soft>(sums, x);
+    }
+  });
   sums.add(total);
   to = sums;  // not the result: GCC would build that in memory, addition by addition
 }

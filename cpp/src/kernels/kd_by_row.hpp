@@ -136,29 +136,22 @@ struct Soon {
 template <bool Hard, bool Soft, int Power, Way way, class T>
 __attribute__((noinline)) void add_groups(const Groups<T>& given, const Frame<T>& given_frame,
                                           std::int64_t label, Soon<T> soon, Sums<Lanes<T>>& to) {
+  const Groups<T> groups = given;
+  const Frame<T> frame = given_frame;
   Sums<Lanes<T>> sums;
-  const std::int64_t end = given.count * Groups<T>::kSize;
-  std::int64_t i = 0;
-  const auto add_all = [&](auto parts) KDLOSS_INLINE_LAMBDA {
+  for_groups<T>(groups.count, [&](auto parts, std::int64_t i) KDLOSS_INLINE_LAMBDA {
     constexpr int P = parts.value;
     using L = Lanes<T, P>;
-    constexpr std::int64_t n = L::kCount;
-    const Groups<T, P> groups{given.s, given.t, given.terms, given.apart, given.count};
-    const Frame<T, P> frame(given_frame);
-    for (; i + n <= end; i += n) {
-      for (std::int64_t line = i; line < i + n; line += Groups<T>::kSize) {
-        prefetch(groups.s + line, soon.logits);
-        if constexpr (Soft) prefetch(groups.t + line, soon.logits);
-        if (soon.grad != nullptr) prefetch_for_writing(soon.grad, line);
-      }
-      Terms<T, P> x = group_terms<Hard, Soft, Power, way>(groups, i, frame, L(0), L(0) == L(0));
-      if (Hard && __builtin_expect(i <= label && label < i + n, 0))
-        x.e1 = where(lane_index<T, P>() == L(static_cast<T>(label - i)), L(0), x.e1);
-      for (int j = 0; j < P / kParts; ++j) add<Hard, Soft>(sums, section(x, j));
+    for (std::int64_t line = i; line < i + L::kCount; line += Groups<T>::kSize) {
+      prefetch(groups.s + line, soon.logits);
+      if constexpr (Soft) prefetch(groups.t + line, soon.logits);
+      if (soon.grad != nullptr) prefetch_for_writing(soon.grad, line);
     }
-  };
-  add_all(PartsAtOnce<kBusyParts>{});
-  if constexpr (kBusyParts > kParts) add_all(PartsAtOnce<kParts>{});
+    Terms<T, P> x = group_terms<Hard, Soft, Power, way>(groups, i, repeated<P>(frame), L(0), L(0) == L(0));
+    if (Hard && __builtin_expect(i <= label && label < i + L::kCount, 0))
+      x.e1 = where(lane_index<T, P>() == L(static_cast<T>(label - i)), L(0), x.e1);
+    for (int j = 0; j < P / kParts; ++j) add<Hard, Soft>(sums, section(x, j));
+  });
   to = sums;  // not the result: GCC would build that in memory, addition by addition
 }
 

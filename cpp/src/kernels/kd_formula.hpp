@@ -118,18 +118,22 @@ struct Frame {
   Lanes<T, P> ms, mt;
   Difference<T, P> dm;  // ms - mt
   Lanes<T, P> k, inverse_tau;
+  Frame() = default;
   Frame(Lanes<T, P> ms_, Lanes<T, P> mt_, Lanes<T, P> k_, Lanes<T, P> inverse_tau_)
       : ms(ms_), mt(mt_), dm(two_diff(ms_, mt_)), k(k_), inverse_tau(inverse_tau_) {}
   Frame(Lanes<T, P> ms_, Lanes<T, P> mt_, const Temperature<T>& temperature)
       : Frame(ms_, mt_, temperature.k, temperature.inverse) {}
-  // The same frame for several Lanes side by side.
-  explicit Frame(const Frame<T>& one)
-      : ms(repeated<P>(one.ms)),
-        mt(repeated<P>(one.mt)),
-        dm{repeated<P>(one.dm.value), repeated<P>(one.dm.error)},
-        k(repeated<P>(one.k)),
-        inverse_tau(repeated<P>(one.inverse_tau)) {}
 };
+
+// The same for several Lanes side by side.
+template <int P, class T>
+KDLOSS_INLINE Frame<T, P> repeated(const Frame<T>& one) {
+  Frame<T, P> f;
+  f.ms = repeated<P>(one.ms), f.mt = repeated<P>(one.mt);
+  f.dm.value = repeated<P>(one.dm.value), f.dm.error = repeated<P>(one.dm.error);
+  f.k = repeated<P>(one.k), f.inverse_tau = repeated<P>(one.inverse_tau);
+  return f;
+}
 
 // ---- The terms of one class
 // --------------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ namespace KDLOSS_ISA {
 namespace {
 
 // Some groups of students, teachers and terms: es begins at terms, de and e1 each `apart` elements further.
-template <class T, int P = kParts>
+template <class T>
 struct Groups {
-  static constexpr std::int64_t kSize = Lanes<T, P>::kCount;
+  static constexpr std::int64_t kSize = Lanes<T>::kCount;
   const T *s, *t;
   T* terms;
   std::int64_t apart, count;
@@ -25,6 +25,21 @@ struct Groups {
     return {s + i, t + i, terms + i, apart, number};
   }
 };
+
+// Calls body(parts, i) for all groups, by the index of their first element: kBusyParts at a time (parts.value
+// says how many it is), and the last by themselves.
+template <int P>
+struct PartsAtOnce {
+  static constexpr int value = P;
+};
+template <class T, class Body>
+KDLOSS_INLINE void for_groups(std::int64_t count, Body&& body) {
+  constexpr std::int64_t n = Groups<T>::kSize, many = Lanes<T, kBusyParts>::kCount;
+  std::int64_t i = 0;
+  for (; i + many <= count * n; i += many) body(PartsAtOnce<kBusyParts>{}, i);
+  if constexpr (many > n)
+    for (; i < count * n; i += n) body(PartsAtOnce<kParts>{}, i);
+}
 
 // ---- p1's exponential as es^n, where each lane may have its own n in 1..8, or 0 for an exponential of its
 // own
@@ -41,12 +56,12 @@ KDLOSS_INLINE Lanes<T, P> own_power(Lanes<T, P> e, Lanes<T, P> n) {
 // Whether e1 is a power of es, which then need not be stored: a row's terms fit the first cache without it.
 template <bool Soft, int Power>
 constexpr bool from_es = Soft && Power > 0;
-template <bool Soft, int Power, class T, int P>
-KDLOSS_INLINE Lanes<T, P> stored_e1(const Groups<T, P>& group, std::int64_t i) {
+template <bool Soft, int Power, class T>
+KDLOSS_INLINE Lanes<T> stored_e1(const Groups<T>& groups, std::int64_t i) {
   if constexpr (from_es<Soft, Power>)
-    return power<Power>(load<P>(group.terms + i));
+    return power<Power>(load(groups.terms + i));
   else
-    return load<P>(group.terms + 2 * group.apart + i);
+    return load(groups.terms + 2 * groups.apart + i);
 }
 
 // ---- The terms and their sums
@@ -54,9 +69,9 @@ KDLOSS_INLINE Lanes<T, P> stored_e1(const Groups<T, P>& group, std::int64_t i) {
 // by either, as lanes are in reach or not.
 enum Way { kPlain, kExact, kWide, kMixed };
 
-// The terms of the group at element i, which are also stored.
+// The terms of the groups at element i, which are also stored: as many as the frame has parts for.
 template <bool Hard, bool Soft, int Power, Way way, class T, int P>
-KDLOSS_INLINE Terms<T, P> group_terms(const Groups<T, P>& groups, std::int64_t i, const Frame<T, P>& frame,
+KDLOSS_INLINE Terms<T, P> group_terms(const Groups<T>& groups, std::int64_t i, const Frame<T, P>& frame,
                                       Lanes<T, P> own_powers, Mask<T, P> in_reach) {
   using L = Lanes<T, P>;
   constexpr int kKnownPower = Power == kOwnPowers ? 0 : Power;
@@ -88,27 +103,29 @@ struct NearFactors {
 template <class T>
 Lanes<T> near_terms(const Groups<T>& groups, const Frame<T>& frame, const NearFactors<T>& factor,
                     Mask<T> in_reach) {
-  using L = Lanes<T>;
-  constexpr std::int64_t n = L::kCount;
-  const Mask<T> from_difference = et_is_es_minus_de(L(0) - factor.tau_log_ratio * frame.inverse_tau);
+  const Mask<T> from_difference = et_is_es_minus_de(Lanes<T>(0) - factor.tau_log_ratio * frame.inverse_tau);
   const bool all_from_difference = !any(~from_difference), any_wide = any(~in_reach);
-  L kl(T(0));
-  for (std::int64_t i = 0; i < groups.count * n; i += n) {
-    const L s = load(groups.s + i), t = load(groups.t + i);
-    const L es = load(groups.terms + i), de = load(groups.terms + groups.apart + i);
+  Lanes<T> kl(T(0));
+  for_groups<T>(groups.count, [&](auto parts, std::int64_t i) KDLOSS_INLINE_LAMBDA {
+    constexpr int P = parts.value;
+    using L = Lanes<T, P>;
+    const Frame<T, P> f = repeated<P>(frame);
+    const L s = load<P>(groups.s + i), t = load<P>(groups.t + i);
+    const L es = load<P>(groups.terms + i), de = load<P>(groups.terms + groups.apart + i);
+    const L b = repeated<P>(factor.b), tau = repeated<P>(factor.tau);
     L et = es - de;
     if (__builtin_expect(!all_from_difference, 0)) {
-      const L t_below = t - frame.mt, zero = L(T(-Format<T>::kBias)) / frame.k;
-      const L own = where(in_reach, exp_normal(t_below, frame.k), exp_to_zero(t_below, frame.k, zero));
-      et = where(from_difference, et, own);
+      const L t_below = t - f.mt, zero = L(T(-Format<T>::kBias)) / f.k;
+      const L own = where(repeated<P>(in_reach), exp_normal(t_below, f.k), exp_to_zero(t_below, f.k, zero));
+      et = where(repeated<P>(from_difference), et, own);
     }
-    const L difference = fma(factor.b, de, factor.lean * es);
-    L k = near_kl_term(factor.b * et, logit_gap(s, t, frame) + factor.tau_log_ratio, difference, factor.tau,
-                       frame.inverse_tau);
+    const L difference = fma(b, de, repeated<P>(factor.lean) * es);
+    const L tau_u = logit_gap(s, t, f) + repeated<P>(factor.tau_log_ratio);
+    L k = near_kl_term(b * et, tau_u, difference, tau, f.inverse_tau);
     if (__builtin_expect(any_wide, 0))  // what the teacher masks: q = 0, and the term is p
-      k = where(et == L(0), factor.tau * factor.tau * difference, k);
-    kl = kl + k;
-  }
+      k = where(et == L(0), tau * tau * difference, k);
+    for (int j = 0; j < P / kParts; ++j) kl = kl + section(k, j);
+  });
   return kl;
 }
 

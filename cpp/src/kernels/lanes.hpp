@@ -45,10 +45,6 @@ struct Bits<double> {
 constexpr int kParts = 64 / kNativeBytes;
 // The parts that a loop of long dependent chains takes at a time: one alone would leave the arithmetic idle.
 constexpr int kBusyParts = kParts < 2 ? 2 : kParts;
-template <int P>
-struct PartsAtOnce {
-  static constexpr int value = P;
-};
 template <class T, int P = kParts>
 struct Lanes {
   static constexpr int kCount = P * kNativeBytes / static_cast<int>(sizeof(T));
