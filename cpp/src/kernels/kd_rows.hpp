@@ -138,8 +138,9 @@ KdSums lane_rows(const KdCall<T>& call, std::int64_t first, int count, const Pla
   }
   if (call.loss != nullptr || call.hard != nullptr || call.soft != nullptr)
     for (int i = 0; i < count; ++i) record(call, first + i, rows.plan(i), {loss.hard[i], loss.soft[i]});
+  if (!call.both_parts) return {sum(loss_sum), 0, 0, 0};
   double labelled = 0;
-  for (int i = 0; call.both_parts && i < count; ++i) labelled += rows.uses_hard[i] != 0 ? rows.weight[i] : 0;
+  for (int i = 0; i < count; ++i) labelled += rows.uses_hard[i] != 0 ? rows.weight[i] : 0;
   return {sum(loss_sum), sum(hard_sum), sum(soft_sum), labelled};
 }
 

@@ -150,8 +150,10 @@ void transpose_far(const T* from, std::int64_t from_stride, T* to, std::int64_t 
   alignas(64) T near[kNearColumns * kRows];
   for (std::int64_t c = 0; c < columns; c += kNearColumns) {
     const std::int64_t count = columns - c < kNearColumns ? columns - c : kNearColumns;
-    for (std::int64_t r = 0; r < kRows; r += n)
+    for (std::int64_t r = 0; r < kRows; r += n) {
+      for (std::int64_t i = 0; i < kNearColumns; ++i) prefetch_for_writing(to + r, (c + i) * to_stride);
       transpose<n>(from + r * from_stride + c, from_stride, near + r, kRows, count);
+    }
     for (std::int64_t i = 0; i < count; ++i)
       for (std::int64_t r = 0; r < kRows; r += n)
         store(to + (c + i) * to_stride + r, load(near + i * kRows + r));
@@ -165,13 +167,13 @@ void transpose_back_far(const T* from, std::int64_t from_stride, T* to, std::int
   for (std::int64_t c = 0; c < columns; c += kNearColumns) {
     const std::int64_t count = columns - c < kNearColumns ? columns - c : kNearColumns;
     for (std::int64_t i = 0; i < count; ++i)
-      for (std::int64_t r = 0; r < kRows; r += n) {
-        const T* const p = from + (c + i) * from_stride + r;
-        prefetch(p, kNearColumns * from_stride);
-        store(near + i * kRows + r, load(p));
-      }
-    for (std::int64_t r = 0; r < kRows; r += n)
+      for (std::int64_t r = 0; r < kRows; r += n)
+        store(near + i * kRows + r, load(from + (c + i) * from_stride + r));
+    for (std::int64_t r = 0; r < kRows; r += n) {
+      for (std::int64_t i = kNearColumns; i < 2 * kNearColumns; ++i)
+        prefetch(from + r, (c + i) * from_stride);
       transpose_back<n>(near + r, kRows, to + r * to_stride + c, to_stride, count);
+    }
   }
 }
 
