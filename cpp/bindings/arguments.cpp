@@ -52,14 +52,22 @@ bool is_plain_float(const py::array& a, Halves halves) {
 
 bool is_vector(const py::array& a, py::ssize_t size) { return a.ndim() == 1 && in_place(a, size); }
 
-// The memory that an array lies in, and a little behind it if its elements are small.
+// Of an array of the types that are read in place (array.itemsize() would take longer).
+std::intptr_t element_size(const py::array& a) {
+  using py::detail::npy_api;
+  if (has_type(a, npy_api::NPY_FLOAT_) || has_type(a, npy_api::NPY_INT_)) return 4;
+  for (const int eight : {npy_api::NPY_DOUBLE_, npy_api::NPY_LONG_, npy_api::NPY_LONGLONG_})
+    if (has_type(a, eight)) return 8;
+  return 2;
+}
+
+// The memory that an array lies in.
 struct Extent {
   std::intptr_t begin, end;
 };
 Extent extent(const py::array& a) {
-  constexpr std::intptr_t kLargestElement = 8;
   const auto first = reinterpret_cast<std::intptr_t>(a.data());
-  Extent e{first, first + kLargestElement};
+  Extent e{first, first + element_size(a)};
   for (py::ssize_t i = 0; i < a.ndim(); ++i) {
     if (a.shape()[i] == 0) return {e.begin, e.begin};
     const py::ssize_t reach = (a.shape()[i] - 1) * a.strides()[i];

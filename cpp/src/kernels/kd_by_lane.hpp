@@ -317,9 +317,7 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, const
     const Mask<T> far = kl_is_far(soft.kl, abs(soft.log_ratio));
     if (any(~far)) {
       const L b = soft.inverse_zt, tau_log_ratio = L(0) - soft.log_ratio * tau;
-      kl =
-          where(far, kl,
-                near_terms(groups, frame, NearFactors<T>{b, L(0) - b * share, tau_log_ratio, tau}, in_reach));
+      kl = where(far, kl, near_terms(groups, frame, {b, L(0) - b * share, tau_log_ratio, tau}, in_reach));
       fit = fit & (far | (in_reach & are_equal(sums, kl)) |
                    near_kl_is_fit(kl, tau_log_ratio * tau_log_ratio, tau, Reach<T>::kTail));
     }

@@ -3,6 +3,7 @@
 // A Lanes value is always 64 bytes, held in as many native vectors as the target needs (one with AVX-512,
 // two with AVX2, four with SSE2 or NEON). Because the number of lanes never changes, neither does the order
 // in which sums are taken, and a result has the same bits on every instruction set with a fused multiply-add.
+// Lanes<T, P> is as many native vectors as it says: several such values side by side, or a part of one.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +44,8 @@ struct Bits<double> {
 };
 
 constexpr int kParts = 64 / kNativeBytes;
-// The parts that a loop of long dependent chains takes at a time: one alone would leave the arithmetic idle.
+// The parts that a loop of long dependent chains takes at a time: one alone leaves the arithmetic idle (the
+// terms of sixteen classes with AVX-512: 16.6 cycles one by one, 14.8 two by two).
 constexpr int kBusyParts = kParts < 2 ? 2 : kParts;
 template <class T, int P = kParts>
 struct Lanes {
