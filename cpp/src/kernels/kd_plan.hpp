@@ -65,7 +65,13 @@ class Plans {
     return plan;
   }
 
-  // Whether rows with a class are all alike, and whether these rows have one; writes their labels, if so.
+  // Whether rows with a class are all alike, but for that class.
+  bool uniform() const { return uniform_; }
+  bool has_class(std::int64_t row) const {
+    const std::int64_t y = call_.labels[row];
+    return y >= 0 && y != call_.ignore_index;
+  }
+  // Whether they are, and these rows have one; writes their labels, if so.
   bool all_alike(std::int64_t first, int count, T* to) const {
     if (!uniform_) return false;
     const auto write = [&](const auto* y) KDLOSS_INLINE_LAMBDA {

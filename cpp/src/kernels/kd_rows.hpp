@@ -36,8 +36,13 @@ double tau_of(const KdCall<T>& call, std::int64_t row) {
 template <class T>
 void set_rows(const KdCall<T>& call, const Plans<T>& plans, std::int64_t first, int count,
               TileRows<T>& rows) {
+  if (plans.uniform()) rows.set_all(plans.labelled(1, call.alpha), call.grad_scale);
   for (int i = 0; i < TileRows<T>::kCount; ++i) {
     const std::int64_t row = first + (i < count ? i : count - 1);
+    if (plans.uniform() && plans.has_class(row)) {
+      rows.label[i] = static_cast<T>(call.labels[row]);
+      continue;
+    }
     const RowPlan plan = plans[row];
     rows.set(i, plan, call.grad_scale);
     // A row that does not count may hold any temperature.
