@@ -129,12 +129,15 @@ double check_rows(const AnyView& student, const Labels& labels, const Options& o
 
   const bool rows_alike = o.alphas == nullptr && o.taus == nullptr && o.sample_weight == nullptr;
   if (rows_alike && !labels.are_indices()) return static_cast<double>(rows);
-  if (rows_alike && labels.data != nullptr && (o.ignore_index < 0 || o.ignore_index >= classes)) {
-    bool classes_all = true;  // the usual case at full speed: every label is a class
-    for (std::int64_t i = 0; i < rows; ++i)
-      classes_all &=
-          static_cast<std::uint64_t>(labels.data[i * labels.stride]) < static_cast<std::uint64_t>(classes);
-    if (classes_all) return static_cast<double>(rows);
+  if (rows_alike && (o.ignore_index < 0 || o.ignore_index >= classes)) {
+    const auto all_are_classes = [&](const auto* y) {  // the usual case at full speed
+      bool all = true;
+      for (std::int64_t i = 0; i < rows; ++i)
+        all &= static_cast<std::uint64_t>(y[i * labels.stride]) < static_cast<std::uint64_t>(classes);
+      return all;
+    };
+    if (labels.data != nullptr ? all_are_classes(labels.data) : all_are_classes(labels.data32))
+      return static_cast<double>(rows);
   }
   if (rows_alike) {  // nearly as fast: some are unlabelled or padding
     std::int64_t counted = 0, others = 0;
