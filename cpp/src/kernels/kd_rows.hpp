@@ -36,6 +36,7 @@ double tau_of(const KdCall<T>& call, std::int64_t row) {
 template <class T>
 void set_rows(const KdCall<T>& call, const Plans<T>& plans, std::int64_t first, int count,
               TileRows<T>& rows) {
+  // Where nothing but the label is a row's own, only rows without a class need a plan of their own.
   if (plans.uniform()) rows.set_all(plans.labelled(1, call.alpha), call.grad_scale);
   for (int i = 0; i < TileRows<T>::kCount; ++i) {
     const std::int64_t row = first + (i < count ? i : count - 1);
