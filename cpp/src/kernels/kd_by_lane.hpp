@@ -199,7 +199,9 @@ struct Lines {
   Lines(const V& v, std::int64_t row, const T* tile) : start(tile), ahead(0), step(0) {
     if (v.data == nullptr || v.type != kScalar<T>) return;
     start = static_cast<const T*>(v.data);
-    ahead = row * v.row_stride, step = v.row_stride == 1 ? v.class_stride : Lanes<T>::kCount;
+    ahead = row * v.row_stride, step = Lanes<T>::kCount;
+    // Where rows lie side by side, a line holds the end of one tile's and the beginning of the next's.
+    if (v.row_stride == 1) ahead += Lanes<T>::kCount - 1, step = v.class_stride;
   }
 };
 template <class T>
