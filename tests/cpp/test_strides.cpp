@@ -5,7 +5,7 @@
 
 namespace {
 
-const std::int64_t kClasses[] = {1, 3, 17, 144, 192, 193, 300};
+const std::int64_t kClasses[] = {1, 3, 17, 144, 224, 225, 300};
 // The last: rows packed 128, 32 and 16 at a time (or half as many), and one by one.
 const std::int64_t kRows[] = {1, 5, 16, 33, 181};
 

@@ -25,13 +25,14 @@ struct Span {
 constexpr std::int64_t block_count(std::int64_t classes) {
   return classes < 2 * kBlock ? 1 : classes / kBlock;
 }
-KDLOSS_INLINE Span block_at(std::int64_t i, std::int64_t classes) {
-  return {i * kBlock, i + 1 == block_count(classes) ? classes : (i + 1) * kBlock};
+KDLOSS_INLINE Span block_at(std::int64_t i, std::int64_t count, std::int64_t classes) {
+  return {i * kBlock, i + 1 == count ? classes : (i + 1) * kBlock};
 }
 // Calls body(block) for each.
 template <class Body>
 KDLOSS_INLINE void for_blocks(std::int64_t classes, Body&& body) {
-  for (std::int64_t i = 0; i < block_count(classes); ++i) body(block_at(i, classes));
+  const std::int64_t count = block_count(classes);
+  for (std::int64_t i = 0; i < count; ++i) body(block_at(i, count, classes));
 }
 
 // Calls body(column, fresh) for every Lanes of columns in a span, which holds at least one. The last call may

@@ -24,46 +24,44 @@ struct RowInput {
   std::int64_t ahead;  // from what is read now to what will be read next
 };
 
-// A row's working memory: the terms of its groups, and what is known of each block.
+// What is known of one block of a row.
 template <class T>
-class RowScratch {
- public:
-  // clang-format off
-  enum Field {
-    kMs, kMt, kPower, kWideTerms,           // after the first reading
-    kZt, kZs, kD, kMoved, kOthers, kLabel,  // the second: Sums
-    kWt, kWs, kW1, kShift, kLean,           // the block's frame in the row's: see Row
-    kKl,                                    // the third
-    kFields
-  };
-  // clang-format on
+struct Block {
+  // After the first reading: its largest logits, and how its terms come about.
+  T ms, mt;
+  int power;
+  bool wide;  // not all are in reach, and some may have become 0
+  // After the second: the sums of its terms, and its frame in the row's (see Row).
+  Sums<double> sums;
+  double wt = 1, ws = 1, w1 = 1, shift = 0, lean = 0;
+  // After the third.
+  double kl = 0;
+};
+
+// A row's working memory: what is known of each block, and the terms of its groups.
+template <class T>
+struct RowScratch {
+  Block<T>* blocks;
   T* terms;
   std::int64_t apart;
   T *p1, *p;  // for the Hessian
 
-  static std::int64_t padded(std::int64_t blocks) {
-    constexpr std::int64_t n = Lanes<double>::kCount;
-    return (blocks + n - 1) / n * n;
-  }
-  static std::int64_t whole_groups(std::int64_t classes) {
+  // Elements, for whole Lanes.
+  static std::int64_t of_classes(std::int64_t classes) {
     constexpr std::int64_t n = Lanes<T>::kCount;
     return (classes + n - 1) / n * n;
   }
-  static std::int64_t size(std::int64_t classes) {
-    const std::int64_t doubles = kFields * padded(block_count(classes));
-    return 5 * whole_groups(classes) + doubles * static_cast<std::int64_t>(sizeof(double) / sizeof(T));
+  static std::int64_t of_blocks(std::int64_t classes) {
+    const std::int64_t bytes = block_count(classes) * static_cast<std::int64_t>(sizeof(Block<T>));
+    return (bytes + 63) / 64 * 64 / static_cast<std::int64_t>(sizeof(T));
   }
-  RowScratch(double* memory, std::int64_t classes)
-      : apart(whole_groups(classes)), blocks_(memory), padded_(padded(block_count(classes))) {
-    terms = reinterpret_cast<T*>(memory + kFields * padded_);
-    p1 = terms + 3 * apart, p = p1 + apart;
-    for (std::int64_t i = 0; i < kFields * padded_; ++i) blocks_[i] = 0;
-  }
-  double* operator[](Field field) const { return blocks_ + field * padded_; }
-
- private:
-  double* blocks_;
-  std::int64_t padded_;
+  static std::int64_t size(std::int64_t classes) { return of_blocks(classes) + 5 * of_classes(classes); }
+  RowScratch(T* memory, std::int64_t classes)
+      : blocks(reinterpret_cast<Block<T>*>(memory)),
+        terms(memory + of_blocks(classes)),
+        apart(of_classes(classes)),
+        p1(terms + 3 * apart),
+        p(p1 + apart) {}
 };
 
 // A block's groups. The last one may reach back over classes that an earlier one has; its first `stale`
@@ -157,13 +155,12 @@ __attribute__((noinline)) void add_groups(const Groups<T>& given, const Frame<T>
 
 // False where the gaps need their rounding errors and were computed without.
 template <bool Hard, bool Soft, int Power, Way way, class T>
-bool add_block(const RowInput<T>& row, const T* grad, Span block, const Frame<T>& frame,
-               const RowScratch<T>& scratch, std::int64_t i) {
+bool add_block(const RowInput<T>& row, const T* grad, Span span, const Frame<T>& frame,
+               const RowScratch<T>& scratch, Block<T>& block) {
   using L = Lanes<T>;
-  using Field = RowScratch<T>;
-  const BlockGroups<T> groups(row, block, scratch);
-  const std::int64_t place = row.label - block.begin;
-  const std::int64_t label = Hard && place >= 0 && place < block.end - block.begin ? place : -1;
+  const BlockGroups<T> groups(row, span, scratch);
+  const std::int64_t place = row.label - span.begin;
+  const std::int64_t label = Hard && place >= 0 && place < span.end - span.begin ? place : -1;
   const std::int64_t label_lane = label < 0 ? -1 : groups.lane_of(label);
   Sums<L> sums, last;
   if (groups.last.count > 0) {
@@ -179,17 +176,16 @@ bool add_block(const RowInput<T>& row, const T* grad, Span block, const Frame<T>
     add<Hard, Soft>(last, x);
   }
   add_groups<Hard, Soft, Power, way>(groups.whole, frame, label,
-                                     {row.ahead, grad == nullptr ? nullptr : grad + block.begin}, sums);
+                                     {row.ahead, grad == nullptr ? nullptr : grad + span.begin}, sums);
   sums.add(last);
   if constexpr (Soft) {
     const T zt = sum(sums.zt), moved = sum(sums.moved);
     if (way == kPlain && any(~plain_gap_is_fit(frame.dm.value, L(moved), L(zt)))) return false;
-    scratch[Field::kZt][i] = zt, scratch[Field::kZs][i] = sum(sums.zs);
-    scratch[Field::kD][i] = sum(sums.d), scratch[Field::kMoved][i] = moved;
+    block.sums.zt = zt, block.sums.zs = sum(sums.zs), block.sums.d = sum(sums.d), block.sums.moved = moved;
   }
   if constexpr (Hard) {
-    scratch[Field::kOthers][i] = sum(sums.others);
-    scratch[Field::kLabel][i] =
+    block.sums.others = sum(sums.others);
+    block.sums.label =
         label < 0 ? T(0) : lane(stored_e1<Soft, Power>(groups.group_of(label), 0), label_lane);
   }
   return true;
@@ -203,76 +199,58 @@ bool add_block(const RowInput<T>& row, const T* grad, Span block, const Frame<T>
 template <bool Hard, bool Soft, class T>
 struct Row {
   using V = Vector<double>;
-  using Field = RowScratch<T>;
-  const RowScratch<T>& scratch;
+  Block<T>* const blocks;
+  const std::int64_t count;
   const Temperature<double>& temperature;
-  std::int64_t blocks;
-  double ms = -infinity<double>(), mt = ms;
+  double ms, mt;
   bool plain = true;  // the blocks' frames are within reach of each other
-  bool wide = false;  // some terms are not in reach, and may have become 0
-  Sums<V> sums;       // the same in all lanes
+  bool wide = false;
+  Sums<double> sums;
   double inverse_zs = 0, inverse_zt = 0;
 
-  Row(const RowScratch<T>& scratch_, const Temperature<double>& temperature_, std::int64_t classes)
-      : scratch(scratch_), temperature(temperature_), blocks(block_count(classes)) {
-    double least_ms = infinity<double>(), least_mt = least_ms;
-    for (std::int64_t i = 0; i < blocks; ++i) {
-      const double s = scratch[Field::kMs][i], t = scratch[Field::kMt][i];
+  Row(Block<T>* blocks_, std::int64_t count_, const Temperature<double>& temperature_)
+      : blocks(blocks_), count(count_), temperature(temperature_), ms(blocks[0].ms), mt(blocks[0].mt) {
+    double least_ms = ms, least_mt = mt;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const double s = blocks[i].ms, t = blocks[i].mt;
       ms = ms < s ? s : ms, mt = mt < t ? t : mt;
-      wide |= scratch[Field::kWideTerms][i] != 0;
       least_ms = s < least_ms ? s : least_ms, least_mt = t < least_mt ? t : least_mt;
+      wide |= blocks[i].wide;
     }
     const double reach = static_cast<double>(Reach<T>::kSoftened) * temperature.tau;
     if (Soft) plain = ms - least_ms <= reach && mt - least_mt <= reach;
   }
 
-  void find_weights() const {
-    if (blocks == 1) {
-      scratch[Field::kWt][0] = scratch[Field::kWs][0] = scratch[Field::kW1][0] = 1;
-      scratch[Field::kShift][0] = scratch[Field::kLean][0] = 0;
-      return;
-    }
-    for (std::int64_t i = blocks; i < RowScratch<T>::padded(blocks); ++i)
-      scratch[Field::kMs][i] = ms, scratch[Field::kMt][i] = mt;
-    for (std::int64_t i = 0; i < blocks; i += V::kCount) {
-      const V block_ms = load<1>(scratch[Field::kMs] + i), block_mt = load<1>(scratch[Field::kMt] + i);
-      if constexpr (Hard)
-        store(scratch[Field::kW1] + i,
-              exp_to_zero(block_ms - V(ms), V(kLog2E), V(zero_at<double>(kLog2E, 0))));
-      if constexpr (Soft) {
-        const V ws = exp_normal(block_ms - V(ms), V(temperature.k));
-        const V wt = exp_normal(block_mt - V(mt), V(temperature.k));
-        const V shift = logit_gap(block_ms, block_mt, Frame<double, 1>(V(ms), V(mt), temperature));
-        const V v = shift * V(temperature.inverse), expm1 = fma(v * v, expm1_remainder_over_square(v), v);
-        store(scratch[Field::kWs] + i, ws), store(scratch[Field::kWt] + i, wt);
-        store(scratch[Field::kShift] + i, shift);
-        store(scratch[Field::kLean] + i, where(abs(v) < V(1.0), wt * expm1, ws - wt));
-      }
+  void find_frame(Block<T>& block) const {
+    const V below_s(static_cast<double>(block.ms) - ms), below_t(static_cast<double>(block.mt) - mt);
+    if constexpr (Hard) block.w1 = first(exp_to_zero(below_s, V(kLog2E), V(zero_at<double>(kLog2E, 0))));
+    if constexpr (Soft) {
+      const V ws = exp_normal(below_s, V(temperature.k)), wt = exp_normal(below_t, V(temperature.k));
+      const V shift = logit_gap(V(block.ms), V(block.mt), Frame<double, 1>(V(ms), V(mt), temperature));
+      const V v = shift * V(temperature.inverse), expm1 = fma(v * v, expm1_remainder_over_square(v), v);
+      block.ws = first(ws), block.wt = first(wt), block.shift = first(shift);
+      block.lean = first(where(abs(v) < V(1.0), wt * expm1, ws - wt));
     }
   }
 
   void add_blocks() {
-    find_weights();
-    Sums<double> total;
-    for (std::int64_t i = 0; i < blocks; ++i) {
-      const auto field = [&](auto which) { return scratch[which][i]; };
+    for (std::int64_t i = 0; i < count; ++i) {
+      Block<T>& block = blocks[i];
+      const Sums<double>& x = block.sums;
+      if (count > 1) find_frame(block);
       if constexpr (Soft) {
-        const double wt = field(Field::kWt), zt = field(Field::kZt), zs = field(Field::kZs);
-        total.zt += wt * zt, total.zs += field(Field::kWs) * zs;
-        total.d += wt * field(Field::kD) + field(Field::kLean) * zs;
-        total.moved += wt * (field(Field::kShift) * zt + field(Field::kMoved));
+        sums.zt += block.wt * x.zt, sums.zs += block.ws * x.zs;
+        sums.d += block.wt * x.d + block.lean * x.zs;
+        sums.moved += block.wt * (block.shift * x.zt + x.moved);
       }
-      if constexpr (Hard) {
-        total.others += field(Field::kW1) * field(Field::kOthers);
-        total.label += field(Field::kW1) * field(Field::kLabel);
-      }
+      if constexpr (Hard) sums.others += block.w1 * x.others, sums.label += block.w1 * x.label;
     }
-    sums = {V(total.zt), V(total.zs), V(total.d), V(total.moved), V(total.others), V(total.label)};
-    if constexpr (Soft) inverse_zs = 1 / total.zs, inverse_zt = 1 / total.zt;
+    if constexpr (Soft) inverse_zs = 1 / sums.zs, inverse_zt = 1 / sums.zt;
   }
-  double b(std::int64_t i) const { return scratch[Field::kWt][i] * inverse_zt; }
-  double a_minus_b(std::int64_t i) const {
-    return (scratch[Field::kLean][i] - b(i) * first(sums.d)) * inverse_zs;
+  double b(const Block<T>& block) const { return block.wt * inverse_zt; }
+  double a_minus_b(const Block<T>& block) const { return (block.lean - b(block) * sums.d) * inverse_zs; }
+  double tau_log_ratio(const Block<T>& block, double log_ratio) const {
+    return block.shift - log_ratio * temperature.tau;
   }
 };
 
@@ -285,60 +263,63 @@ double near_block(const BlockGroups<T>& groups, const Frame<T>& frame, const Nea
   return sum(whole + only_fresh(near_terms(groups.last, frame, factor, in_reach), groups.stale));
 }
 
-// Runs body(i, block) for every block of a row: on this thread, or on several where the call asks for it.
+// Runs body(span, block) for every block of a row: on this thread, or on several where the call asks for it.
 template <class T, class Body>
-void for_row(const KdCall<T>& call, Body&& body) {
+void for_row(const KdCall<T>& call, const RowScratch<T>& scratch, Body&& body) {
   const std::int64_t count = block_count(call.classes);
   if (call.split_columns == nullptr) {
-    for (std::int64_t i = 0; i < count; ++i) body(i, block_at(i, call.classes));
+    for (std::int64_t i = 0; i < count; ++i) body(block_at(i, count, call.classes), scratch.blocks[i]);
     return;
   }
   constexpr std::int64_t kShare = 8;  // blocks that are worth waking a thread for
   struct Context {
     Body& body;
     std::int64_t count, classes;
-  } context{body, count, call.classes};
+    Block<T>* blocks;
+  } context{body, count, call.classes, scratch.blocks};
   call.split_columns((count + kShare - 1) / kShare,
                      [](void* p, std::int64_t share) {
                        const Context& c = *static_cast<Context*>(p);
                        for (std::int64_t i = share * kShare; i < c.count && i < (share + 1) * kShare; ++i)
-                         c.body(i, block_at(i, c.classes));
+                         c.body(block_at(i, c.count, c.classes), c.blocks[i]);
                      },
                      &context, call.threads);
 }
 
+template <class T>
+Frame<T> frame_of(const Block<T>& block, const Temperature<T>& temperature) {
+  return {Lanes<T>(block.ms), Lanes<T>(block.mt), temperature};
+}
+
 // tau^2 KL of a row, whose blocks' sums are known. False where it is beyond the plain path's reach.
-template <bool Hard, class T, class FrameOf>
+template <bool Hard, class T>
 bool soft_loss(const KdCall<T>& call, const RowInput<T>& input, const Row<Hard, true, T>& row,
-               const Temperature<T>& temperature, FrameOf&& frame_of, double& soft) {
+               const Temperature<T>& temperature, const RowScratch<T>& scratch, double& soft) {
   using V = Vector<double>;
   using L = Lanes<T>;
-  using Field = RowScratch<T>;
-  const RowScratch<T>& scratch = row.scratch;
   const Temperature<double>& exact = row.temperature;
-  const SoftResult<double, 1> result = soft_result(row.sums, V(exact.inverse));
+  const Sums<V> sums{V(row.sums.zt), V(row.sums.zs), V(row.sums.d), V(row.sums.moved), V(0.0), V(0.0)};
+  const SoftResult<double, 1> result = soft_result(sums, V(exact.inverse));
   const double log_ratio = first(result.log_ratio);
-  const auto tau_log_ratio = [&](std::int64_t i) {
-    return scratch[Field::kShift][i] - log_ratio * exact.tau;
-  };
   soft = first(result.kl) * exact.tau * exact.tau;
   if (!(soft < infinity<double>())) return false;  // NaN, or beyond the type's range
   double mean_abs = 0, mean_square = 0;            // of log(A / B) under q, and of its square times tau^2
-  for (std::int64_t i = 0; i < row.blocks; ++i) {
-    const double q = row.b(i) * scratch[Field::kZt][i], x = tau_log_ratio(i);
+  for (std::int64_t i = 0; i < row.count; ++i) {
+    const Block<T>& block = row.blocks[i];
+    const double q = row.b(block) * block.sums.zt, x = row.tau_log_ratio(block, log_ratio);
     mean_abs += q * (x < 0 ? -x : x) * exact.inverse;
     mean_square += q * x * x;
   }
   if (!any(~kl_is_far(result.kl, V(mean_abs)))) return true;
-  for_row(call, [&](std::int64_t i, Span block) {
-    const NearFactors<T> factor{L(static_cast<T>(row.b(i))), L(static_cast<T>(row.a_minus_b(i))),
-                                L(static_cast<T>(tau_log_ratio(i))), L(temperature.tau)};
-    scratch[Field::kKl][i] = near_block(BlockGroups<T>(input, block, scratch), frame_of(i), factor,
-                                        scratch[Field::kWideTerms][i] != 0);
+  for_row(call, scratch, [&](Span span, Block<T>& block) {
+    const NearFactors<T> factor{L(static_cast<T>(row.b(block))), L(static_cast<T>(row.a_minus_b(block))),
+                                L(static_cast<T>(row.tau_log_ratio(block, log_ratio))), L(temperature.tau)};
+    block.kl =
+        near_block(BlockGroups<T>(input, span, scratch), frame_of(block, temperature), factor, block.wide);
   });
   soft = 0;
-  for (std::int64_t i = 0; i < row.blocks; ++i) soft += scratch[Field::kKl][i];
-  if (!row.wide && !any(~are_equal(row.sums, V(soft)))) return true;
+  for (std::int64_t i = 0; i < row.count; ++i) soft += row.blocks[i].kl;
+  if (!row.wide && !any(~are_equal(sums, V(soft)))) return true;
   return !any(~near_kl_is_fit(V(soft), V(mean_square), V(exact.tau), static_cast<double>(Reach<T>::kTail)));
 }
 
@@ -350,60 +331,56 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, T* hess,
             const RowScratch<T>& scratch, RowParts& loss) {
   using V = Vector<double>;
   using L = Lanes<T>;
-  using Field = RowScratch<T>;
-  const auto frame_of = [&](std::int64_t i) {
-    return Frame<T>(L(static_cast<T>(scratch[Field::kMs][i])), L(static_cast<T>(scratch[Field::kMt][i])),
-                    temperature);
-  };
-  for_row(call, [&](std::int64_t i, Span block) {
-    const Extent<T> x = extent<Soft>(input, block);
-    scratch[Field::kMs][i] = x.ms, scratch[Field::kMt][i] = x.mt;
+  for_row(call, scratch, [&](Span span, Block<T>& block) {
+    const Extent<T> x = extent<Soft>(input, span);
     const T spread_s = x.ms - x.lowest_s, spread_t = x.mt - x.lowest_t,
             reach = Reach<T>::kSoftened * temperature.tau;
     const bool in_reach = Soft ? spread_s <= reach && spread_t <= reach : spread_s <= Reach<T>::kStudent;
     const bool powers = in_reach && spread_t <= Reach<T>::kTeacher && spread_s <= Reach<T>::kStudent;
-    const int power_used = powers ? temperature.power : 0;
-    scratch[Field::kPower][i] = power_used, scratch[Field::kWideTerms][i] = !in_reach;
-    const Frame<T> frame = frame_of(i);
+    block = Block<T>();
+    block.ms = x.ms, block.mt = x.mt, block.power = powers ? temperature.power : 0, block.wide = !in_reach;
+    const Frame<T> frame = frame_of(block, temperature);
     if (!in_reach) {
-      add_block<Hard, Soft, 0, kWide>(input, grad, block, frame, scratch, i);
+      add_block<Hard, Soft, 0, kWide>(input, grad, span, frame, scratch, block);
       return;
     }
     const bool plain_gaps = !any(~(abs(frame.dm.value) <= L(Reach<T>::kOffset)));
-    with_power<Hard && Soft>(power_used, [&](auto power) {
+    with_power<Hard && Soft>(block.power, [&](auto power) {
       const bool done =
-          plain_gaps && add_block<Hard, Soft, power.value, kPlain>(input, grad, block, frame, scratch, i);
-      if (!done) add_block<Hard, Soft, power.value, kExact>(input, grad, block, frame, scratch, i);
+          plain_gaps && add_block<Hard, Soft, power.value, kPlain>(input, grad, span, frame, scratch, block);
+      if (!done) add_block<Hard, Soft, power.value, kExact>(input, grad, span, frame, scratch, block);
     });
   });
 
-  Row<Hard, Soft, T> row(scratch, exact, call.classes);
+  Row<Hard, Soft, T> row(scratch.blocks, block_count(call.classes), exact);
   if (!row.plain) return false;
   row.add_blocks();
+  const double total = row.sums.others + row.sums.label;
   if constexpr (Hard) {
-    loss.hard = first(hard_result(row.sums, V(row.ms - static_cast<double>(input.s[input.label]))));
+    Sums<V> sums;
+    sums.others = V(row.sums.others), sums.label = V(row.sums.label);
+    loss.hard = first(hard_result(sums, V(row.ms - static_cast<double>(input.s[input.label]))));
     if (!(loss.hard >= static_cast<double>(Reach<T>::kTail))) return false;
   }
   if constexpr (Soft)
-    if (!soft_loss(call, input, row, temperature, frame_of, loss.soft)) return false;
+    if (!soft_loss(call, input, row, temperature, scratch, loss.soft)) return false;
   if (grad == nullptr) return true;
 
-  const double inverse_total = Hard ? 1 / first(row.sums.others + row.sums.label) : 0;
-  const double hard_weight = plan.hard_slope() * call.grad_scale * inverse_total;
+  const double hard_weight = Hard ? plan.hard_slope() * call.grad_scale / total : 0;
   const double soft_weight = plan.soft_weight * call.grad_scale * exact.tau;
-  for_row(call, [&](std::int64_t i, Span block) {
-    const double de = Soft ? soft_weight * row.b(i) : 0, es = Soft ? soft_weight * row.a_minus_b(i) : 0;
-    const double e1 = Hard ? hard_weight * scratch[Field::kW1][i] : 0;
+  for_row(call, scratch, [&](Span span, Block<T>& block) {
+    const double de = Soft ? soft_weight * row.b(block) : 0, es = Soft ? soft_weight * row.a_minus_b(block) : 0;
+    const double e1 = hard_weight * block.w1;
     const GradientFactors<T> factor{L(static_cast<T>(e1)), L(static_cast<T>(de)), L(static_cast<T>(es))};
-    const BlockGroups<T> groups(input, block, scratch);
-    with_power<Hard && Soft>(static_cast<int>(scratch[Field::kPower][i]), [&](auto power) {
-      write_terms<false, Hard, Soft, power.value>(groups.whole, factor, L(0), L(0), grad + block.begin);
+    const BlockGroups<T> groups(input, span, scratch);
+    with_power<Hard && Soft>(block.power, [&](auto power) {
+      write_terms<false, Hard, Soft, power.value>(groups.whole, factor, L(0), L(0), grad + span.begin);
       write_terms<false, Hard, Soft, power.value>(groups.last, factor, L(0), L(0),
-                                                  grad + block.end - Groups<T>::kSize);
+                                                  grad + span.end - Groups<T>::kSize);
     });
-    const std::int64_t label = input.label - block.begin;
-    if (!Hard || label < 0 || label >= block.end - block.begin) return;
-    double at_label = hard_weight * first(plan.keeps_p1 ? row.sums.label : V(0.0) - row.sums.others);
+    const std::int64_t label = input.label - span.begin;
+    if (!Hard || label < 0 || label >= span.end - span.begin) return;
+    double at_label = hard_weight * (plan.keeps_p1 ? row.sums.label : -row.sums.others);
     if constexpr (Soft) {
       const T* const terms = groups.group_of(label).terms + groups.lane_of(label);
       at_label += de * static_cast<double>(terms[scratch.apart]) + es * static_cast<double>(terms[0]);
@@ -411,15 +388,14 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, T* hess,
     grad[input.label] = static_cast<T>(at_label);
   });
   if (hess == nullptr) return true;
-  for_row(call, [&](std::int64_t i, Span block) {
-    const L e1(static_cast<T>(Hard ? scratch[Field::kW1][i] * inverse_total : 0));
-    const L es(static_cast<T>(Soft ? scratch[Field::kWs][i] * row.inverse_zs : 0));
-    const BlockGroups<T> groups(input, block, scratch);
-    with_power<Hard && Soft>(static_cast<int>(scratch[Field::kPower][i]), [&](auto power) {
+  for_row(call, scratch, [&](Span span, Block<T>& block) {
+    const L e1(static_cast<T>(block.w1 / total)), es(static_cast<T>(block.ws * row.inverse_zs));
+    const BlockGroups<T> groups(input, span, scratch);
+    with_power<Hard && Soft>(block.power, [&](auto power) {
       const auto write = [&](const Groups<T>& g, std::int64_t c) {
         write_probabilities<Hard, Soft, power.value>(g, e1, es, scratch.p1 + c, scratch.p + c);
       };
-      write(groups.whole, block.begin), write(groups.last, block.end - Groups<T>::kSize);
+      write(groups.whole, span.begin), write(groups.last, span.end - Groups<T>::kSize);
     });
   });
   hessian_row(Hard ? scratch.p1 : nullptr, Soft ? scratch.p : nullptr, call.classes,

@@ -245,29 +245,12 @@ template <int N>
 struct PowerOf {
   static constexpr int value = N;
 };
-template <bool Both, class F>
+template <bool Both, int Most = kMostPower, class F>
 KDLOSS_INLINE auto with_power(int power, F&& f) {
-  if constexpr (!Both) return f(PowerOf<0>{});
-  switch (power) {
-    case 1:
-      return f(PowerOf<1>{});
-    case 2:
-      return f(PowerOf<2>{});
-    case 3:
-      return f(PowerOf<3>{});
-    case 4:
-      return f(PowerOf<4>{});
-    case 5:
-      return f(PowerOf<5>{});
-    case 6:
-      return f(PowerOf<6>{});
-    case 7:
-      return f(PowerOf<7>{});
-    case 8:
-      return f(PowerOf<8>{});
-    default:
-      return f(PowerOf<0>{});
-  }
+  if constexpr (!Both || Most == 0)
+    return f(PowerOf<0>{});
+  else
+    return power == Most ? f(PowerOf<Most>{}) : with_power<Both, Most - 1>(power, f);
 }
 
 // ---- Sums over the classes, and what follows from them

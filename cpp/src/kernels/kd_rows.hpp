@@ -208,7 +208,7 @@ void kd_row_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end, 
   Temperature<T> temperature(call.tau);
   Temperature<double> exact(call.tau);
   const Plans<T> plans(call);
-  const RowScratch<T> row_scratch(reinterpret_cast<double*>(scratch.plain), classes);
+  const RowScratch<T> row_scratch(scratch.plain, classes);
   const bool with_grad = call.grad.data != nullptr, with_hess = call.hess.data != nullptr;
   const auto read = [&](bool packed, const T* block, const AnyView& from, std::int64_t first,
                         std::int64_t i) {
