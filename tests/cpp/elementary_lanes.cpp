@@ -2,8 +2,7 @@
 #include "../../cpp/src/kernels/elementary.hpp"
 #include "elementary_table.hpp"
 
-namespace kdloss {
-namespace KDLOSS_ISA {
+namespace kdloss::KDLOSS_ISA {
 namespace {
 
 template <class T, class F>
@@ -53,5 +52,4 @@ constexpr Elementary kElementary = {functions<float>(), functions<double>()};
 extern const Elementary& elementary;
 const Elementary& elementary = kElementary;
 
-}  // namespace KDLOSS_ISA
-}  // namespace kdloss
+}  // namespace kdloss::KDLOSS_ISA

@@ -53,7 +53,6 @@ const kdloss::ElementaryFunctions<T>& functions() {
 }
 
 // ---- The table
-// -----------------------------------------------------------------------------------------------------
 
 struct Accuracy {
   double from, to;           // of x k for the exponentials, of x elsewhere
@@ -76,7 +75,6 @@ Accuracy documented(const std::string& function) {
 }
 
 // ---- The true values
-// -----------------------------------------------------------------------------------------------
 
 constexpr Real kLn2 = 0.693147180559945309417232121458176568L;
 
@@ -106,7 +104,6 @@ R true_log1p(R x, R) {
 }
 
 // ---- The measurement
-// -----------------------------------------------------------------------------------------------
 
 // The distance of two neighbours of type T at x.
 template <class T, class R>

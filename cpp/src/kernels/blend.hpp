@@ -15,8 +15,7 @@
 #include "kd_formula.hpp"
 #include "kd_plan.hpp"
 
-namespace kdloss {
-namespace KDLOSS_ISA {
+namespace kdloss::KDLOSS_ISA {
 namespace {
 
 // g (ms - s), where a class that is not wanted may be masked.
@@ -140,5 +139,4 @@ std::int64_t bad_probabilities(const KdCall<T>& call, std::int64_t begin, std::i
 }
 
 }  // namespace
-}  // namespace KDLOSS_ISA
-}  // namespace kdloss
+}  // namespace kdloss::KDLOSS_ISA

@@ -7,8 +7,7 @@
 #include "../kernel_table.hpp"
 #include "transpose.hpp"
 
-namespace kdloss {
-namespace KDLOSS_ISA {
+namespace kdloss::KDLOSS_ISA {
 namespace {
 
 KDLOSS_INLINE float as_float(std::uint32_t bits) {
@@ -121,5 +120,4 @@ KDLOSS_INLINE bool in_place(const V& v) {
 }
 
 }  // namespace
-}  // namespace KDLOSS_ISA
-}  // namespace kdloss
+}  // namespace kdloss::KDLOSS_ISA

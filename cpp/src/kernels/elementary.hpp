@@ -5,12 +5,10 @@
 
 #include "lanes.hpp"
 
-namespace kdloss {
-namespace KDLOSS_ISA {
+namespace kdloss::KDLOSS_ISA {
 namespace {
 
 // ---- Constants of each type
-// ----------------------------------------------------------------------------------
 
 template <class T>
 struct Format;
@@ -57,7 +55,6 @@ KDLOSS_INLINE Lanes<T, P> horner(Lanes<T, P> x, Lanes<T, P> value, T next, Rest.
 }
 
 // ---- exp
-// -----------------------------------------------------------------------------------------------------
 
 // (2^r - 1) / r on [-1/2, 1/2], minimax; relative error 1.1e-8 and 1.8e-17.
 template <int P>
@@ -164,7 +161,6 @@ KDLOSS_INLINE Lanes<double, P> expm1_remainder_over_square(Lanes<double, P> u) {
 }
 
 // ---- log
-// -----------------------------------------------------------------------------------------------------
 
 // (2 atanh(s) / s - 2) / s^2 as a polynomial in z = s^2 <= 0.0295.
 template <int P>
@@ -211,5 +207,4 @@ KDLOSS_INLINE Lanes<T, P> log1p(Lanes<T, P> x) {
 }
 
 }  // namespace
-}  // namespace KDLOSS_ISA
-}  // namespace kdloss
+}  // namespace kdloss::KDLOSS_ISA

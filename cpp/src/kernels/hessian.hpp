@@ -8,8 +8,7 @@
 
 #include "columns.hpp"
 
-namespace kdloss {
-namespace KDLOSS_ISA {
+namespace kdloss::KDLOSS_ISA {
 namespace {
 
 // The largest of some probabilities, and the sum of the smaller ones (of no use where that is no more than
@@ -72,5 +71,4 @@ Peak<Lanes<T>> peak_of_lanes(const T* p, std::int64_t classes) {
 }
 
 }  // namespace
-}  // namespace KDLOSS_ISA
-}  // namespace kdloss
+}  // namespace kdloss::KDLOSS_ISA

@@ -11,8 +11,7 @@
 #include "kd_terms.hpp"
 #include "lane_rows.hpp"
 
-namespace kdloss {
-namespace KDLOSS_ISA {
+namespace kdloss::KDLOSS_ISA {
 namespace {
 
 // Up to here a tile stays in the first cache and the transposes cost less than a row's logarithms and sums.
@@ -21,7 +20,7 @@ constexpr std::int64_t kMostLaneClasses = 224;
 template <bool Both, class F>
 KDLOSS_INLINE void with_lane_power(int power, F&& f) {
   if constexpr (Both)
-    if (power == kOwnPowers) return f(PowerOf<kOwnPowers>{});
+    if (power == kOwnPowers) return f(Constant<kOwnPowers>{});
   with_power<Both>(power, f);
 }
 
@@ -363,5 +362,4 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, const
 }
 
 }  // namespace
-}  // namespace KDLOSS_ISA
-}  // namespace kdloss
+}  // namespace kdloss::KDLOSS_ISA

@@ -13,8 +13,7 @@
 #include "kd_plan.hpp"
 #include "kd_terms.hpp"
 
-namespace kdloss {
-namespace KDLOSS_ISA {
+namespace kdloss::KDLOSS_ISA {
 namespace {
 
 template <class T>
@@ -185,8 +184,7 @@ bool add_block(const RowInput<T>& row, const T* grad, Span span, const Frame<T>&
   }
   if constexpr (Hard) {
     block.sums.others = sum(sums.others);
-    block.sums.label =
-        label < 0 ? T(0) : lane(stored_e1<Soft, Power>(groups.group_of(label), 0), label_lane);
+    block.sums.label = label < 0 ? T(0) : lane(stored_e1<Soft, Power>(groups.group_of(label), 0), label_lane);
   }
   return true;
 }
@@ -369,7 +367,8 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, T* hess,
   const double hard_weight = Hard ? plan.hard_slope() * call.grad_scale / total : 0;
   const double soft_weight = plan.soft_weight * call.grad_scale * exact.tau;
   for_row(call, scratch, [&](Span span, Block<T>& block) {
-    const double de = Soft ? soft_weight * row.b(block) : 0, es = Soft ? soft_weight * row.a_minus_b(block) : 0;
+    const double de = Soft ? soft_weight * row.b(block) : 0,
+                 es = Soft ? soft_weight * row.a_minus_b(block) : 0;
     const double e1 = hard_weight * block.w1;
     const GradientFactors<T> factor{L(static_cast<T>(e1)), L(static_cast<T>(de)), L(static_cast<T>(es))};
     const BlockGroups<T> groups(input, span, scratch);
@@ -404,5 +403,4 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, T* hess,
 }
 
 }  // namespace
-}  // namespace KDLOSS_ISA
-}  // namespace kdloss
+}  // namespace kdloss::KDLOSS_ISA

@@ -9,8 +9,7 @@
 #include "kd_formula.hpp"
 #include "kd_plan.hpp"
 
-namespace kdloss {
-namespace KDLOSS_ISA {
+namespace kdloss::KDLOSS_ISA {
 namespace {
 
 // et, es and de are 2^kHeadroomExponent times themselves, so that tau q keeps its digits where q underflows.
@@ -151,5 +150,4 @@ RowParts careful_row(const KdCall<T>& call, std::int64_t i, const RowPlan& plan,
 }
 
 }  // namespace
-}  // namespace KDLOSS_ISA
-}  // namespace kdloss
+}  // namespace kdloss::KDLOSS_ISA

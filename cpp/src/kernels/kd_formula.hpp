@@ -32,8 +32,7 @@
 
 #include "elementary.hpp"
 
-namespace kdloss {
-namespace KDLOSS_ISA {
+namespace kdloss::KDLOSS_ISA {
 namespace {
 
 constexpr double kLog2E = 1.4426950408889634;
@@ -55,7 +54,6 @@ KDLOSS_INLINE Difference<T, P> two_diff(Lanes<T, P> a, Lanes<T, P> b) {
 }
 
 // ---- What is known before a row's classes are read
-// ---------------------------------------------------------------
 
 // What the plain path takes. Rows that reach further down, and masked ones, have wide_terms(); what is beyond
 // these too (infinite logits, NaN, the extremes of scale, mere tails) is computed by the careful path, in
@@ -136,7 +134,6 @@ KDLOSS_INLINE Frame<T, P> repeated(const Frame<T>& one) {
 }
 
 // ---- The terms of one class
-// --------------------------------------------------------------------------------------
 
 template <class T, int P = kParts>
 struct Terms {
@@ -241,20 +238,15 @@ KDLOSS_INLINE Terms<T, P> where(Mask<T, P> m, const Terms<T, P>& yes, const Term
 
 // Calls f(integral constant) for a power known at run time, so that the choice stands outside the loops. Both
 // says whether there can be one: p1 has powers where both parts are computed.
-template <int N>
-struct PowerOf {
-  static constexpr int value = N;
-};
 template <bool Both, int Most = kMostPower, class F>
 KDLOSS_INLINE auto with_power(int power, F&& f) {
   if constexpr (!Both || Most == 0)
-    return f(PowerOf<0>{});
+    return f(Constant<0>{});
   else
-    return power == Most ? f(PowerOf<Most>{}) : with_power<Both, Most - 1>(power, f);
+    return power == Most ? f(Constant<Most>{}) : with_power<Both, Most - 1>(power, f);
 }
 
 // ---- Sums over the classes, and what follows from them
-// --------------------------------------------------------------
 
 template <class V>
 struct Sums {
@@ -338,7 +330,6 @@ KDLOSS_INLINE Mask<T, P> et_is_es_minus_de(Lanes<T, P> log_ratio) {
 }
 
 // ---- KL, term by term
-// ------------------------------------------------------------------------------------------------
 
 // tau^2 k, k = q (expm1(u) - u) >= 0, for a row of the plain path that is not far from its teacher.
 // difference = p - q, and tau_u = tau u: squared before it is divided by tau, lest it underflow where tau is
@@ -377,7 +368,6 @@ KDLOSS_INLINE KlTerm<T, P> careful_kl_term(Lanes<T, P> s, Lanes<T, P> t, const T
 }
 
 // ---- The gradient
-// ------------------------------------------------------------------------------------------------------
 
 // hard_weight (p1 - onehot) + soft_weight tau (p - q) as a sum of multiples of e1, de and es, when e1 at the
 // label is replaced by -others.
@@ -395,5 +385,4 @@ KDLOSS_INLINE Lanes<T, P> gradient(const GradientFactors<T, P>& factor, Lanes<T,
 }
 
 }  // namespace
-}  // namespace KDLOSS_ISA
-}  // namespace kdloss
+}  // namespace kdloss::KDLOSS_ISA

@@ -4,8 +4,7 @@
 #include "../kernel_table.hpp"
 #include "columns.hpp"
 
-namespace kdloss {
-namespace KDLOSS_ISA {
+namespace kdloss::KDLOSS_ISA {
 namespace {
 
 struct RowParts {
@@ -110,10 +109,9 @@ KDLOSS_INLINE double mixed(const RowPlan& plan, RowParts parts) {
 // Calls f(hard, soft) with the two as compile-time constants.
 template <class F>
 KDLOSS_INLINE auto with_parts(bool hard, bool soft, F&& f) {
-  if (hard && soft) return f(Yes{}, Yes{});
-  return hard ? f(Yes{}, No{}) : f(No{}, Yes{});
+  if (hard && soft) return f(Constant<true>{}, Constant<true>{});
+  return hard ? f(Constant<true>{}, Constant<false>{}) : f(Constant<false>{}, Constant<true>{});
 }
 
 }  // namespace
-}  // namespace KDLOSS_ISA
-}  // namespace kdloss
+}  // namespace kdloss::KDLOSS_ISA

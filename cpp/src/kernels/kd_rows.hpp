@@ -6,8 +6,7 @@
 #include "kd_by_row.hpp"
 #include "kd_careful.hpp"
 
-namespace kdloss {
-namespace KDLOSS_ISA {
+namespace kdloss::KDLOSS_ISA {
 namespace {
 
 // Writes what the caller wants to know of a row.
@@ -265,7 +264,6 @@ void kd_row_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end, 
 }
 
 // ---- Either
-// --------------------------------------------------------------------------------------------------------
 
 template <class T>
 bool in_lanes(std::int64_t classes) {
@@ -302,5 +300,4 @@ std::int64_t rows_per_sum(std::int64_t classes) {
 }
 
 }  // namespace
-}  // namespace KDLOSS_ISA
-}  // namespace kdloss
+}  // namespace kdloss::KDLOSS_ISA

@@ -8,8 +8,7 @@
 #include "columns.hpp"
 #include "kd_formula.hpp"
 
-namespace kdloss {
-namespace KDLOSS_ISA {
+namespace kdloss::KDLOSS_ISA {
 namespace {
 
 // Some groups of students, teachers and terms: es begins at terms, de and e1 each `apart` elements further.
@@ -28,17 +27,13 @@ struct Groups {
 
 // Calls body(parts, i) for all groups, by the index of their first element: kBusyParts at a time (parts.value
 // says how many it is), and the last by themselves.
-template <int P>
-struct PartsAtOnce {
-  static constexpr int value = P;
-};
 template <class T, class Body>
 KDLOSS_INLINE void for_groups(std::int64_t count, Body&& body) {
   constexpr std::int64_t n = Groups<T>::kSize, many = Lanes<T, kBusyParts>::kCount;
   std::int64_t i = 0;
-  for (; i + many <= count * n; i += many) body(PartsAtOnce<kBusyParts>{}, i);
+  for (; i + many <= count * n; i += many) body(Constant<kBusyParts>{}, i);
   if constexpr (many > n)
-    for (; i < count * n; i += n) body(PartsAtOnce<kParts>{}, i);
+    for (; i < count * n; i += n) body(Constant<kParts>{}, i);
 }
 
 // ---- p1's exponential as es^n, where each lane may have its own n in 1..8, or 0 for an exponential of its
@@ -161,5 +156,4 @@ void write_probabilities(const Groups<T>& groups, Lanes<T> e1_factor, Lanes<T> e
 }
 
 }  // namespace
-}  // namespace KDLOSS_ISA
-}  // namespace kdloss
+}  // namespace kdloss::KDLOSS_ISA

@@ -2,8 +2,7 @@
 #include "kd_rows.hpp"
 #include "softmax.hpp"
 
-namespace kdloss {
-namespace KDLOSS_ISA {
+namespace kdloss::KDLOSS_ISA {
 namespace {
 
 template <class T>
@@ -24,5 +23,4 @@ constexpr Kernels kKernels = {kernels_for<float>(), kernels_for<double>()};
 extern const Kernels& kernels;
 const Kernels& kernels = kKernels;
 
-}  // namespace KDLOSS_ISA
-}  // namespace kdloss
+}  // namespace kdloss::KDLOSS_ISA

@@ -3,8 +3,7 @@
 
 #include "transpose.hpp"
 
-namespace kdloss {
-namespace KDLOSS_ISA {
+namespace kdloss::KDLOSS_ISA {
 namespace {
 
 // tile[c, i] = from[first + i, c] for i < count <= 16 (or 8); the other lanes repeat the last row.
@@ -36,5 +35,4 @@ void scatter(const T* tile, std::int64_t first, int count, std::int64_t classes,
 }
 
 }  // namespace
-}  // namespace KDLOSS_ISA
-}  // namespace kdloss
+}  // namespace kdloss::KDLOSS_ISA

@@ -14,8 +14,7 @@
 #include <arm_neon.h>
 #endif
 
-namespace kdloss {
-namespace KDLOSS_ISA {
+namespace kdloss::KDLOSS_ISA {
 namespace {  // internal linkage: nothing compiled here may be shared with another instruction set's object
 
 #define KDLOSS_INLINE inline __attribute__((always_inline))
@@ -29,6 +28,12 @@ constexpr int kNativeBytes = 32;
 #else
 constexpr int kNativeBytes = 16;
 #endif
+
+// A number known at compile time, for a lambda: x.value.
+template <auto N>
+struct Constant {
+  static constexpr auto value = N;
+};
 
 template <class T>
 struct Bits;
@@ -65,7 +70,6 @@ struct Lanes {
 };
 
 // ---- The few operations that the generic vector syntax does not have
-// -----------------------------------------
 
 #if defined(__AVX512F__)
 KDLOSS_INLINE __m512 native_fma(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
@@ -108,7 +112,6 @@ KDLOSS_INLINE N native_fma(N a, N b, N c) {
 #endif
 
 // ---- Arithmetic
-// ----------------------------------------------------------------------------------------------
 
 #define KDLOSS_EACH_PART for (int i = 0; i < P; ++i)
 #define KDLOSS_BINARY(op)                                               \
@@ -146,7 +149,6 @@ KDLOSS_INLINE Lanes<T, P> min(Lanes<T, P> a, Lanes<T, P> b) {
 }
 
 // ---- Masks: one bit pattern of all ones or all zeros a lane
-// -----------------------------------------------------
 
 template <class T, int P = kParts>
 struct Mask {
@@ -208,7 +210,6 @@ KDLOSS_INLINE Lanes<T, P> abs(Lanes<T, P> x) {
 }
 
 // ---- Memory
-// --------------------------------------------------------------------------------------------------
 
 // A native vector at any address. (A copy by memcpy GCC may make in pieces that the next load cannot
 // forward.)
@@ -348,5 +349,4 @@ KDLOSS_INLINE T lane(Lanes<T, P> x, std::int64_t i) {
 }
 
 }  // namespace
-}  // namespace KDLOSS_ISA
-}  // namespace kdloss
+}  // namespace kdloss::KDLOSS_ISA

@@ -12,8 +12,7 @@
 #include "elementary.hpp"
 #include "lane_rows.hpp"
 
-namespace kdloss {
-namespace KDLOSS_ISA {
+namespace kdloss::KDLOSS_ISA {
 namespace {
 
 constexpr std::int64_t kMostSoftmaxLaneClasses = 144;
@@ -167,5 +166,4 @@ std::int64_t softmax_scratch(const SoftmaxCall<T>& call) {
 }
 
 }  // namespace
-}  // namespace KDLOSS_ISA
-}  // namespace kdloss
+}  // namespace kdloss::KDLOSS_ISA

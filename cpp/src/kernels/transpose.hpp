@@ -4,8 +4,7 @@
 #include "../kernel_table.hpp"
 #include "lanes.hpp"
 
-namespace kdloss {
-namespace KDLOSS_ISA {
+namespace kdloss::KDLOSS_ISA {
 namespace {
 
 // A 16-byte piece holds 4 floats or 2 doubles of a row, and squares of so many rows and columns are turned:
@@ -199,18 +198,14 @@ constexpr std::int64_t block_stride(std::int64_t classes) {
 }
 
 // Calls copy(constant, first) for groups of rows: many, some, few, one. constant.value rows begin at first.
-template <int N>
-struct RowsAtOnce {
-  static constexpr int value = N;
-};
 template <class T, class Copy>
 KDLOSS_INLINE void in_groups(std::int64_t count, Copy&& copy) {
   constexpr int few = Lanes<T>::kCount, some = 2 * few, many = 8 * few;
   std::int64_t r = 0;
-  for (; r + many <= count; r += many) copy(RowsAtOnce<many>{}, r);
-  for (; r + some <= count; r += some) copy(RowsAtOnce<some>{}, r);
-  for (; r + few <= count; r += few) copy(RowsAtOnce<few>{}, r);
-  for (; r < count; ++r) copy(RowsAtOnce<1>{}, r);
+  for (; r + many <= count; r += many) copy(Constant<many>{}, r);
+  for (; r + some <= count; r += some) copy(Constant<some>{}, r);
+  for (; r + few <= count; r += few) copy(Constant<few>{}, r);
+  for (; r < count; ++r) copy(Constant<1>{}, r);
 }
 
 // count rows of a matrix, from the given row, to a block with one row after another.
@@ -245,5 +240,4 @@ void unpack_rows(const T* block, std::int64_t row, std::int64_t count, std::int6
 }
 
 }  // namespace
-}  // namespace KDLOSS_ISA
-}  // namespace kdloss
+}  // namespace kdloss::KDLOSS_ISA
