@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernel_table.hpp"
 #include "parallel.hpp"
 #include "scratch.hpp"
 
@@ -14,28 +15,39 @@ namespace kdloss {
 // an uneven share (128 x 100 on two threads: 11.3 us in small blocks, 9.2 in two).
 constexpr std::int64_t kBlockElements = 16384;
 constexpr std::int64_t kFitsCaches = 1 << 17;
-// Rows whose classes lie apart are packed together first, so many at a time.
-constexpr std::int64_t kStridedRowGroup = 128;
+// Rows are cut where groups begin: at row i if i + missing is a multiple of size.
+struct RowGroups {
+  std::int64_t size = 1, missing = 0;
+};
 
-// Runs work(begin, end, scratch) over all rows; begin is a multiple of the number of rows that share work.
+// Groups of rows whose classes lie apart.
+inline RowGroups packed_groups(std::int64_t rows, int threads, std::int64_t missing) {
+  const std::int64_t share = (rows + threads - 1) / threads;
+  return {std::min(kPackedRows, (share + kFewRows - 1) / kFewRows * kFewRows), missing};
+}
+
+// Runs work(begin, end, scratch) over all rows.
 template <class T, class Work>
-void for_row_blocks(std::int64_t rows, std::int64_t classes, std::int64_t sharing, bool strided,
-                    std::int64_t scratch_elements, int threads, Work&& work) {
+void for_row_blocks(std::int64_t rows, std::int64_t classes, RowGroups groups, std::int64_t scratch_elements,
+                    int threads, Work&& work) {
   if (threads == 1) {  // a small call would notice the divisions below
     Scratch scratch(scratch_elements, sizeof(T), 1);
     if (rows > 0) work(0, rows, scratch.piece<T>(0));
     return;
   }
-  const std::int64_t group = strided ? kStridedRowGroup : sharing;
   const std::int64_t share = (rows + threads - 1) / threads;
   const std::int64_t block_rows =
       rows * classes <= kFitsCaches ? share : std::min(share, kBlockElements / classes);
-  const std::int64_t block = std::max<std::int64_t>(1, (block_rows + group - 1) / group) * group;
-  const std::int64_t count = (rows + block - 1) / block;
-  threads = static_cast<int>(std::min<std::int64_t>(threads, std::max<std::int64_t>(count, 1)));
+  const std::int64_t block =
+      std::max<std::int64_t>(1, (block_rows + groups.size - 1) / groups.size) * groups.size;
+  // A few rows at the end that are no group are no block either.
+  const std::int64_t few = std::min(kFewRows, groups.size) - 1;
+  const std::int64_t count = std::max<std::int64_t>(1, (rows + groups.missing - few + block - 1) / block);
+  threads = static_cast<int>(std::min<std::int64_t>(threads, count));
   Scratch scratch(scratch_elements, sizeof(T), threads);
   parallel_for(count, threads, [&](std::int64_t i, int thread) {
-    work(i * block, std::min(rows, (i + 1) * block), scratch.piece<T>(thread));
+    const std::int64_t begin = i * block - groups.missing, end = i + 1 == count ? rows : begin + block;
+    work(std::max<std::int64_t>(0, begin), end, scratch.piece<T>(thread));
   });
 }
 

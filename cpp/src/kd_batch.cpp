@@ -64,13 +64,12 @@ double check(const Request<T>& r) {
 template <class T>
 void check_probabilities(const KdCall<T>& call, const KernelsFor<T>& kernel, int threads) {
   std::atomic<std::int64_t> first{call.rows};
-  for_row_blocks<T>(call.rows, call.classes, 1, false, 0, threads,
-                    [&](std::int64_t begin, std::int64_t end, T*) {
-                      const std::int64_t bad = kernel.bad_probabilities(call, begin, end);
-                      std::int64_t least = first.load();
-                      while (bad >= 0 && bad < least && !first.compare_exchange_weak(least, bad)) {
-                      }
-                    });
+  for_row_blocks<T>(call.rows, call.classes, {}, 0, threads, [&](std::int64_t begin, std::int64_t end, T*) {
+    const std::int64_t bad = kernel.bad_probabilities(call, begin, end);
+    std::int64_t least = first.load();
+    while (bad >= 0 && bad < least && !first.compare_exchange_weak(least, bad)) {
+    }
+  });
   if (first < call.rows) refuse_probabilities(call.labels.probabilities, first, call.teacher.data != nullptr);
 }
 
@@ -100,8 +99,11 @@ Parts run(const Request<T>& r) {
     call.threads = threads;
     threads = 1;
   }
+  RowGroups groups{rows_per_sum};
+  if (r.student.class_stride != 1)
+    groups = packed_groups(rows, threads, rows_per_sum == 1 ? rows_missing(call) : 0);
   for_row_blocks<T>(
-      rows, classes, rows_per_sum, r.student.class_stride != 1, kernel.kd_scratch(call), threads,
+      rows, classes, groups, kernel.kd_scratch(call), threads,
       [&](std::int64_t begin, std::int64_t end, T* scratch) { kernel.kd(call, begin, end, scratch); });
 
   KdSums total;

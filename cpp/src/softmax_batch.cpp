@@ -7,9 +7,6 @@
 namespace kdloss {
 namespace {
 
-// Rows of few classes are computed so many at a time.
-constexpr std::int64_t kRowsTogether = 16;
-
 template <class T>
 void run(typename KernelsFor<T>::Softmax KernelsFor<T>::* which, View<const T> logits, double tau,
          View<T> out, T* row_out, int num_threads) {
@@ -26,9 +23,11 @@ void run(typename KernelsFor<T>::Softmax KernelsFor<T>::* which, View<const T> l
   call.classes = logits.classes;
   call.tau = tau;
   const KernelsFor<T>& kernel = kernels().of<T>();
+  const int threads = threads_for(num_threads, call.rows * call.classes);
+  const bool strided = logits.class_stride != 1;
   for_row_blocks<T>(
-      call.rows, call.classes, kRowsTogether, logits.class_stride != 1, kernel.softmax_scratch(call),
-      threads_for(num_threads, call.rows * call.classes),
+      call.rows, call.classes, strided ? packed_groups(call.rows, threads, 0) : RowGroups{kFewRows},
+      kernel.softmax_scratch(call), threads,
       [&](std::int64_t begin, std::int64_t end, T* scratch) { (kernel.*which)(call, begin, end, scratch); });
 }
 

@@ -55,6 +55,34 @@ KD_CASE_EACH_TYPE(strides.gradient_in_the_students_place) {
         }
 }
 
+// Columns too large for any cache are cut where cache lines begin, and written past the caches: with lines
+// that begin at the same row in every column (a multiple of 16 rows) or do not, and rows left over or not.
+KD_CASE_EACH_TYPE(strides.beyond_caches) {
+  const std::int64_t classes = 250;
+  for (std::int64_t rows : {4208, 4224, 4213}) {
+    const Batch<T> batch = random_batch<T>(rows, classes);
+    const Result<T> expected = run(batch, 0.5);
+    for (Layout layout : {Layout::kColumns, Layout::kPaddedColumns, Layout::kColumnsBackwards})
+      for (int threads : {1, 2, 3}) {
+        const Placed<T> teacher(layout, batch.teacher, rows, classes);
+        Placed<T> student(layout, batch.student, rows, classes);
+        Placed<T> grad(layout, std::vector<T>(batch.student.size(), T(7)), rows, classes);
+        kdloss::Options options;
+        options.reduction = kdloss::Reduction::kNone, options.num_threads = threads;
+        for (Placed<T>* out : {&grad, &student}) {
+          std::vector<T> loss(batch.labels.size());
+          kdloss::kd_loss_and_grad<T>(student.const_view(), teacher.const_view(), batch.label_view(),
+                                      out->view(), options, loss.data());
+          const std::string where =
+              check::text(rows, " rows, layout ", static_cast<int>(layout), ", threads ", threads);
+          CHECK_AT(check::same_bits(loss, expected.loss), where);
+          CHECK_AT(check::same_bits(out->values(), expected.grad), where);
+          CHECK_AT(out->filling_is_whole(), where);
+        }
+      }
+  }
+}
+
 // One row, or one class, for all: what broadcasting gives.
 KD_CASE_EACH_TYPE(strides.zero) {
   for (std::int64_t classes : kClasses)

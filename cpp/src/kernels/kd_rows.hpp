@@ -187,8 +187,15 @@ struct RowBlocks {
     return call.classes + rows(call) * block_stride<T>(call.classes) * ((student || grad) + teacher + hess);
   }
   std::int64_t rows(const KdCall<T>& call) const {
-    const std::int64_t most = pack_rows_at_once<T>(call.classes);
+    const std::int64_t most = pack_rows_at_once<T>(call.classes) + kFewRows - 1;
     return !any() ? 1 : (call.rows < most ? call.rows : most);
+  }
+  // How many of the rows [first, end) are worked on together.
+  std::int64_t group(const KdCall<T>& call, std::int64_t first, std::int64_t end) const {
+    if (!any()) return 1;
+    const std::int64_t size = pack_rows_at_once<T>(call.classes);
+    const std::int64_t count = size - (first + rows_missing(call)) % size;
+    return end - first < count + kFewRows ? end - first : count;
   }
   void place(const KdCall<T>& call, T* memory) {
     const std::int64_t block = rows(call) * block_stride<T>(call.classes);
@@ -203,7 +210,6 @@ void kd_row_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end, 
   const std::int64_t stride = block_stride<T>(classes);
   RowBlocks<T> blocks(call);
   blocks.place(call, scratch.plain + RowScratch<T>::size(classes));
-  const std::int64_t n = blocks.rows(call);
   Temperature<T> temperature(call.tau);
   Temperature<double> exact(call.tau);
   const Plans<T> plans(call);
@@ -219,8 +225,8 @@ void kd_row_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end, 
   const std::int64_t ahead =
       block_count(classes) > 1 ? kBlock : (blocks.student ? stride : call.student.row_stride);
 
-  for (std::int64_t first = begin; first < end; first += n) {
-    const std::int64_t count = end - first < n ? end - first : n;
+  for (std::int64_t first = begin, count; first < end; first += count) {
+    count = blocks.group(call, first, end);
     if (blocks.student) read_rows(call.student, first, count, classes, blocks.s);
     if (blocks.teacher) read_rows(call.teacher, first, count, classes, blocks.t);
     for (std::int64_t i = 0; i < count; ++i) {

@@ -237,6 +237,28 @@ KDLOSS_INLINE void store(T* p, Lanes<T, P> x) {
   KDLOSS_EACH_PART store_native(p + i * (kNativeBytes / static_cast<int>(sizeof(T))), x.part[i]);
 }
 
+// To a whole cache line of memory, past the caches; other processors see it after finish_stores().
+template <class T>
+KDLOSS_INLINE void store_past_caches(T* p, Lanes<T> x) {
+  for (int i = 0; i < kParts; ++i) {
+    T* const to = p + i * (kNativeBytes / static_cast<int>(sizeof(T)));
+#if defined(__AVX512F__)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)x.part[i]);
+#elif defined(__AVX2__)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)x.part[i]);
+#elif defined(__SSE2__)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)x.part[i]);
+#else
+    store_native(to, x.part[i]);
+#endif
+  }
+}
+KDLOSS_INLINE void finish_stores() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
 // One native vector: for a number of its own, a whole Lanes would be as many times the work as it has parts.
 template <class T>
 using Vector = Lanes<T, 1>;

@@ -146,17 +146,24 @@ template <int kRows, class T>
 void transpose_far(const T* from, std::int64_t from_stride, T* to, std::int64_t to_stride,
                    std::int64_t columns) {
   constexpr int n = Lanes<T>::kCount;
+  // An array that no cache holds, written in whole lines, need not be read first.
+  const bool past_caches = to_stride * columns >= kBeyondCaches && to_stride % n == 0 && line_offset(to) == 0;
   alignas(64) T near[kNearColumns * kRows];
   for (std::int64_t c = 0; c < columns; c += kNearColumns) {
     const std::int64_t count = columns - c < kNearColumns ? columns - c : kNearColumns;
     for (std::int64_t r = 0; r < kRows; r += n) {
-      for (std::int64_t i = 0; i < kNearColumns; ++i) prefetch_for_writing(to + r, (c + i) * to_stride);
+      for (std::int64_t i = 0; i < kNearColumns && !past_caches; ++i)
+        prefetch_for_writing(to + r, (c + i) * to_stride);
       transpose<n>(from + r * from_stride + c, from_stride, near + r, kRows, count);
     }
     for (std::int64_t i = 0; i < count; ++i)
-      for (std::int64_t r = 0; r < kRows; r += n)
-        store(to + (c + i) * to_stride + r, load(near + i * kRows + r));
+      for (std::int64_t r = 0; r < kRows; r += n) {
+        T* const line = to + (c + i) * to_stride + r;
+        const Lanes<T> x = load(near + i * kRows + r);
+        past_caches ? store_past_caches(line, x) : store(line, x);
+      }
   }
+  if (past_caches) finish_stores();
 }
 template <int kRows, class T>
 void transpose_back_far(const T* from, std::int64_t from_stride, T* to, std::int64_t to_stride,
@@ -197,14 +204,15 @@ constexpr std::int64_t block_stride(std::int64_t classes) {
   return ((classes + n - 1) / n | 1) * n;
 }
 
-// Calls copy(constant, first) for groups of rows: many, some, few, one. constant.value rows begin at first.
+// Calls copy(constant, first) for groups of rows: many, some, few, one. constant.value rows begin at first;
+// the last few may reach back over rows that were copied before.
 template <class T, class Copy>
 KDLOSS_INLINE void in_groups(std::int64_t count, Copy&& copy) {
   constexpr int few = Lanes<T>::kCount, some = 2 * few, many = 8 * few;
   std::int64_t r = 0;
   for (; r + many <= count; r += many) copy(Constant<many>{}, r);
   for (; r + some <= count; r += some) copy(Constant<some>{}, r);
-  for (; r + few <= count; r += few) copy(Constant<few>{}, r);
+  for (; r < count && few <= count; r += few) copy(Constant<few>{}, r + few <= count ? r : count - few);
   for (; r < count; ++r) copy(Constant<1>{}, r);
 }
 
