@@ -187,25 +187,45 @@ __attribute__((noinline)) void hessian_tile(Tile<T> tile, std::int64_t classes, 
 // blocks.)
 constexpr std::int64_t kLaneBlock = 32;
 
-// Where the next tile's rows are read from, or written to: as many cache lines as there are classes. The tile
-// itself stands for what is of another type.
+// Where the rows of tiles to come are read from, or written to: as many cache lines a tile as there are
+// classes. The tile itself stands for what is of another type.
+//
+// Where classes lie side by side, the lines are those of the next tile. Where rows do, they are those of the
+// next four tiles, a quarter for each tile until then, and four in a row: what comes in runs the processor
+// fetches two or three times as fast.
 template <class T>
-struct Lines {
-  const T* start;
-  std::int64_t ahead, step;  // from start to the first line, and from line to line
-
+class NextLines {
+ public:
   template <class V>
-  Lines(const V& v, std::int64_t row, const T* tile) : start(tile), ahead(0), step(0) {
+  NextLines(const V& v, std::int64_t row, std::int64_t classes, const T* tile) : start_(tile) {
     if (v.data == nullptr || v.type != kScalar<T>) return;
-    start = static_cast<const T*>(v.data);
-    ahead = row * v.row_stride, step = Lanes<T>::kCount;
-    // Where rows lie side by side, a line holds the end of one tile's and the beginning of the next's.
-    if (v.row_stride == 1) ahead += Lanes<T>::kCount - 1, step = v.class_stride;
+    start_ = static_cast<const T*>(v.data);
+    if (v.row_stride == 1) {
+      const std::int64_t tiles = row / kLine, group = tiles / kRun + 1;
+      // A line holds the end of one tile's rows and the beginning of the next's.
+      first_ = (group * kRun + 1) * kLine - 1, run_stride_ = v.class_stride;
+      line_ = static_cast<std::uint64_t>(tiles % kRun * classes);
+    } else {
+      first_ = (row + kLine) * v.row_stride;
+    }
   }
+  KDLOSS_INLINE std::int64_t next() {
+    const auto run = static_cast<std::int64_t>(line_ / kRun),
+               within = static_cast<std::int64_t>(line_ % kRun);
+    ++line_;
+    return first_ + run * run_stride_ + within * kLine;
+  }
+  const T* start() const { return start_; }
+
+ private:
+  static constexpr std::int64_t kLine = Lanes<T>::kCount, kRun = 4;
+  const T* start_;
+  std::int64_t first_ = 0, run_stride_ = kRun * kLine;  // from start to the first line, and from run to run
+  std::uint64_t line_ = 0;
 };
 template <class T>
 struct NextTile {
-  Lines<T> s, t, grad;
+  NextLines<T> s, t, grad;
 };
 
 // The sums of all rows: each lane with its own label and perhaps its own power.
@@ -224,9 +244,9 @@ __attribute__((noinline)) void add_lanes(const Groups<T>& given, const Frame<T>&
     if (__builtin_expect((i & (kLaneBlock * L::kCount - 1)) == 0, 0)) total.add(sums), sums = Sums<L>();
     // A tile's rows are read side by side, which no processor foresees.
     for (int j = 0; j < P / kParts; ++j) {
-      prefetch(next.s.start, next.s.ahead), next.s.ahead += next.s.step;
-      if constexpr (Soft) prefetch(next.t.start, next.t.ahead), next.t.ahead += next.t.step;
-      prefetch_for_writing(next.grad.start, next.grad.ahead), next.grad.ahead += next.grad.step;
+      prefetch(next.s.start(), next.s.next());
+      if constexpr (Soft) prefetch(next.t.start(), next.t.next());
+      prefetch_for_writing(next.grad.start(), next.grad.next());
     }
     const Terms<T, P> several = group_terms<Hard, Soft, Power, way>(
         groups, i, repeated<P>(frame), repeated<P>(own_powers), repeated<P>(in_reach));

@@ -102,8 +102,9 @@ KdSums lane_rows(const KdCall<T>& call, std::int64_t first, int count, const Pla
   if (any_hard || any_soft) {
     if (any_soft) fill_tile(call.teacher, first, count, classes, tile.t, block);
     if ((any_hard && any(~hard)) || (any_soft && any(~soft))) hide_unused(tile, classes, rows, any_soft);
-    const NextTile<T> next{
-        {call.student, first + n, tile.s}, {call.teacher, first + n, tile.t}, {call.grad, first + n, tile.s}};
+    const NextTile<T> next{{call.student, first, classes, tile.s},
+                           {call.teacher, first, classes, tile.t},
+                           {call.grad, first, classes, tile.s}};
     with_parts(any_hard, any_soft, [&](auto with_hard, auto with_soft) {
       kd_tile<with_hard.value, with_soft.value>(tile, call, rows, next, loss);
     });
