@@ -142,26 +142,40 @@ KDLOSS_INLINE void transpose_back(const T* from, std::int64_t from_stride, T* to
 // The same between rows and columns that lie far apart, each in pages of its own: by way of memory that is
 // near, so that each column is written, or read, from end to end while its page is known.
 constexpr std::int64_t kNearColumns = 16;
+// A column of an array that no cache holds: whole lines are written past the caches, so that they need not be
+// read first.
+template <int kRows, class T>
+KDLOSS_INLINE void copy_past_caches(const T* from, T* to) {
+  constexpr int n = Lanes<T>::kCount;
+  const std::int64_t head = (n - line_offset(to)) % n;
+  std::int64_t r = 0;
+  for (; r < head; ++r) to[r] = from[r];
+  for (; r + n <= kRows; r += n) store_past_caches(to + r, load(from + r));
+  for (; r < kRows; ++r) to[r] = from[r];
+}
 template <int kRows, class T>
 void transpose_far(const T* from, std::int64_t from_stride, T* to, std::int64_t to_stride,
                    std::int64_t columns) {
   constexpr int n = Lanes<T>::kCount;
-  // An array that no cache holds, written in whole lines, need not be read first.
-  const bool past_caches = to_stride * columns >= kBeyondCaches && to_stride % n == 0 && line_offset(to) == 0;
+  const bool past_caches = to_stride * columns >= kBeyondCaches;
   alignas(64) T near[kNearColumns * kRows];
   for (std::int64_t c = 0; c < columns; c += kNearColumns) {
     const std::int64_t count = columns - c < kNearColumns ? columns - c : kNearColumns;
-    for (std::int64_t r = 0; r < kRows; r += n) {
-      for (std::int64_t i = 0; i < kNearColumns && !past_caches; ++i)
-        prefetch_for_writing(to + r, (c + i) * to_stride);
-      transpose<n>(from + r * from_stride + c, from_stride, near + r, kRows, count);
+    for (std::int64_t i = 0; i < count; ++i) {
+      T* const column = to + (c + i) * to_stride;
+      if (past_caches && line_offset(column) == 0) continue;
+      for (std::int64_t r = 0; r < kRows; r += past_caches ? kRows - 1 : n) prefetch_for_writing(column, r);
     }
-    for (std::int64_t i = 0; i < count; ++i)
-      for (std::int64_t r = 0; r < kRows; r += n) {
-        T* const line = to + (c + i) * to_stride + r;
-        const Lanes<T> x = load(near + i * kRows + r);
-        past_caches ? store_past_caches(line, x) : store(line, x);
-      }
+    for (std::int64_t r = 0; r < kRows; r += n)
+      transpose<n>(from + r * from_stride + c, from_stride, near + r, kRows, count);
+    for (std::int64_t i = 0; i < count; ++i) {
+      T* const column = to + (c + i) * to_stride;
+      const T* const values = near + i * kRows;
+      if (past_caches)
+        copy_past_caches<kRows>(values, column);
+      else
+        for (std::int64_t r = 0; r < kRows; r += n) store(column + r, load(values + r));
+    }
   }
   if (past_caches) finish_stores();
 }
