@@ -3,10 +3,15 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 
 namespace kdloss {
 namespace {
+
+bool is_weight(double x) { return x >= 0 && x <= std::numeric_limits<double>::max(); }
+bool is_tau(double x) { return x > 0 && x <= std::numeric_limits<double>::max(); }
+bool is_share(double x) { return x >= 0 && x <= 1; }
 
 std::string number(double x) {
   char text[32];
@@ -20,10 +25,11 @@ void check_number(const char* name, std::int64_t i, double x, bool fits, const c
                               ", expected " + expected);
 }
 void check_weight(const char* name, std::int64_t i, double x) {
-  check_number(name, i, x, std::isfinite(x) && x >= 0, "a finite number >= 0");
+  check_number(name, i, x, is_weight(x), "a finite number >= 0");
 }
+void check_tau(std::int64_t i, double x) { check_number("tau", i, x, is_tau(x), "a finite number > 0"); }
 void check_share(const char* name, std::int64_t i, double x) {
-  check_number(name, i, x, x >= 0 && x <= 1, "a number in [0, 1]");
+  check_number(name, i, x, is_share(x), "a number in [0, 1]");
 }
 
 [[noreturn]] void refuse_label(std::int64_t i, std::int64_t label, std::int64_t classes,
@@ -33,6 +39,31 @@ void check_share(const char* name, std::int64_t i, double x) {
       ", expected a class in [0, " + std::to_string(classes) + ")" +
       (unlabelled_allowed ? ", -1 (unlabelled)" : "") + " or ignore_index (" + std::to_string(ignore_index) +
       ", padding)" + (label == kUnlabelled ? "; without a teacher an unlabelled row has no loss" : ""));
+}
+
+// Whether all numbers of an array fit, or there is none: a loop without exits, for the compiler's vectors.
+template <class Fits>
+bool all(const double* x, std::int64_t count, Fits fits) {
+  bool yes = true;
+  for (std::int64_t i = 0; x != nullptr && i < count; ++i) yes &= fits(x[i]);
+  return yes;
+}
+
+// Sums of weights side by side, of every eighth row, which the compiler keeps in vectors.
+struct WeightSums {
+  double sums[8] = {};
+  double total() const {
+    return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
+  }
+};
+double sum_of(const double* weight, std::int64_t rows) {
+  if (weight == nullptr) return static_cast<double>(rows);
+  WeightSums w;
+  std::int64_t i = 0;
+  for (; i + 8 <= rows; i += 8)
+    for (int j = 0; j < 8; ++j) w.sums[j] += weight[i + j];
+  for (; i < rows; ++i) w.sums[i % 8] += weight[i];
+  return w.total();
 }
 
 // One number of a matrix of any type, for messages.
@@ -61,15 +92,71 @@ double element(const AnyView& v, std::int64_t row, std::int64_t c) {
   }
 }
 
+// What a row's alpha asks for.
+void check_inputs(const Labels& labels, bool has_teacher, double alpha) {
+  if (!labels.are_indices() && !labels.are_soft() && alpha != 0)
+    throw std::invalid_argument("labels is absent, expected one for each row where alpha is not 0");
+  if (!has_teacher && alpha != 1)
+    throw std::invalid_argument("teacher is absent, expected logits where alpha is not 1");
+}
+
+// Whether all rows fit, seen at full speed, and the weight of those that count. False where that is not all
+// that is to be seen.
+bool rows_fit(const Labels& labels, const Options& o, std::int64_t rows, std::int64_t classes,
+              bool has_teacher, double& total) {
+  const bool has_labels = labels.are_indices() || labels.are_soft();
+  if (o.alphas != nullptr && !(has_labels && has_teacher && all(o.alphas, rows, is_share))) return false;
+  if (!all(o.taus, rows, is_tau) || !all(o.sample_weight, rows, is_weight)) return false;
+  const bool padding_is_no_class = o.ignore_index < 0 || o.ignore_index >= classes;
+  const auto all_are_classes = [&](const auto* y) {
+    bool yes = padding_is_no_class;
+    for (std::int64_t i = 0; i < rows; ++i)
+      yes &= static_cast<std::uint64_t>(y[i * labels.stride]) < static_cast<std::uint64_t>(classes);
+    return yes;
+  };
+  if (!labels.are_indices() ||
+      (labels.data != nullptr ? all_are_classes(labels.data) : all_are_classes(labels.data32))) {
+    total = sum_of(o.sample_weight, rows);
+    return true;
+  }
+  if (o.sample_weight != nullptr) return false;
+  std::int64_t counted = 0, others = 0;  // some are unlabelled or padding
+  const std::int64_t least = has_teacher ? kUnlabelled : 0;
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const std::int64_t y = labels[i];
+    const bool counts = y != o.ignore_index;
+    counted += counts, others += counts & ((y < least) | (y >= classes));
+  }
+  total = static_cast<double>(counted);
+  return others == 0;
+}
+
+// Row by row, for the first that does not fit and for those that do not count, which may hold anything.
+double check_each_row(const Labels& labels, const Options& o, std::int64_t rows, std::int64_t classes,
+                      bool has_teacher, bool one_row) {
+  WeightSums counted;
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const double weight = o.sample_weight == nullptr ? 1 : o.sample_weight[i];
+    check_weight("sample_weight", i, weight);
+    const std::int64_t label = labels.are_indices() ? labels[i] : kUnlabelled;
+    if (weight == 0 || (labels.are_indices() && label == o.ignore_index)) continue;
+    if (o.alphas != nullptr)
+      check_share("alpha", i, o.alphas[i]), check_inputs(labels, has_teacher, o.alphas[i]);
+    if (o.taus != nullptr) check_tau(i, o.taus[i]);
+    counted.sums[i % 8] += weight;
+    const bool fits = (label >= 0 && label < classes) || (label == kUnlabelled && has_teacher);
+    if (labels.are_indices() && !fits) refuse_label(i, label, classes, o.ignore_index, has_teacher, one_row);
+  }
+  return counted.total();
+}
+
 }  // namespace
 
 std::string shape(std::int64_t rows, std::int64_t classes) {
   return "(" + std::to_string(rows) + ", " + std::to_string(classes) + ")";
 }
 
-void check_tau(double tau) {
-  check_number("tau", -1, tau, std::isfinite(tau) && tau > 0, "a finite number > 0");
-}
+void check_tau(double tau) { check_tau(-1, tau); }
 
 void check_classes(const char* name, std::int64_t rows, std::int64_t classes) {
   if (classes < 1)
@@ -118,51 +205,10 @@ double check_rows(const AnyView& student, const Labels& labels, const Options& o
     throw std::invalid_argument("labels has shape (" + std::to_string(labels.count) + ",), expected (" +
                                 std::to_string(rows) + ",), one label for each row of logits");
   }
-  const bool has_labels = labels.are_indices() || labels.are_soft();
-  const auto require = [&](double alpha) {
-    if (!has_labels && alpha != 0)
-      throw std::invalid_argument("labels is absent, expected one for each row where alpha is not 0");
-    if (!has_teacher && alpha != 1)
-      throw std::invalid_argument("teacher is absent, expected logits where alpha is not 1");
-  };
-  if (rows > 0 && o.alphas == nullptr) require(o.alpha);
-
-  const bool rows_alike = o.alphas == nullptr && o.taus == nullptr && o.sample_weight == nullptr;
-  if (rows_alike && !labels.are_indices()) return static_cast<double>(rows);
-  if (rows_alike && (o.ignore_index < 0 || o.ignore_index >= classes)) {
-    const auto all_are_classes = [&](const auto* y) {  // the usual case at full speed
-      bool all = true;
-      for (std::int64_t i = 0; i < rows; ++i)
-        all &= static_cast<std::uint64_t>(y[i * labels.stride]) < static_cast<std::uint64_t>(classes);
-      return all;
-    };
-    if (labels.data != nullptr ? all_are_classes(labels.data) : all_are_classes(labels.data32))
-      return static_cast<double>(rows);
-  }
-  if (rows_alike) {  // nearly as fast: some are unlabelled or padding
-    std::int64_t counted = 0, others = 0;
-    const std::int64_t least = has_teacher ? kUnlabelled : 0;
-    for (std::int64_t i = 0; i < rows; ++i) {
-      const std::int64_t y = labels[i];
-      const bool counts = y != o.ignore_index;
-      counted += counts, others += counts & ((y < least) | (y >= classes));
-    }
-    if (others == 0) return static_cast<double>(counted);
-  }
-
+  if (rows > 0 && o.alphas == nullptr) check_inputs(labels, has_teacher, o.alpha);
   double total = 0;
-  for (std::int64_t i = 0; i < rows; ++i) {
-    const double weight = o.sample_weight == nullptr ? 1 : o.sample_weight[i];
-    check_weight("sample_weight", i, weight);
-    const std::int64_t label = labels.are_indices() ? labels[i] : kUnlabelled;
-    if (weight == 0 || (labels.are_indices() && label == o.ignore_index)) continue;
-    if (o.alphas != nullptr) check_share("alpha", i, o.alphas[i]), require(o.alphas[i]);
-    if (o.taus != nullptr)
-      check_number("tau", i, o.taus[i], std::isfinite(o.taus[i]) && o.taus[i] > 0, "a finite number > 0");
-    total += weight;
-    const bool fits = (label >= 0 && label < classes) || (label == kUnlabelled && has_teacher);
-    if (labels.are_indices() && !fits) refuse_label(i, label, classes, o.ignore_index, has_teacher, one_row);
-  }
+  if (!rows_fit(labels, o, rows, classes, has_teacher, total))
+    total = check_each_row(labels, o, rows, classes, has_teacher, one_row);
   // Its inverse scales the gradient.
   if (o.sample_weight != nullptr && total > 0)
     check_number("the sum of sample_weight", -1, total, std::isfinite(total) && std::isfinite(1 / total),

@@ -290,6 +290,24 @@ KD_CASE_EACH_TYPE(options.alphas_all_equal) {
     });
 }
 
+// Where weights and alphas are all that rows with a class have of their own, lanes are filled in one go; a
+// tau of each row makes a plan for each.
+KD_CASE_EACH_TYPE(options.weights_and_alphas_in_one_go) {
+  for (std::int64_t classes : {3, 17, 150})
+    for (unsigned uses : {unsigned(kWeights), unsigned(kAlphas), kWeights | kAlphas}) {
+      FullBatch<T> batch = full_batch<T>(53, classes, uses);
+      const Outcome<T> in_one_go = outcome(batch);
+      batch.taus.assign(53, batch.tau);
+      CHECK_AT(outcome(batch) == in_one_go, classes, " classes, uses ", uses);
+      if (uses & kWeights) {
+        batch.sample_weight[5] = batch.sample_weight[16] = 0;
+        const Outcome<T> with_padding = outcome(batch);
+        batch.taus.clear();
+        CHECK_AT(outcome(batch) == with_padding, classes, " classes, padding, uses ", uses);
+      }
+    }
+}
+
 KD_CASE_EACH_TYPE(options.every_option_alone_that_changes_nothing) {
   for (std::int64_t classes : kFewClasses) {
     FullBatch<T> batch = full_batch<T>(35, classes, kPaddingRows | kUnlabelledRows);

@@ -33,9 +33,9 @@ class Plans {
  public:
   explicit Plans(const KdCall<T>& call)
       : call_(call),
-        uniform_(call.labels.are_indices() && call.alphas == nullptr && call.taus == nullptr &&
-                 call.sample_weight == nullptr && call.class_weight == nullptr && call.label_smoothing == 0) {
-  }
+        plain_(call.labels.are_indices() && call.taus == nullptr && call.class_weight == nullptr &&
+               call.label_smoothing == 0),
+        weighted_(call.alphas != nullptr || call.sample_weight != nullptr) {}
 
   RowPlan operator[](std::int64_t row) const {
     const double weight = call_.sample_weight == nullptr ? 1 : call_.sample_weight[row];
@@ -64,15 +64,16 @@ class Plans {
     return plan;
   }
 
-  // Whether rows with a class are all alike, but for that class.
-  bool uniform() const { return uniform_; }
+  // Whether rows with a class are all alike, but for that class; and but for their weight and alpha.
+  bool uniform() const { return plain_ && !weighted_; }
+  bool weighted() const { return plain_ && weighted_; }
   bool has_class(std::int64_t row) const {
     const std::int64_t y = call_.labels[row];
     return y >= 0 && y != call_.ignore_index;
   }
-  // Whether they are, and these rows have one; writes their labels, if so.
+  // Whether they are one or the other, and these rows have one; writes their labels, if so.
   bool all_alike(std::int64_t first, int count, T* to) const {
-    if (!uniform_) return false;
+    if (!plain_) return false;
     const auto write = [&](const auto* y) KDLOSS_INLINE_LAMBDA {
       std::int64_t others = 0;
       for (int i = 0; i < count; ++i) {
@@ -89,7 +90,7 @@ class Plans {
 
  private:
   const KdCall<T>& call_;
-  bool uniform_;
+  bool plain_, weighted_;
 };
 
 // weight * value, where a weight of 0 means that the value, infinite or not, is not used.

@@ -160,9 +160,11 @@ void kd_lane_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end,
   bool usual = false;  // rows says what it says for rows that are all alike
   for (std::int64_t first = begin; first < end; first += n) {
     const int count = static_cast<int>(end - first < n ? end - first : n);
-    const bool alike = plans.all_alike(first, count, rows.label);
+    const bool alike = plans.all_alike(first, count, rows.label) && (count == n || plans.uniform());
     if (!alike)
       set_rows(call, plans, first, count, rows);
+    else if (plans.weighted())
+      rows.set_each(call, first);
     else if (!usual)
       rows.set_all(plans[first], call.grad_scale);
     for (int i = count; alike && i < n; ++i) rows.label[i] = rows.label[count - 1];
