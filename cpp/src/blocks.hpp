@@ -15,6 +15,7 @@ namespace kdloss {
 // an uneven share (128 x 100 on two threads: 11.3 us in small blocks, 9.2 in two).
 constexpr std::int64_t kBlockElements = 16384;
 constexpr std::int64_t kFitsCaches = 1 << 17;
+
 // Rows are cut where groups begin: at row i if i + missing is a multiple of size.
 struct RowGroups {
   std::int64_t size = 1, missing = 0;

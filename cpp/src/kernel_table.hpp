@@ -20,11 +20,13 @@ constexpr std::int64_t kPackedRows = 128, kFewRows = 16;
 
 constexpr std::int64_t kBeyondCaches = 1 << 20;  // elements of an array that no cache is expected to hold
 
-// How many elements of p's cache line lie before p.
+// How many elements of p's cache line lie before p. (static: what a kernel's object holds is shared with no
+// other.)
 template <class T>
-std::int64_t line_offset(const T* p) {
+static std::int64_t line_offset(const T* p) {
   return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(p) % 64 / sizeof(T));
 }
+
 // How far from 1 the sum of a row of probabilities may be.
 constexpr double kProbabilityTolerance = 1e-3;
 
@@ -68,7 +70,7 @@ struct KdCall {
 // Where rows lie side by side, so many are missing before the first for it to begin a cache line. Groups of
 // rows are cut at the lines, where that matters.
 template <class T>
-std::int64_t rows_missing(const KdCall<T>& call) {
+static std::int64_t rows_missing(const KdCall<T>& call) {
   const AnyView& v = call.student;
   if (v.row_stride != 1 || v.type != kScalar<T> || call.rows * call.classes < kBeyondCaches) return 0;
   return line_offset(static_cast<const T*>(v.data));

@@ -142,6 +142,7 @@ KDLOSS_INLINE void transpose_back(const T* from, std::int64_t from_stride, T* to
 // The same between rows and columns that lie far apart, each in pages of its own: by way of memory that is
 // near, so that each column is written, or read, from end to end while its page is known.
 constexpr std::int64_t kNearColumns = 16;
+
 // A column of an array that no cache holds: whole lines are written past the caches, so that they need not be
 // read first.
 template <int kRows, class T>
