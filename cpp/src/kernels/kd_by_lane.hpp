@@ -215,7 +215,7 @@ constexpr std::int64_t kLaneBlock = 32;
 //
 // Where classes lie side by side, the lines are those of the next tile. Where rows do, they are those of the
 // next four tiles, a quarter for each tile until then, and four in a row: what comes in runs the processor
-// fetches two or three times as fast.
+// fetches twice as fast.
 template <class T>
 class NextLines {
  public:
