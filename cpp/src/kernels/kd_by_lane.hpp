@@ -88,24 +88,29 @@ struct TileRows {
   void set_each(const KdCall<T>& call, std::int64_t first) {
     using D = Lanes<double>;
     const bool has_teacher = call.teacher.data != nullptr;
-    alignas(64) double needs_hard[kCount], needs_soft[kCount], slope[kCount];
+    alignas(64) double counts[kCount], needs_hard[kCount], needs_soft[kCount], slope[kCount];
     for (int i = 0; i < kCount; i += D::kCount) {
       const D w = call.sample_weight == nullptr ? D(1.0) : load(call.sample_weight + first + i);
       const D a = call.alphas == nullptr ? D(call.alpha) : load(call.alphas + first + i);
       const D zero(0.0), one(1.0), any(call.both_parts ? 1.0 : 0.0), teacher(has_teacher ? 1.0 : 0.0);
+      store(counts + i, where(zero < w, one, zero));
       store(needs_hard + i, where(zero < w, where(zero < a, one, any), zero));
       store(needs_soft + i, where(zero < w, where(a < one, one, any), zero) * teacher);
       store(weight + i, w), store(hard_weight + i, w * a), store(soft_weight + i, w * (one - a));
       store(target_sum + i, one), store(target_rest + i, zero);
     }
-    const auto narrow = [&](const double* from, double scale, T* to) {
+    const auto narrowed = [&](const double* from, double scale) {
       for (int i = 0; i < kCount; i += D::kCount) store(slope + i, load(from + i) * D(scale));
       Lanes<T> x;
-      load_narrow(slope, x), store(to, x);
+      load_narrow(slope, x);
+      return x;
     };
-    narrow(needs_hard, 1, uses_hard), narrow(needs_soft, 1, uses_soft);
-    narrow(hard_weight, call.grad_scale, hard_slope), narrow(soft_weight, call.grad_scale, soft_slope);
+    store(uses_hard, narrowed(needs_hard, 1)), store(uses_soft, narrowed(needs_soft, 1));
+    store(hard_slope, narrowed(hard_weight, call.grad_scale));
+    store(soft_slope, narrowed(soft_weight, call.grad_scale));
     store(keeps_p1, Lanes<T>(T(0)));
+    // A row of weight 0 has no label either: its gradient would be -0 there.
+    store(label, where(narrowed(counts, 1) == Lanes<T>(1), load(label), Lanes<T>(-1)));
   }
   void set_all(const Temperature<T>& t) {
     using L = Lanes<T>;
