@@ -5,7 +5,24 @@
 #include <cstdint>
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace kdloss {
+
+// Much memory is new at every call, and each of its pages costs a fault: a third of the time of 128 x 128256
+// in F-order, where pages are small.
+constexpr std::size_t kMuch = std::size_t{4} << 20;
+inline void ask_for_large_pages(void* data, std::size_t bytes) {
+#if defined(__linux__)
+  constexpr std::uintptr_t kPage = 4096;
+  const auto address = reinterpret_cast<std::uintptr_t>(data), begin = (address + kPage - 1) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(begin), address + bytes - begin, MADV_HUGEPAGE);  // or not: no matter
+#else
+  (void)data, (void)bytes;
+#endif
+}
 
 class Scratch {
  public:
@@ -13,6 +30,7 @@ class Scratch {
       : piece_bytes_((static_cast<std::size_t>(elements) * element_size + 63) / 64 * 64), data_(small_) {
     const std::size_t bytes = piece_bytes_ * static_cast<std::size_t>(pieces);
     if (bytes > sizeof small_) data_ = static_cast<char*>(::operator new(bytes, std::align_val_t{64}));
+    if (bytes >= kMuch) ask_for_large_pages(data_, bytes);
   }
   ~Scratch() {
     if (data_ != small_) ::operator delete(data_, std::align_val_t{64});
