@@ -2,9 +2,10 @@
 
 #include <charconv>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <stdexcept>
+
+#include "halves.hpp"
 
 namespace kdloss {
 namespace {
@@ -69,27 +70,9 @@ double sum_of(const double* weight, std::int64_t rows) {
 // One number of a matrix of any type, for messages.
 double element(const AnyView& v, std::int64_t row, std::int64_t c) {
   const std::int64_t at = row * v.row_stride + c * v.class_stride;
-  switch (v.type) {
-    case Scalar::kFloat64:
-      return static_cast<const double*>(v.data)[at];
-    case Scalar::kFloat32:
-      return static_cast<double>(static_cast<const float*>(v.data)[at]);
-    case Scalar::kBFloat16: {
-      const std::uint32_t bits = static_cast<std::uint32_t>(static_cast<const BFloat16*>(v.data)[at].bits)
-                                 << 16;
-      float x;
-      std::memcpy(&x, &bits, sizeof x);
-      return static_cast<double>(x);
-    }
-    default: {
-      const std::uint16_t bits = static_cast<const Float16*>(v.data)[at].bits;
-      const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-      const double magnitude = exponent == 31 ? (mantissa == 0 ? HUGE_VAL : NAN)
-                                              : std::ldexp(exponent == 0 ? mantissa : 1024 + mantissa,
-                                                           (exponent == 0 ? 1 : exponent) - 25);
-      return bits >> 15 ? -magnitude : magnitude;
-    }
-  }
+  return with_scalar(v.type, [&](auto zero) {
+    return static_cast<double>(widened(static_cast<const decltype(zero)*>(v.data)[at]));
+  });
 }
 
 // What a row's alpha asks for.

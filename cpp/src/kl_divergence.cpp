@@ -7,11 +7,10 @@
 
 #include "checks.hpp"
 #include "kdloss/kdloss.hpp"
+#include "kernel_table.hpp"
 
 namespace kdloss {
 namespace {
-
-constexpr double kSumTolerance = 1e-3;
 
 // q log(q / p) - q + p = q (x - log1p(x)) with x = p / q - 1. With r = x / (2 + x), log1p(x) = 2 atanh(r) and
 // x - 2 r = x r, so that near x = 0 nothing cancels: x r - 2 r^3 (1/3 + r^2/5 + ...).
@@ -43,11 +42,11 @@ void check_rows(const char* name, const View<const T>& v) {
       }
       sum += x;
     }
-    if (std::fabs(sum - 1) > kSumTolerance) {
+    if (std::fabs(sum - 1) > kProbabilityTolerance) {
       std::ostringstream text;
       text.precision(9);
       text << name << "[" << i << "] sums to " << sum << ", expected probabilities, which sum to 1 (within "
-           << kSumTolerance << "); softmax_temp makes them from logits";
+           << kProbabilityTolerance << "); softmax_temp makes them from logits";
       throw std::invalid_argument(text.str());
     }
   }

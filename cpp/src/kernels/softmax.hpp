@@ -9,7 +9,7 @@
 #pragma once
 
 #include "columns.hpp"
-#include "elementary.hpp"
+#include "kd_formula.hpp"
 #include "lane_rows.hpp"
 
 namespace kdloss::KDLOSS_ISA {
@@ -18,23 +18,6 @@ namespace {
 constexpr std::int64_t kMostSoftmaxLaneClasses = 144;
 
 enum class Want { kSoftmax, kLogSoftmax, kLogSumExp };
-
-template <class T>
-struct Softened {
-  T k, inverse, zero;
-  explicit Softened(double tau) : Softened(within(tau), true) {}
-
- private:
-  // Beyond the type's range the limits are reached.
-  static double within(double tau) {
-    const double largest = 1e-2 * Format<T>::kLargest;
-    return tau > largest ? largest : (tau < 1 / largest ? 1 / largest : tau);
-  }
-  Softened(double tau, bool)
-      : k(static_cast<T>(1.4426950408889634 / tau)),
-        inverse(static_cast<T>(1 / tau)),
-        zero(zero_at<T>(1.4426950408889634 / tau, Format<T>::kHeadroomExponent)) {}
-};
 
 // For softmax the sum itself; for the logarithms ties - 1 + others, which is Z - 1.
 template <Want W, class T>
@@ -49,7 +32,7 @@ KDLOSS_INLINE Lanes<T> log_z(Lanes<T> others, Lanes<T> ties) {
 }
 
 template <Want W, class T>
-void softmax_row(const T* x, std::int64_t classes, const Softened<T>& tau, double exact_tau, T* scratch,
+void softmax_row(const T* x, std::int64_t classes, const Temperature<T>& tau, double exact_tau, T* scratch,
                  T* out, T* row_out) {
   using L = Lanes<T>;
   using D = Lanes<double>;
@@ -97,7 +80,7 @@ void softmax_row(const T* x, std::int64_t classes, const Softened<T>& tau, doubl
 }
 
 template <Want W, class T>
-Lanes<T> softmax_tile(T* tile, std::int64_t classes, const Softened<T>& tau) {
+Lanes<T> softmax_tile(T* tile, std::int64_t classes, const Temperature<T>& tau) {
   using L = Lanes<T>;
   constexpr int n = L::kCount;
   L m(static_cast<T>(-__builtin_inf()));
@@ -126,7 +109,7 @@ template <Want W, class T>
 void softmax_rows(const SoftmaxCall<T>& call, std::int64_t begin, std::int64_t end, T* scratch) {
   const bool in_lanes = call.classes <= kMostSoftmaxLaneClasses;
   const std::int64_t n = in_lanes ? Lanes<T>::kCount : pack_rows_at_once<T>(call.classes);
-  const Softened<T> tau(call.tau);
+  const Temperature<T> tau(call.tau);
   const std::int64_t classes = call.classes;
   const bool pack = call.logits.class_stride != 1;
   const bool unpack = call.out.data != nullptr && call.out.class_stride != 1;
