@@ -13,6 +13,7 @@ enum class Layout {
   kPaddedRows,
   kColumns,
   kPaddedColumns,
+  kColumnsInPages,  // each begins at the same place of a page
   kSpread,
   kRowsBackwards,
   kColumnsBackwards,
@@ -41,6 +42,8 @@ class Placed {
     if (layout == Layout::kColumns || layout == Layout::kColumnsBackwards)
       row_stride = 1, class_stride = rows;
     if (layout == Layout::kPaddedColumns) row_stride = 1, class_stride = rows + 5;
+    constexpr std::int64_t kPage = 4096 / sizeof(T);
+    if (layout == Layout::kColumnsInPages) row_stride = 1, class_stride = (rows + kPage - 1) / kPage * kPage;
     if (layout == Layout::kSpread) class_stride = 2, row_stride = 2 * classes + 1;
     if (layout == Layout::kRowsBackwards || layout == Layout::kAllBackwards) row_stride = -row_stride;
     if (layout == Layout::kColumnsBackwards || layout == Layout::kAllBackwards) class_stride = -class_stride;

@@ -417,14 +417,16 @@ KD_CASE_EACH_TYPE(options.micro_batches_add_up) {
   });
 }
 
-// Every array in a layout of its own.
+// Every array in a layout of its own, and all in the same.
 KD_CASE_EACH_TYPE(options.any_layout) {
   for (std::int64_t rows : {1, 35})
     for_full_batches<T>(rows, [](const FullBatch<T>& batch, const std::string& name) {
       if (batch.classes > 300) return;
       const Outcome<T> expected = outcome(batch);
-      for (int i = 0; i < kLayouts; ++i) {
-        const auto layout = [&](int step) { return static_cast<Layout>((i + step) % kLayouts); };
+      for (int i = 0; i < 2 * kLayouts; ++i) {
+        const auto layout = [&](int step) {
+          return static_cast<Layout>((i < kLayouts ? i + step : i) % kLayouts);
+        };
         const Placed<T> student(layout(0), batch.student, batch.rows, batch.classes);
         const Placed<T> teacher(layout(3), batch.teacher, batch.rows, batch.classes);
         const std::vector<T> any(batch.student.size());

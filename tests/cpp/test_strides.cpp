@@ -83,6 +83,37 @@ KD_CASE_EACH_TYPE(strides.beyond_caches) {
   }
 }
 
+// Classes that lie whole pages apart are copied, 128 rows at a time.
+KD_CASE_EACH_TYPE(strides.columns_in_pages) {
+  for (std::int64_t classes : {24, 25, 224, 225})
+    for (std::int64_t rows : {127, 128, 150, 300})
+      for (double alpha : {0.0, 0.5, 1.0}) {
+        Batch<T> batch = random_batch<T>(rows, classes);
+        batch.s(1, 0) = batch.t(1, 0) = -std::numeric_limits<T>::infinity();
+        const Result<T> expected = run(batch, alpha);
+        for (int threads : {1, 3}) {
+          const Placed<T> teacher(Layout::kColumnsInPages, batch.teacher, rows, classes);
+          Placed<T> student(Layout::kColumnsInPages, batch.student, rows, classes);
+          Placed<T> grad(Layout::kColumnsInPages, std::vector<T>(batch.student.size()), rows, classes);
+          kdloss::Options options;
+          options.alpha = alpha, options.reduction = kdloss::Reduction::kNone, options.num_threads = threads;
+          std::vector<T> loss(batch.labels.size());
+          const std::string where =
+              check::text(rows, " x ", classes, " alpha ", alpha, ", threads ", threads);
+          kdloss::kd_loss_batch<T>(student.const_view(), teacher.const_view(), batch.label_view(), options,
+                                   loss.data());
+          CHECK_AT(check::same_bits(loss, expected.loss), where);
+          for (Placed<T>* out : {&grad, &student}) {
+            kdloss::kd_loss_and_grad<T>(student.const_view(), teacher.const_view(), batch.label_view(),
+                                        out->view(), options, loss.data());
+            CHECK_AT(check::same_bits(loss, expected.loss), where);
+            CHECK_AT(check::same_bits(out->values(), expected.grad), where);
+            CHECK_AT(out->filling_is_whole(), where);
+          }
+        }
+      }
+}
+
 // One row, or one class, for all: what broadcasting gives.
 KD_CASE_EACH_TYPE(strides.zero) {
   for (std::int64_t classes : kClasses)

@@ -150,6 +150,12 @@ KdSums lane_rows(const KdCall<T>& call, std::int64_t first, int count, const Pla
   return {sum(loss_sum), sum(hard_sum), sum(soft_sum), labelled};
 }
 
+// A tile, and a block to convert rows in.
+template <class T>
+std::int64_t lane_scratch(std::int64_t classes) {
+  return Tile<T>::size(classes) + block_stride<T>(classes) * Lanes<T>::kCount;
+}
+
 template <class T>
 void kd_lane_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end,
                     const ScratchOf<T>& scratch) {
@@ -173,29 +179,68 @@ void kd_lane_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end,
   }
 }
 
+// The same by way of copies, of some rows at a time, where the arrays' own lines do not stay in the caches.
+template <class T>
+struct Slab {
+  static constexpr std::int64_t kRows = 128, kStride = kRows + Lanes<T>::kCount;  // no whole pages
+  T *s, *t;
+  Slab(T* memory, std::int64_t classes) : s(memory), t(s + classes * kStride) {}
+  static bool is_wanted(const KdCall<T>& call) {
+    constexpr std::int64_t kFew = 24;  // classes whose lines do stay
+    return call.classes > kFew && lies_in_whole_pages<T>(call.student) &&
+           (call.teacher.data == nullptr || lies_in_whole_pages<T>(call.teacher)) &&
+           (call.grad.data == nullptr || lies_in_whole_pages<T>(call.grad));
+  }
+  static std::int64_t size(const KdCall<T>& call) { return is_wanted(call) ? 2 * call.classes * kStride : 0; }
+};
+
+template <class T>
+void kd_lane_slabs(const KdCall<T>& call, std::int64_t begin, std::int64_t end, const ScratchOf<T>& scratch) {
+  constexpr std::int64_t stride = Slab<T>::kStride;
+  const std::int64_t classes = call.classes;
+  const Slab<T> slab(scratch.plain + lane_scratch<T>(classes), classes);
+  const auto s = typed<T>(call.student), t = typed<T>(call.teacher);
+  const auto grad = typed<T>(call.grad);
+  KdCall<T> near = call;
+  near.student.class_stride = near.teacher.class_stride = near.grad.class_stride = stride;
+  for (std::int64_t first = begin, count; first < end; first += count) {
+    count = end - first < Slab<T>::kRows ? end - first : Slab<T>::kRows;
+    copy_columns(at(s, first), s.class_stride, slab.s, stride, count, classes);
+    near.student.data = moved_by(slab.s, -first);
+    if (t.data != nullptr) {
+      copy_columns(at(t, first), t.class_stride, slab.t, stride, count, classes);
+      near.teacher.data = moved_by(slab.t, -first);
+    }
+    if (grad.data != nullptr) near.grad.data = moved_by(slab.s, -first);
+    kd_lane_blocks(near, first, first + count, scratch);
+    if (grad.data != nullptr)
+      copy_columns<T>(slab.s, stride, at(grad, first), grad.class_stride, count, classes);
+  }
+}
+
 // ---- One row at a time
 // Rows that are not where a row can be read or written in place have one there, in blocks of the scratch.
 template <class T>
 struct RowBlocks {
+  bool together = false;              // a cache line holds several rows of a class
   bool student, teacher, grad, hess;  // which need one
   T *s, *t, *h, *target;
   explicit RowBlocks(const KdCall<T>& call)
-      : student(!in_place<T>(call.student)),
-        teacher(call.teacher.data != nullptr && !in_place<T>(call.teacher)),
-        grad(call.grad.data != nullptr && !in_place<T>(call.grad)),
-        hess(call.hess.data != nullptr && !in_place<T>(call.hess)) {}
-  bool any() const { return student || teacher || grad || hess; }
+      : student(needs_one(call.student)),
+        teacher(needs_one(call.teacher)),
+        grad(needs_one(call.grad)),
+        hess(needs_one(call.hess)) {}
   // A row's gradient may take the place of its student.
   std::int64_t size(const KdCall<T>& call) const {
     return call.classes + rows(call) * block_stride<T>(call.classes) * ((student || grad) + teacher + hess);
   }
   std::int64_t rows(const KdCall<T>& call) const {
     const std::int64_t most = pack_rows_at_once<T>(call.classes) + kFewRows - 1;
-    return !any() ? 1 : (call.rows < most ? call.rows : most);
+    return !together ? 1 : (call.rows < most ? call.rows : most);
   }
   // How many of the rows [first, end) are worked on together.
   std::int64_t group(const KdCall<T>& call, std::int64_t first, std::int64_t end) const {
-    if (!any()) return 1;
+    if (!together) return 1;
     const std::int64_t size = pack_rows_at_once<T>(call.classes);
     const std::int64_t count = size - (first + rows_missing(call)) % size;
     return end - first < count + kFewRows ? end - first : count;
@@ -204,6 +249,14 @@ struct RowBlocks {
     const std::int64_t block = rows(call) * block_stride<T>(call.classes);
     target = memory, s = target + call.classes;
     t = s + (student || grad ? block : 0), h = t + (teacher ? block : 0);
+  }
+
+ private:
+  template <class V>
+  bool needs_one(const V& v) {
+    if (v.data == nullptr || in_place<T>(v)) return false;
+    together |= v.class_stride != 1;
+    return true;
   }
 };
 
@@ -282,8 +335,7 @@ bool in_lanes(std::int64_t classes) {
 template <class T>
 std::int64_t plain_scratch(const KdCall<T>& call) {
   if (!in_lanes<T>(call.classes)) return RowScratch<T>::size(call.classes) + RowBlocks<T>(call).size(call);
-  // And a block to convert rows in.
-  return Tile<T>::size(call.classes) + block_stride<T>(call.classes) * Lanes<T>::kCount;
+  return lane_scratch<T>(call.classes) + Slab<T>::size(call);
 }
 // The doubles of the careful path lie first, where they are aligned.
 template <class T>
@@ -298,10 +350,12 @@ std::int64_t kd_scratch(const KdCall<T>& call) {
 template <class T>
 void kd(const KdCall<T>& call, std::int64_t begin, std::int64_t end, T* memory) {
   const ScratchOf<T> scratch{reinterpret_cast<double*>(memory), memory + careful_scratch(call)};
-  if (in_lanes<T>(call.classes))
-    kd_lane_blocks(call, begin, end, scratch);
-  else
+  if (!in_lanes<T>(call.classes))
     kd_row_blocks(call, begin, end, scratch);
+  else if (Slab<T>::is_wanted(call))
+    kd_lane_slabs(call, begin, end, scratch);
+  else
+    kd_lane_blocks(call, begin, end, scratch);
 }
 template <class T>
 std::int64_t rows_per_sum(std::int64_t classes) {

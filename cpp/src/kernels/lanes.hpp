@@ -263,19 +263,20 @@ KDLOSS_INLINE void finish_stores() {
 template <class T>
 using Vector = Lanes<T, 1>;
 
-// Asks for the cache line that lies the given number of elements ahead, in the array or beyond it.
+// So many elements from p, in its array or beyond it.
 template <class T>
-KDLOSS_INLINE const void* ahead_of(const T* p, std::int64_t ahead) {
-  return reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(p) +
-                                       static_cast<std::uintptr_t>(ahead) * sizeof(T));
+KDLOSS_INLINE T* moved_by(T* p, std::int64_t elements) {
+  return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(p) +
+                              static_cast<std::uintptr_t>(elements) * sizeof(T));
 }
+// Asks for the cache line that lies so far ahead.
 template <class T>
 KDLOSS_INLINE void prefetch(const T* p, std::int64_t ahead) {
-  __builtin_prefetch(ahead_of(p, ahead));
+  __builtin_prefetch(moved_by(p, ahead));
 }
 template <class T>
 KDLOSS_INLINE void prefetch_for_writing(const T* p, std::int64_t ahead) {
-  __builtin_prefetch(ahead_of(p, ahead), 1);
+  __builtin_prefetch(moved_by(p, ahead), 1);
 }
 
 // Widened to doubles, or rounded from them.
