@@ -105,15 +105,12 @@ struct Kernels {
   KernelsFor<float> for_float;
   KernelsFor<double> for_double;
   template <class T>
-  const KernelsFor<T>& of() const;
+  const KernelsFor<T>& of() const {
+    if constexpr (sizeof(T) == sizeof(float))
+      return for_float;
+    else
+      return for_double;
+  }
 };
-template <>
-inline const KernelsFor<float>& Kernels::of<float>() const {
-  return for_float;
-}
-template <>
-inline const KernelsFor<double>& Kernels::of<double>() const {
-  return for_double;
-}
 
 }  // namespace kdloss

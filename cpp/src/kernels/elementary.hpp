@@ -133,17 +133,11 @@ KDLOSS_INLINE Lanes<T, P> exp_to_zero(Lanes<T, P> x, Lanes<T, P> k, Lanes<T, P> 
   return exp_rebiased(x, k, zero, T(0));
 }
 
-// The same times 2^64 (float) or 2^200, so that what underflows in the end still has all its digits.
-// zero = zero_at(k, kHeadroomExponent).
-template <class T, int P>
-KDLOSS_INLINE Lanes<T, P> exp_with_headroom(Lanes<T, P> x, Lanes<T, P> k, Lanes<T, P> zero) {
-  return exp_rebiased(x, k, zero, Format<T>::kHeadroomExponent);
-}
-
-// With gradual underflow. zero = zero_at(k, kHeadroomExponent).
+// The same with gradual underflow, by way of 2^64 (float) or 2^200 times as much, which still has all its
+// digits. zero = zero_at(k, kHeadroomExponent).
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> exp_any(Lanes<T, P> x, Lanes<T, P> k, Lanes<T, P> zero) {
-  return exp_with_headroom(x, k, zero) * Lanes<T, P>(Format<T>::kHeadroom);
+  return exp_rebiased(x, k, zero, Format<T>::kHeadroomExponent) * Lanes<T, P>(Format<T>::kHeadroom);
 }
 
 // (e^u - 1 - u) / u^2 for |u| <= 1, minimax; relative error 4.3e-9 and 1.2e-17.

@@ -95,7 +95,7 @@ template <class T>
 struct Temperature {
   T tau, inverse;
   T k;            // exp(x / tau) = 2^(x k)
-  T zero;         // where exp_with_headroom is 0
+  T zero;         // where exp_any() is 0
   int power;      // tau, if exp(x) can be taken as exp(x / tau)^tau, else 0
   bool ordinary;  // within the plain path's reach
   explicit Temperature(double t) {
