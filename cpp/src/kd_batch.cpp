@@ -64,12 +64,13 @@ double check(const Request<T>& r) {
 template <class T>
 void check_probabilities(const KdCall<T>& call, const KernelsFor<T>& kernel, int threads) {
   std::atomic<std::int64_t> first{call.rows};
-  for_row_blocks<T>(call.rows, call.classes, {}, 0, threads, [&](std::int64_t begin, std::int64_t end, T*) {
-    const std::int64_t bad = kernel.bad_probabilities(call, begin, end);
+  const auto look = [&](std::int64_t begin, std::int64_t end, T* scratch) {
+    const std::int64_t bad = kernel.bad_probabilities(call, begin, end, scratch);
     std::int64_t least = first.load();
     while (bad >= 0 && bad < least && !first.compare_exchange_weak(least, bad)) {
     }
-  });
+  };
+  for_row_blocks<T>(call.rows, call.classes, {}, kernel.kd_scratch(call), threads, look);
   if (first < call.rows) refuse_probabilities(call.labels.probabilities, first, call.teacher.data != nullptr);
 }
 

@@ -95,7 +95,7 @@ struct KernelsFor {
   std::int64_t (*kd_scratch)(const KdCall<T>&);
   std::int64_t (*rows_per_sum)(std::int64_t classes);  // of KdCall::sums; blocks begin at a multiple of it
   // The first of rows [begin, end) that counts and whose soft labels are no probabilities, or -1.
-  std::int64_t (*bad_probabilities)(const KdCall<T>&, std::int64_t begin, std::int64_t end);
+  std::int64_t (*bad_probabilities)(const KdCall<T>&, std::int64_t begin, std::int64_t end, T* scratch);
   using Softmax = void (*)(const SoftmaxCall<T>&, std::int64_t begin, std::int64_t end, T* scratch);
   Softmax softmax, log_softmax, log_sum_exp;
   std::int64_t (*softmax_scratch)(const SoftmaxCall<T>&);

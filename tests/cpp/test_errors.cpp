@@ -363,6 +363,39 @@ KD_CASE_EACH_TYPE(errors.soft_labels) {
   }
 }
 
+// In any column, at any remainder: below zero in a row that sums to 1, and a sum at the edge of what passes.
+KD_CASE_EACH_TYPE(errors.soft_labels_of_many_classes) {
+  for (std::int64_t classes : {3, 17, 224, 225, 240, 1025, 2100}) {
+    const Batch<T> batch = random_batch<T>(20, classes);
+    const std::int64_t row = 18;
+    std::vector<T> p(batch.student.size());
+    for (std::int64_t i = 0; i < 20; ++i) p[static_cast<std::size_t>(i * classes)] = 1;
+    const auto message = [&](kdloss::Options options) {
+      return check::message_of<Invalid>([&] {
+        kdloss::kd_loss_batch<T>(batch.student_view(), batch.teacher_view(),
+                                 kdloss::Labels(kdloss::AnyView(p.data(), 20, classes)), options);
+      });
+    };
+    T* const first = p.data() + row * classes;
+    for (std::int64_t c : {classes - 1, classes / 2, std::int64_t(1)}) {
+      first[0] = T(1.5), first[c] = T(-0.5);
+      CHECK_AT(message({}) == check::text("labels[", row, ", ", c, "] is -0.5, expected a probability >= 0"),
+               classes, " classes");
+      std::vector<double> weights(20, 1.0);
+      weights[static_cast<std::size_t>(row)] = 0;
+      kdloss::Options without;
+      without.sample_weight = weights.data();
+      CHECK_AT(message(without) == "no exception", classes, " classes");
+      first[0] = T(1), first[c] = 0;
+      for (double excess : {0.00095, 0.00105}) {
+        first[c] = static_cast<T>(excess);
+        CHECK_AT((message({}) == "no exception") == (excess < 0.001), classes, " classes, excess ", excess);
+      }
+      first[c] = 0;
+    }
+  }
+}
+
 // The words for halves, and a row that strides reach.
 KD_CASE(errors.soft_labels_of_halves) {
   const std::string message = "labels[1, 0] is -0.5, expected a probability >= 0";

@@ -24,17 +24,22 @@ KDLOSS_INLINE Lanes<T> wanted_gap(Lanes<T> g, Lanes<T> ms, Lanes<T> s) {
   return where(g == Lanes<T>(0), Lanes<T>(0), g * (ms - s));
 }
 
-// The columns' sum of f(column), block by block, in double.
+// The columns' sums of the two numbers that are f(column), block by block, in double.
+template <class V>
+struct Two {
+  V one, other;
+};
 template <class T, class F>
-double sum_over(std::int64_t classes, F&& f) {
-  double total = 0;
+Two<double> sums_over(std::int64_t classes, F&& f) {
+  Two<double> total{0, 0};
   for_blocks(classes, [&](Span block) KDLOSS_INLINE_LAMBDA {
-    Lanes<T> sums(T(0));
+    Two<Lanes<T>> sums{T(0), T(0)};
     for_columns<T>(block, [&](std::int64_t c, std::int64_t fresh) KDLOSS_INLINE_LAMBDA {
-      const Lanes<T> x = f(c);
-      sums = sums + (fresh == c ? x : only_fresh(x, fresh - c));
+      Two<Lanes<T>> x = f(c);
+      if (fresh != c) x = {only_fresh(x.one, fresh - c), only_fresh(x.other, fresh - c)};
+      sums = {sums.one + x.one, sums.other + x.other};
     });
-    total += sum(sums);
+    total.one += sum(sums.one), total.other += sum(sums.other);
   });
   return total;
 }
@@ -50,8 +55,10 @@ void blend_row(const KdCall<T>& call, const Plans<T>& plans, std::int64_t row, c
   std::int64_t wanted = 1;  // classes that are not 0 in y
   if (call.labels.are_soft()) {
     read_rows(call.labels.probabilities, row, 1, classes, g);
-    wanted = 0;
-    for (std::int64_t c = 0; c < classes; ++c) wanted += g[c] != 0;
+    const auto wanted_ones = sums_over<T>(classes, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
+      return Two<L>{where(load(g + c) == L(0), L(0), L(1)), L(0)};
+    });
+    wanted = static_cast<std::int64_t>(wanted_ones.one);
     plan.label = -1;
     while (wanted > 0 && g[++plan.label] == 0) {
     }
@@ -84,10 +91,12 @@ void blend_row(const KdCall<T>& call, const Plans<T>& plans, std::int64_t row, c
   while (top + 1 < classes && s[top] != first(ms)) ++top;
 
   plan.blended = true, plan.label = top;
-  if (wanted > 1 || call.class_weight != nullptr)  // else it is 1
-    plan.target_sum = sum_over<T>(classes, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA { return load(g + c); });
-  plan.target_rest = sum_over<T>(
-      classes, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA { return wanted_gap(load(g + c), ms, load(s + c)); });
+  const auto of_target = sums_over<T>(classes, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
+    const L y = load(g + c);
+    return Two<L>{y, wanted_gap(y, ms, load(s + c))};
+  });
+  if (wanted > 1 || call.class_weight != nullptr) plan.target_sum = of_target.one;  // else it is 1
+  plan.target_rest = of_target.other;
   plan.hard &= plan.target_sum > 0 || call.both_parts;
   plan.keeps_p1 = 2 * static_cast<double>(g[top]) <= plan.target_sum;
   if (!plan.keeps_p1) g[top] = static_cast<T>(static_cast<double>(g[top]) - plan.target_sum);
@@ -97,45 +106,6 @@ void blend_row(const KdCall<T>& call, const Plans<T>& plans, std::int64_t row, c
 template <class T>
 void blend_gradient(T* grad, const T* g, std::int64_t classes, T hard_weight) {
   for (std::int64_t c = 0; c < classes; ++c) grad[c] -= hard_weight * g[c];
-}
-
-// Whether rows of soft labels are probabilities, or zeros.
-template <class T>
-std::int64_t bad_probabilities(const KdCall<T>& call, std::int64_t begin, std::int64_t end) {
-  const AnyView& v = call.labels.probabilities;
-  return with_scalar(v.type, [&](auto element) {
-    using E = decltype(element);
-    const Matrix<const E> m = typed<E>(v);
-    for (std::int64_t row = begin; row < end; ++row) {
-      if (call.sample_weight != nullptr && call.sample_weight[row] == 0) continue;
-      const E* const p = at(m, row);
-      constexpr int n = 16;  // sums side by side, which the compiler keeps in a vector
-      double sums[n] = {};
-      int negative = 0;
-      const auto add = [&](auto stride) KDLOSS_INLINE_LAMBDA {
-        const auto add_one = [&](std::int64_t c, int i) KDLOSS_INLINE_LAMBDA {
-          const double y = static_cast<double>(widened(p[c * stride()]));
-          sums[i] += y, negative |= y < 0;
-        };
-        std::int64_t c = 0;
-        for (; c + n <= call.classes; c += n)
-          for (int i = 0; i < n; ++i) add_one(c + i, i);
-        for (; c < call.classes; ++c) add_one(c, 0);
-      };
-      if (m.class_stride == 1)
-        add([] { return std::int64_t(1); });
-      else
-        add([&] { return m.class_stride; });
-      double total = 0;
-      for (double x : sums) total += x;
-      const double excess = total - 1;
-      const bool unlabelled = total == 0 && call.teacher.data != nullptr;
-      if (negative != 0 ||
-          !(unlabelled || (excess <= kProbabilityTolerance && -excess <= kProbabilityTolerance)))
-        return row;
-    }
-    return std::int64_t(-1);
-  });
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // Every kernel, compiled once for each instruction set: KDLOSS_ISA names this one.
-#include "kd_rows.hpp"
+#include "probabilities.hpp"
 #include "softmax.hpp"
 
 namespace kdloss::KDLOSS_ISA {

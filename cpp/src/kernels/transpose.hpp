@@ -243,8 +243,16 @@ void pack_rows(const Matrix<const T>& from, std::int64_t row, std::int64_t count
     if (n > 1 && from.row_stride == 1)
       return n > 2 * Lanes<T>::kCount ? transpose_back_far<n>(p, from.class_stride, to, stride, classes)
                                       : transpose_back<n>(p, from.class_stride, to, stride, classes);
-    for (std::int64_t i = 0; i < n; ++i)
-      for (std::int64_t c = 0; c < classes; ++c) to[i * stride + c] = *at(from, row + r + i, c);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const T* const one = p + i * from.row_stride;
+      T* const copy = to + i * stride;
+      if (from.class_stride != 1) {
+        for (std::int64_t c = 0; c < classes; ++c) copy[c] = one[c * from.class_stride];
+        continue;
+      }
+      for (std::int64_t c = 0; c < classes; c += 64 / sizeof(T)) prefetch(one + c, from.row_stride);
+      for (std::int64_t c = 0; c < classes; ++c) copy[c] = one[c];
+    }
   });
 }
 // And back.
