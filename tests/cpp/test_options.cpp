@@ -302,6 +302,7 @@ KD_CASE_EACH_TYPE(options.weights_and_alphas_in_one_go) {
       CHECK_AT(outcome(batch) == in_one_go, classes, " classes, uses ", uses);
       if (uses & kWeights) {
         batch.sample_weight[5] = batch.sample_weight[16] = 0;
+        if (uses & kAlphas) batch.alphas[5] = std::nan("");
         const Outcome<T> with_padding = outcome(batch);
         batch.taus.clear();
         CHECK_AT(outcome(batch) == with_padding, classes, " classes, padding, uses ", uses);

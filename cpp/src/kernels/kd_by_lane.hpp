@@ -63,6 +63,22 @@ struct TileRows {
     hard_slope[i] = static_cast<T>(plan.hard_slope() * grad_scale);
     soft_slope[i] = static_cast<T>(plan.soft_weight * grad_scale);
   }
+  static Lanes<T> narrowed(const double* from, double scale) {
+    using D = Lanes<double>;
+    alignas(64) double scaled[kCount];
+    for (int i = 0; i < kCount; i += D::kCount) store(scaled + i, load(from + i) * D(scale));
+    Lanes<T> x;
+    load_narrow(scaled, x);
+    return x;
+  }
+  // After target_sum has changed.
+  void set_hard_slopes(double grad_scale) {
+    using D = Lanes<double>;
+    alignas(64) double slope[kCount];
+    for (int i = 0; i < kCount; i += D::kCount)
+      store(slope + i, load(hard_weight + i) * load(target_sum + i));
+    store(hard_slope, narrowed(slope, grad_scale));
+  }
   RowPlan plan(int i) const {
     RowPlan plan;
     plan.counts = weight[i] > 0, plan.hard = uses_hard[i] != 0, plan.soft = uses_soft[i] != 0;
@@ -88,23 +104,18 @@ struct TileRows {
   void set_each(const KdCall<T>& call, std::int64_t first) {
     using D = Lanes<double>;
     const bool has_teacher = call.teacher.data != nullptr;
-    alignas(64) double counts[kCount], needs_hard[kCount], needs_soft[kCount], slope[kCount];
+    alignas(64) double counts[kCount], needs_hard[kCount], needs_soft[kCount];
     for (int i = 0; i < kCount; i += D::kCount) {
       const D w = call.sample_weight == nullptr ? D(1.0) : load(call.sample_weight + first + i);
-      const D a = call.alphas == nullptr ? D(call.alpha) : load(call.alphas + first + i);
       const D zero(0.0), one(1.0), any(call.both_parts ? 1.0 : 0.0), teacher(has_teacher ? 1.0 : 0.0);
+      const D alpha = call.alphas == nullptr ? D(call.alpha) : load(call.alphas + first + i);
+      const D a = where(zero < w, alpha, zero);  // a row of weight 0 may have any
       store(counts + i, where(zero < w, one, zero));
       store(needs_hard + i, where(zero < w, where(zero < a, one, any), zero));
       store(needs_soft + i, where(zero < w, where(a < one, one, any), zero) * teacher);
       store(weight + i, w), store(hard_weight + i, w * a), store(soft_weight + i, w * (one - a));
       store(target_sum + i, one), store(target_rest + i, zero);
     }
-    const auto narrowed = [&](const double* from, double scale) {
-      for (int i = 0; i < kCount; i += D::kCount) store(slope + i, load(from + i) * D(scale));
-      Lanes<T> x;
-      load_narrow(slope, x);
-      return x;
-    };
     store(uses_hard, narrowed(needs_hard, 1)), store(uses_soft, narrowed(needs_soft, 1));
     store(hard_slope, narrowed(hard_weight, call.grad_scale));
     store(soft_slope, narrowed(soft_weight, call.grad_scale));
@@ -178,6 +189,10 @@ void blend_tile(const KdCall<T>& call, const Plans<T>& plans, Tile<T> tile, Tile
   store_wide(rows.target_sum, where(labelled, total, L(1)));
   store_wide(rows.target_rest, rest);
   store(rows.keeps_p1, where(keeps_p1, L(1), L(0)));
+  if (call.class_weight == nullptr && !any(uses_hard & ~(labelled & (L(0) < total)))) {
+    rows.set_hard_slopes(call.grad_scale);
+    return;
+  }
   for (int i = 0; i < n; ++i) {
     if (rows.uses_hard[i] == 0) continue;
     RowPlan plan = rows.plan(i);

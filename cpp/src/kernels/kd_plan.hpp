@@ -33,8 +33,9 @@ class Plans {
  public:
   explicit Plans(const KdCall<T>& call)
       : call_(call),
-        plain_(call.labels.are_indices() && call.taus == nullptr && call.class_weight == nullptr &&
-               call.label_smoothing == 0),
+        plain_(call.taus == nullptr &&
+               (call.labels.are_soft() ||
+                (call.labels.are_indices() && (call.label_smoothing > 0 || call.class_weight == nullptr)))),
         weighted_(call.alphas != nullptr || call.sample_weight != nullptr) {}
 
   RowPlan operator[](std::int64_t row) const {
@@ -74,6 +75,10 @@ class Plans {
   // Whether they are one or the other, and these rows have one; writes their labels, if so.
   bool all_alike(std::int64_t first, int count, T* to) const {
     if (!plain_) return false;
+    if (call_.labels.are_soft()) {
+      for (int i = 0; i < count; ++i) to[i] = -1;
+      return true;
+    }
     const auto write = [&](const auto* y) KDLOSS_INLINE_LAMBDA {
       std::int64_t others = 0;
       for (int i = 0; i < count; ++i) {

@@ -174,7 +174,7 @@ void kd_lane_blocks(const KdCall<T>& call, std::int64_t begin, std::int64_t end,
     else if (!usual)
       rows.set_all(plans[first], call.grad_scale);
     for (int i = count; alike && i < n; ++i) rows.label[i] = rows.label[count - 1];
-    usual = alike;
+    usual = alike && !plans.blended();
     call.sums[first / n] = lane_rows(call, first, count, plans, rows, scratch);
   }
 }
