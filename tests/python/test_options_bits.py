@@ -7,7 +7,7 @@ import pytest
 
 import kdloss
 from errors import gradient_error, loss_error
-from option_batches import ALL_INDICES, ALL_SOFT, CLASSES, batch, name_of, without
+from option_batches import ALL_INDICES, ALL_SOFT, CLASSES, COMBINATIONS, batch, name_of, without
 from tolerances import PROMISE, ROUNDING
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -196,15 +196,21 @@ def test_weights_count_rows(classes, dtype):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -7.5], ids=str)
 @pytest.mark.parametrize("classes", CLASSES)
-@KINDS
+@pytest.mark.parametrize(
+    "names", [names for names in COMBINATIONS if "sample-weight" in names], ids=name_of
+)
 def test_a_row_of_weight_0_may_hold_anything(names, classes, value, dtype):
+    """Beside a label that is a class, and beside one that is none."""
     arguments, options = batch(names, classes, dtype)
     ignored = options["sample_weight"] == 0
     expected = bits(arguments, options)
     student, teacher, labels = arguments
     student[ignored] = teacher[ignored] = value
+    for name in ("alpha", "tau"):
+        if np.ndim(options[name]) == 1:
+            options[name][ignored] = value
+    assert bits(arguments, options) == expected
     labels[ignored] = -57 if labels.ndim == 1 else value
-    options["alpha"][ignored] = options["tau"][ignored] = value
     assert bits(arguments, options) == expected
     for values in kdloss.kd_loss_parts(
         *arguments, **without(options, "normalizer"), reduction="none"
