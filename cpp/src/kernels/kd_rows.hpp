@@ -101,7 +101,7 @@ KdSums lane_rows(const KdCall<T>& call, std::int64_t first, int count, const Pla
   const bool any_hard = any(hard), any_soft = any(soft);
   if (any_hard || any_soft) {
     if (any_soft) fill_tile(call.teacher, first, count, classes, tile.t, block);
-    if ((any_hard && any(~hard)) || (any_soft && any(~soft))) hide_unused(tile, classes, rows, any_soft);
+    if (any(any_soft ? ~soft : ~hard)) hide_unused(tile, classes, rows, any_soft);
     const NextTile<T> next{{call.student, first, classes, tile.s},
                            {call.teacher, first, classes, tile.t},
                            {call.grad, first, classes, tile.s}};
