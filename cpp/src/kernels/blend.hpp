@@ -24,11 +24,11 @@ KDLOSS_INLINE Lanes<T> wanted_gap(Lanes<T> g, Lanes<T> ms, Lanes<T> s) {
   return where(g == Lanes<T>(0), Lanes<T>(0), g * (ms - s));
 }
 
-// The columns' sums of the two numbers that are f(column), block by block, in double.
 template <class V>
 struct Two {
   V one, other;
 };
+// The columns' sums of the two numbers that are f(column), block by block, in double.
 template <class T, class F>
 Two<double> sums_over(std::int64_t classes, F&& f) {
   Two<double> total{0, 0};
