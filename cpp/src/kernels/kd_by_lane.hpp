@@ -230,41 +230,37 @@ __attribute__((noinline)) void hessian_tile(Tile<T> tile, std::int64_t classes, 
 // blocks.)
 constexpr std::int64_t kLaneBlock = 32;
 
-// Where the rows of tiles to come are read from, or written to: as many cache lines a tile as there are
-// classes. The tile itself stands for what is of another type.
-//
-// Where classes lie side by side, the lines are those of the next tile. Where rows do, they are those of the
-// next four tiles, a quarter for each tile until then, and four in a row: what comes in runs the processor
-// fetches twice as fast.
+// Cache lines where the rows of tiles to come are read from, or written to: asked for four at a time, and as
+// many by a tile as it has classes. Where classes lie side by side they are those of the next tile; where
+// rows do, those of a class in the next four tiles, each tile until then asking for a quarter of the classes:
+// what comes in runs the processor fetches twice as fast. The tile itself stands for what is of another type.
 template <class T>
 class NextLines {
  public:
+  static constexpr std::int64_t kRun = 4;
+
   template <class V>
-  NextLines(const V& v, std::int64_t row, std::int64_t classes, const T* tile) : start_(tile) {
+  NextLines(const V& v, std::int64_t row, std::int64_t classes, const T* tile) : run_(tile) {
     if (v.data == nullptr || v.type != kScalar<T>) return;
-    start_ = static_cast<const T*>(v.data);
+    std::int64_t first = (row + kLine) * v.row_stride;
     if (v.row_stride == 1) {
-      const std::int64_t tiles = row / kLine, group = tiles / kRun + 1;
+      const std::int64_t tiles = row / kLine, share = tiles % kRun * ((classes + kRun - 1) / kRun);
+      step_ = v.class_stride;
       // A line holds the end of one tile's rows and the beginning of the next's.
-      first_ = (group * kRun + 1) * kLine - 1, run_stride_ = v.class_stride;
-      line_ = static_cast<std::uint64_t>(tiles % kRun * classes);
-    } else {
-      first_ = (row + kLine) * v.row_stride;
+      first = ((tiles / kRun + 1) * kRun + 1) * kLine - 1 + share * step_;
     }
+    run_ = moved_by(static_cast<const T*>(v.data), first);
   }
-  KDLOSS_INLINE std::int64_t next() {
-    const auto run = static_cast<std::int64_t>(line_ / kRun),
-               within = static_cast<std::int64_t>(line_ % kRun);
-    ++line_;
-    return first_ + run * run_stride_ + within * kLine;
+  template <bool Writing>
+  KDLOSS_INLINE void ask() {
+    for (std::int64_t i = 0; i < kRun * kLine; i += kLine) prefetch<Writing>(run_, i);
+    run_ = moved_by(run_, step_);
   }
-  const T* start() const { return start_; }
 
  private:
-  static constexpr std::int64_t kLine = Lanes<T>::kCount, kRun = 4;
-  const T* start_;
-  std::int64_t first_ = 0, run_stride_ = kRun * kLine;  // from start to the first line, and from run to run
-  std::uint64_t line_ = 0;
+  static constexpr std::int64_t kLine = Lanes<T>::kCount;
+  const T* run_;
+  std::int64_t step_ = kRun * kLine;  // from run to run
 };
 template <class T>
 struct NextTile {
@@ -284,13 +280,13 @@ __attribute__((noinline)) void add_lanes(const Groups<T>& given, const Frame<T>&
   Sums<L> sums, total;
   for_groups<T>(groups.count, [&](auto parts, std::int64_t i) KDLOSS_INLINE_LAMBDA {
     constexpr int P = parts.value;
-    if (__builtin_expect((i & (kLaneBlock * L::kCount - 1)) == 0, 0)) total.add(sums), sums = Sums<L>();
-    // A tile's rows are read side by side, which no processor foresees.
-    for (int j = 0; j < P / kParts; ++j) {
-      prefetch(next.s.start(), next.s.next());
-      if constexpr (Soft) prefetch(next.t.start(), next.t.next());
-      prefetch_for_writing(next.grad.start(), next.grad.next());
+    if (i % (NextLines<T>::kRun * L::kCount) == 0) {
+      // A tile's rows are read side by side, which no processor foresees.
+      next.s.template ask<false>();
+      if constexpr (Soft) next.t.template ask<false>();
+      next.grad.template ask<true>();
     }
+    if (__builtin_expect(i % (kLaneBlock * L::kCount) == 0, 0)) total.add(sums), sums = Sums<L>();
     const Terms<T, P> several = group_terms<Hard, Soft, Power, way>(
         groups, i, repeated<P>(frame), repeated<P>(own_powers), repeated<P>(in_reach));
     for (int j = 0; j < P / kParts; ++j) {

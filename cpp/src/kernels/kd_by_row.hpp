@@ -142,7 +142,7 @@ __attribute__((noinline)) void add_groups(const Groups<T>& given, const Frame<T>
     for (std::int64_t line = i; line < i + L::kCount; line += Groups<T>::kSize) {
       prefetch(groups.s + line, soon.logits);
       if constexpr (Soft) prefetch(groups.t + line, soon.logits);
-      if (soon.grad != nullptr) prefetch_for_writing(soon.grad, line);
+      if (soon.grad != nullptr) prefetch<true>(soon.grad, line);
     }
     Terms<T, P> x = group_terms<Hard, Soft, Power, way>(groups, i, repeated<P>(frame), L(0), L(0) == L(0));
     if (Hard && __builtin_expect(i <= label && label < i + L::kCount, 0))

@@ -52,7 +52,7 @@ void copy_columns(const T* from, std::int64_t from_stride, T* to, std::int64_t t
     const T* const in = from + c * from_stride;
     T* const out = to + c * to_stride;
     for (std::int64_t r = 0; r < count; r += n)
-      prefetch(in, kAhead * from_stride + r), prefetch_for_writing(out, kAhead * to_stride + r);
+      prefetch(in, kAhead * from_stride + r), prefetch<true>(out, kAhead * to_stride + r);
     std::int64_t r = 0;
     for (; r + n <= count; r += n) store(out + r, load(in + r));
     for (; r < count; ++r) out[r] = in[r];

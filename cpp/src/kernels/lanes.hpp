@@ -270,13 +270,9 @@ KDLOSS_INLINE T* moved_by(T* p, std::int64_t elements) {
                               static_cast<std::uintptr_t>(elements) * sizeof(T));
 }
 // Asks for the cache line that lies so far ahead.
-template <class T>
+template <bool Writing = false, class T>
 KDLOSS_INLINE void prefetch(const T* p, std::int64_t ahead) {
-  __builtin_prefetch(moved_by(p, ahead));
-}
-template <class T>
-KDLOSS_INLINE void prefetch_for_writing(const T* p, std::int64_t ahead) {
-  __builtin_prefetch(moved_by(p, ahead), 1);
+  __builtin_prefetch(moved_by(p, ahead), Writing);
 }
 
 // Widened to doubles, or rounded from them.

@@ -165,7 +165,7 @@ void transpose_far(const T* from, std::int64_t from_stride, T* to, std::int64_t 
     for (std::int64_t i = 0; i < count; ++i) {
       T* const column = to + (c + i) * to_stride;
       if (past_caches && line_offset(column) == 0) continue;
-      for (std::int64_t r = 0; r < kRows; r += past_caches ? kRows - 1 : n) prefetch_for_writing(column, r);
+      for (std::int64_t r = 0; r < kRows; r += past_caches ? kRows - 1 : n) prefetch<true>(column, r);
     }
     for (std::int64_t r = 0; r < kRows; r += n)
       transpose<n>(from + r * from_stride + c, from_stride, near + r, kRows, count);
