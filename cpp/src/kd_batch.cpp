@@ -16,20 +16,9 @@ namespace {
 constexpr std::int64_t kFewRows = 4;
 constexpr std::int64_t kManyClasses = 32768;
 
-// What is computed in: halves are widened as they are read.
-template <class T>
-using Compute = RowLoss<T>;
-
-// One call, as it was made; T is the type that is computed in.
-template <class T>
-struct Request {
-  AnyView student, teacher;
-  Labels labels;
-  Output grad, hess;
-  Options options;
-  bool both_parts = false;
-  T *row_losses = nullptr, *row_hard = nullptr, *row_soft = nullptr;
-  const char* student_name = "student_logits";  // as the caller knows it
+// How the caller knows the student's logits.
+struct Student {
+  const char* name = "student_logits";
   bool one_row = false;
 };
 
@@ -45,19 +34,19 @@ Output output(const AnyView& student, const View<T>& v, const char* name) {
   return {v.data, kScalar<T>, v.row_stride, v.class_stride};
 }
 
+// The weight of the rows that count.
 template <class T>
-double check(const Request<T>& r) {
-  const Options& o = r.options;
-  if (r.one_row)
-    check_classes(r.student_name, r.student.classes);
+double check(const KdCall<T>& call, const Options& options, Student student) {
+  if (student.one_row)
+    check_classes(student.name, call.classes);
   else
-    check_classes(r.student_name, r.student.rows, r.student.classes);
-  const bool has_teacher = r.teacher.data != nullptr;
+    check_classes(student.name, call.rows, call.classes);
+  const bool has_teacher = call.teacher.data != nullptr;
   if (has_teacher)
-    check_same_shape(r.student_name, r.student.rows, r.student.classes, "teacher", r.teacher.rows,
-                     r.teacher.classes);
-  check_options(o, r.student.classes);
-  return check_rows(r.student, r.labels, o, r.student_name, has_teacher, r.one_row);
+    check_same_shape(student.name, call.rows, call.classes, "teacher", call.teacher.rows,
+                     call.teacher.classes);
+  check_options(options, call.classes);
+  return check_rows(call.student, call.labels, options, student.name, has_teacher, student.one_row);
 }
 
 // Refuses soft labels that are no probabilities: in the kernels, since there are as many of them as logits.
@@ -74,23 +63,23 @@ void check_probabilities(const KdCall<T>& call, const KernelsFor<T>& kernel, int
   if (first < call.rows) refuse_probabilities(call.labels.probabilities, first, call.teacher.data != nullptr);
 }
 
+// Computes a call that has its arrays; what the options say is added to it here.
 template <class T>
-Parts run(const Request<T>& r) {
-  const double weight = check(r);  // of all rows that count
-  const Options& o = r.options;
-  const std::int64_t rows = r.student.rows, classes = r.student.classes;
+Parts run(KdCall<T>& call, const Options& o, Student student = {}) {
+  const double weight = check(call, o, student);
+  const std::int64_t rows = call.rows, classes = call.classes;
   const double divisor = o.normalizer > 0 ? o.normalizer : weight;  // of the mean
   const double scale = o.reduction == Reduction::kMean && divisor > 0 ? 1 / divisor : 1;
-
-  const double hess_scale = o.hessian == Hessian::kBound ? 2 * scale : scale;
-  KdCall<T> call{r.student,       r.teacher,      r.labels,          r.grad, r.hess,     rows,
-                 classes,         o.ignore_index, o.alpha,           o.tau,  o.alphas,   o.taus,
-                 o.sample_weight, o.class_weight, o.label_smoothing, scale,  hess_scale, r.both_parts,
-                 r.row_losses,    r.row_hard,     r.row_soft};
+  call.ignore_index = o.ignore_index;
+  call.alpha = o.alpha, call.alphas = o.alphas;
+  call.tau = o.tau, call.taus = o.taus;
+  call.sample_weight = o.sample_weight, call.class_weight = o.class_weight;
+  call.label_smoothing = o.label_smoothing;
+  call.grad_scale = scale, call.hess_scale = o.hessian == Hessian::kBound ? 2 * scale : scale;
 
   const KernelsFor<T>& kernel = kernels().of<T>();
   int threads = threads_for(o.num_threads, rows * classes);
-  if (r.labels.are_soft()) check_probabilities(call, kernel, threads);
+  if (call.labels.are_soft()) check_probabilities(call, kernel, threads);
   const std::int64_t rows_per_sum = kernel.rows_per_sum(classes);
   const std::int64_t sum_count = (rows + rows_per_sum - 1) / rows_per_sum;
   Scratch sums(sum_count, sizeof(KdSums), 1);
@@ -101,7 +90,7 @@ Parts run(const Request<T>& r) {
     threads = 1;
   }
   RowGroups groups{rows_per_sum};
-  if (r.student.class_stride != 1)
+  if (call.student.class_stride != 1)
     groups = packed_groups(rows, threads, rows_per_sum == 1 ? rows_missing(call) : 0);
   for_row_blocks<T>(
       rows, classes, groups, kernel.kd_scratch(call), threads,
@@ -114,7 +103,7 @@ Parts run(const Request<T>& r) {
   if (o.reduction == Reduction::kNone) return {};
   const double nan = std::numeric_limits<double>::quiet_NaN();
   Parts parts{total.loss, total.labelled > 0 ? total.hard : nan,
-              r.teacher.data != nullptr ? total.soft : nan};
+              call.teacher.data != nullptr ? total.soft : nan};
   if (o.reduction == Reduction::kMean) {
     if (divisor > 0) parts.loss /= divisor, parts.soft /= divisor;
     parts.hard /= o.normalizer > 0 ? o.normalizer : total.labelled;
@@ -122,12 +111,14 @@ Parts run(const Request<T>& r) {
   return parts;
 }
 
+// Halves are computed in float: they are widened as they are read.
 template <class T>
-Request<Compute<T>> request(const View<const T>& student, const AnyView& teacher, const Labels& labels,
-                            const Options& options, Compute<T>* row_losses) {
-  Request<Compute<T>> r;
-  r.student = student, r.teacher = teacher, r.labels = labels, r.options = options, r.row_losses = row_losses;
-  return r;
+KdCall<RowLoss<T>> call_on(const View<const T>& student, const AnyView& teacher, const Labels& labels,
+                           RowLoss<T>* row_losses) {
+  KdCall<RowLoss<T>> call;
+  call.student = student, call.teacher = teacher, call.labels = labels, call.loss = row_losses;
+  call.rows = student.rows, call.classes = student.classes;
+  return call;
 }
 
 }  // namespace
@@ -135,33 +126,33 @@ Request<Compute<T>> request(const View<const T>& student, const AnyView& teacher
 template <class T>
 double kd_loss_batch(View<const T> student, AnyView teacher, const Labels& labels, const Options& options,
                      RowLoss<T>* row_losses) {
-  return run(request(student, teacher, labels, options, row_losses)).loss;
+  auto call = call_on(student, teacher, labels, row_losses);
+  return run(call, options).loss;
 }
 
 template <class T>
 double kd_loss_and_grad(View<const T> student, AnyView teacher, const Labels& labels, View<T> grad,
                         const Options& options, RowLoss<T>* row_losses) {
-  auto r = request(student, teacher, labels, options, row_losses);
-  r.grad = output(r.student, grad, "grad");
-  return run(r).loss;
+  auto call = call_on(student, teacher, labels, row_losses);
+  call.grad = output(call.student, grad, "grad");
+  return run(call, options).loss;
 }
 
 template <class T>
 double kd_loss_grad_hess(View<const T> student, AnyView teacher, const Labels& labels, View<T> grad,
                          View<T> hess, const Options& options, RowLoss<T>* row_losses) {
-  auto r = request(student, teacher, labels, options, row_losses);
-  r.grad = output(r.student, grad, "grad");
-  r.hess = output(r.student, hess, "hess");
-  return run(r).loss;
+  auto call = call_on(student, teacher, labels, row_losses);
+  call.grad = output(call.student, grad, "grad");
+  call.hess = output(call.student, hess, "hess");
+  return run(call, options).loss;
 }
 
 template <class T>
 Parts kd_loss_parts(View<const T> student, AnyView teacher, const Labels& labels, const Options& options,
                     RowLoss<T>* row_losses, RowLoss<T>* row_hard, RowLoss<T>* row_soft) {
-  auto r = request(student, teacher, labels, options, row_losses);
-  r.both_parts = true;
-  r.row_hard = row_hard, r.row_soft = row_soft;
-  return run(r);
+  auto call = call_on(student, teacher, labels, row_losses);
+  call.both_parts = true, call.hard = row_hard, call.soft = row_soft;
+  return run(call, options);
 }
 
 template <class T>
@@ -169,10 +160,9 @@ double kd_loss_single(const T* student, const T* teacher, std::int64_t classes, 
                       double alpha, double tau) {
   Options options;
   options.alpha = alpha, options.tau = tau, options.reduction = Reduction::kSum;
-  auto r = request<T>(View<const T>(student, 1, classes), {}, Labels(&label, 1), options, nullptr);
-  if (teacher != nullptr) r.teacher = View<const T>(teacher, 1, classes);
-  r.student_name = "student", r.one_row = true;
-  return run(r).loss;
+  auto call = call_on<T>(View<const T>(student, 1, classes), {}, Labels(&label, 1), nullptr);
+  if (teacher != nullptr) call.teacher = View<const T>(teacher, 1, classes);
+  return run(call, options, {"student", true}).loss;
 }
 
 template <class T>
@@ -180,9 +170,8 @@ double cross_entropy_hard(View<const T> logits, const Labels& labels, const Opti
                           RowLoss<T>* row_losses) {
   Options hard = options;
   hard.alpha = 1, hard.tau = 1, hard.alphas = nullptr, hard.taus = nullptr;
-  auto r = request(logits, {}, labels, hard, row_losses);
-  r.student_name = "logits";
-  return run(r).loss;
+  auto call = call_on(logits, {}, labels, row_losses);
+  return run(call, hard, {"logits", false}).loss;
 }
 
 #define KDLOSS_INSTANTIATE(T)                                                                                \

@@ -77,10 +77,10 @@ void empty_tile(const T* tile, std::int64_t first, int count, std::int64_t class
   write_rows(block, first, count, classes, to);
 }
 
-// Rows [first, first + count), at most as many as there are lanes.
+// Rows [first, first + count), at most as many as there are lanes. (Inline: a call costs ten classes 3 %.)
 template <class T>
-KdSums lane_rows(const KdCall<T>& call, std::int64_t first, int count, const Plans<T>& plans,
-                 TileRows<T>& rows, const ScratchOf<T>& scratch) {
+KDLOSS_INLINE KdSums lane_rows(const KdCall<T>& call, std::int64_t first, int count, const Plans<T>& plans,
+                               TileRows<T>& rows, const ScratchOf<T>& scratch) {
   using L = Lanes<T>;
   using D = Lanes<double>;
   constexpr int n = L::kCount;

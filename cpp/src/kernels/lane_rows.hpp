@@ -17,10 +17,10 @@ void gather(const Matrix<const T>& from, std::int64_t first, int count, std::int
     for (std::int64_t c = 0; c < classes; ++c) store(tile + c * n, load(p + c * from.class_stride));
     return;
   }
-  for (std::int64_t c = 0; c < classes; ++c) {
-    store(tile + c * n, Lanes<T>(*at(from, first + count - 1, c)));
-    for (int i = 0; i < count - 1; ++i) tile[c * n + i] = *at(from, first + i, c);
-  }
+  const T* const last = p + (count - 1) * from.row_stride;
+  for (std::int64_t c = 0; c < classes; ++c) store(tile + c * n, Lanes<T>(last[c * from.class_stride]));
+  for (int i = 0; i < count - 1; ++i, p += from.row_stride)
+    for (std::int64_t c = 0; c < classes; ++c) tile[c * n + i] = p[c * from.class_stride];
 }
 template <class T>
 void scatter(const T* tile, std::int64_t first, int count, std::int64_t classes, const Matrix<T>& to) {
@@ -31,8 +31,8 @@ void scatter(const T* tile, std::int64_t first, int count, std::int64_t classes,
     for (std::int64_t c = 0; c < classes; ++c) store(p + c * to.class_stride, load(tile + c * n));
     return;
   }
-  for (std::int64_t c = 0; c < classes; ++c)
-    for (int i = 0; i < count; ++i) *at(to, first + i, c) = tile[c * n + i];
+  for (int i = 0; i < count; ++i, p += to.row_stride)
+    for (std::int64_t c = 0; c < classes; ++c) p[c * to.class_stride] = tile[c * n + i];
 }
 
 // Classes that lie whole pages apart share a few sets of the caches, where lines are lost before the next
