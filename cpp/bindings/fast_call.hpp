@@ -12,6 +12,7 @@ namespace py = pybind11;
 
 // A call's arguments, by position: borrowed.
 using Given = PyObject* const*;
+using FastFunction = PyObject* (*)(PyObject*, Given, Py_ssize_t);
 
 // Python's error for the C++ exception that is being handled.
 inline void set_python_error() {
@@ -47,7 +48,7 @@ PyObject* fast_call(PyObject*, Given given, Py_ssize_t count) {
 // Defines py::object function(Given) as a function of so many arguments.
 template <auto function, int arguments>
 void def_fast(py::module_& module, const char* name) {
-  PyObject* (*const call)(PyObject*, Given, Py_ssize_t) = fast_call<function, arguments>;
+  constexpr FastFunction call = fast_call<function, arguments>;
   static PyMethodDef definition{name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call)),
                                 METH_FASTCALL, nullptr};
   auto made = py::reinterpret_steal<py::object>(

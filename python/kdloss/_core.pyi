@@ -1,10 +1,16 @@
 # The compiled core: arguments by position, checked there. The public functions name them.
 
+from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
 
 __version__: str
+
+# `function` itself, but that its keywords are bound in C, and that `core` does what its body does.
+class Bound:
+    def __init__(self, function: Callable[..., Any], core: Callable[..., Any], /) -> None: ...
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any: ...
 
 # By position, the first five: student_logits, teacher, labels, alpha, tau, reduction, ignore_index,
 # sample_weight, class_weight, label_smoothing, normalizer, num_threads; then

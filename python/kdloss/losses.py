@@ -1,7 +1,9 @@
 """The knowledge-distillation loss, its parts and its gradient."""
 
+import functools
 import operator
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from numpy.typing import ArrayLike, NDArray
 
@@ -9,6 +11,7 @@ from . import _core
 from ._convert import as_array
 
 Reduction = Literal["mean", "sum", "none"]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class KDResult(NamedTuple):
@@ -42,6 +45,19 @@ class KDParts(NamedTuple):
     """The soft loss, tau^2 KL(softmax(t / tau) || softmax(s / tau))."""
 
 
+def _bound_in_c(core: Callable[..., Any]) -> Callable[[Function], Function]:
+    """For a function whose body hands its parameters to `core`, all of them, in their order.
+
+    Calls do the same without a frame of Python's, which takes a fifth of the smallest loss.
+    """
+
+    def bind(function: Function) -> Function:
+        return cast(Function, functools.update_wrapper(_core.Bound(function, core), function))
+
+    return bind
+
+
+@_bound_in_c(_core.kd_loss_batch)
 def kd_loss_batch(
     student_logits: ArrayLike,
     teacher: ArrayLike | None,
@@ -163,6 +179,7 @@ def kd_loss_batch(
     )  # fmt: skip
 
 
+@_bound_in_c(_core.kd_loss_and_grad)
 def kd_loss_and_grad(
     student_logits: ArrayLike,
     teacher: ArrayLike | None,
@@ -308,6 +325,7 @@ def kd_loss_grad_hess(
     return result
 
 
+@_bound_in_c(_core.kd_loss_parts)
 def kd_loss_parts(
     student_logits: ArrayLike,
     teacher: ArrayLike | None,

@@ -54,7 +54,7 @@ def test_docstring_examples(test, tmp_path, monkeypatch):
     assert runner.summarize(verbose=False).failed == 0, "".join(report)
 
 
-PUBLIC = [name for name in kdloss.__all__ if inspect.isfunction(getattr(kdloss, name))]
+PUBLIC = [name for name in kdloss.__all__ if inspect.isroutine(getattr(kdloss, name))]
 
 
 @pytest.mark.parametrize("name", PUBLIC)

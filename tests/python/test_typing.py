@@ -9,7 +9,7 @@ import pytest
 import kdloss
 from kdloss import _core
 
-FUNCTIONS = [name for name in kdloss.__all__ if inspect.isfunction(getattr(kdloss, name))]
+FUNCTIONS = [name for name in kdloss.__all__ if inspect.isroutine(getattr(kdloss, name))]
 PACKAGE = Path(kdloss.__file__).parent
 
 
@@ -23,7 +23,7 @@ def test_public_functions_are_annotated(name):
 
 def test_the_stub_names_what_the_extension_has():
     stub = ast.parse((PACKAGE / "_core.pyi").read_text(encoding="utf-8"))
-    stubbed = {node.name for node in stub.body if isinstance(node, ast.FunctionDef)}
+    stubbed = {node.name for node in stub.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     assert stubbed == {name for name in dir(_core) if not name.startswith("_")}
 
 
