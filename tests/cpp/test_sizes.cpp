@@ -34,6 +34,24 @@ KD_CASE_EACH_TYPE(sizes.two_blocks) {
     comparison.add(random_batch<T>(10, classes, tau_for(classes), static_cast<std::uint64_t>(classes)));
 }
 
+// Sure of classes in different blocks: each block lies far down for the student, for the teacher or for both,
+// and there its sums of one are many times those of the other.
+KD_CASE_EACH_TYPE(sizes.peaks_in_blocks_of_their_own) {
+  Comparison<T> comparison;
+  Random random(11);
+  for (double tau : {1.0, 2.0, 4.0}) {
+    Batch<T> batch = random_batch<T>(12, 4 * 1024 + 45, tau);
+    for (std::int64_t i = 0; i < batch.rows; ++i) {
+      const std::int64_t peak = i % 4 * 1024 + random.below(1024), other = i / 3 * 1024 + random.below(1024);
+      for (std::int64_t c = 0; c < batch.classes; ++c) {
+        batch.s(i, c) = static_cast<T>(random.normal() + (c == peak ? 30 : 0));
+        batch.t(i, c) = static_cast<T>(5 * tau * random.normal() + (c == other ? 30 : 0));
+      }
+    }
+    comparison.add(batch);
+  }
+}
+
 KD_CASE_EACH_TYPE(sizes.chunks) {
   Comparison<T> comparison;
   for (std::int64_t border : {8192, 16384, 24576})

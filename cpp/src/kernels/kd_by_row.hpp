@@ -33,6 +33,7 @@ struct Block {
   // After the second: the sums of its terms, and its frame in the row's (see Row).
   Sums<double> sums;
   double wt = 1, ws = 1, w1 = 1, shift = 0, lean = 0;
+  bool close = true;  // in the row's frame es and et are about as far up as in the block's
   // After the third.
   double kl = 0;
 };
@@ -227,7 +228,8 @@ struct Row {
       const V shift = logit_gap(V(block.ms), V(block.mt), Frame<double, 1>(V(ms), V(mt), temperature));
       const V v = shift * V(temperature.inverse), expm1 = fma(v * v, expm1_remainder_over_square(v), v);
       block.ws = first(ws), block.wt = first(wt), block.shift = first(shift);
-      block.lean = first(where(abs(v) < V(1.0), wt * expm1, ws - wt));
+      block.close = any(abs(v) < V(1.0));
+      block.lean = block.close ? first(wt * expm1) : block.ws - block.wt;
     }
   }
 
@@ -238,7 +240,7 @@ struct Row {
       if (count > 1) find_frame(block);
       if constexpr (Soft) {
         sums.zt += block.wt * x.zt, sums.zs += block.ws * x.zs;
-        sums.d += block.wt * x.d + block.lean * x.zs;
+        sums.d += block.close ? block.wt * x.d + block.lean * x.zs : block.ws * x.zs - block.wt * x.zt;
         sums.moved += block.wt * (block.shift * x.zt + x.moved);
       }
       if constexpr (Hard) sums.others += block.w1 * x.others, sums.label += block.w1 * x.label;
