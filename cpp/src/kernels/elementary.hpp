@@ -25,6 +25,7 @@ struct Format<float> {
   static constexpr float kTwoToMantissaBits = 8388608.0f;
   static constexpr float kHeadroomExponent = 64.0f;
   static constexpr float kHeadroom = 0x1p-64f;
+  static constexpr float kLn2 = 0x1.62e430p-1f;
   static constexpr float kLn2High = 0x1.62e400p-1f;
   static constexpr float kLn2Low = 0x1.7f7d1cp-20f;
 };
@@ -40,33 +41,53 @@ struct Format<double> {
   static constexpr double kTwoToMantissaBits = 4503599627370496.0;
   static constexpr double kHeadroomExponent = 200.0;
   static constexpr double kHeadroom = 0x1p-200;
+  static constexpr double kLn2 = 0x1.62e42fefa39efp-1;
   static constexpr double kLn2High = 0x1.62e42fee00000p-1;
   static constexpr double kLn2Low = 0x1.a39ef35793c76p-33;
 };
 
-// Horner's rule, highest power first.
+// A polynomial in x, highest power first: Horner's rule in x^2, on pairs of coefficients. A loop over classes
+// is as fast as its chains of dependent operations are short, and this one is half as long as Horner's own.
+// It rounds twice at the end, so that the leading terms of what follows are added by hand.
 template <class T, int P>
-KDLOSS_INLINE Lanes<T, P> horner(Lanes<T, P>, Lanes<T, P> value) {
+KDLOSS_INLINE Lanes<T, P> pairs(Lanes<T, P>, Lanes<T, P>, Lanes<T, P> value) {
   return value;
 }
 template <class T, int P, class... Rest>
-KDLOSS_INLINE Lanes<T, P> horner(Lanes<T, P> x, Lanes<T, P> value, T next, Rest... rest) {
-  return horner(x, fma(value, x, Lanes<T, P>(next)), rest...);
+KDLOSS_INLINE Lanes<T, P> pairs(Lanes<T, P> x, Lanes<T, P> square, Lanes<T, P> value, T odd, T even,
+                                Rest... rest) {
+  using L = Lanes<T, P>;
+  return pairs(x, square, fma(value, square, fma(L(odd), x, L(even))), rest...);
+}
+template <class T, int P, class... Rest>
+KDLOSS_INLINE Lanes<T, P> polynomial(Lanes<T, P> x, T highest, T next, Rest... rest) {
+  using L = Lanes<T, P>;
+  if constexpr (sizeof...(Rest) % 2 == 0)
+    return pairs(x, x * x, fma(L(highest), x, L(next)), rest...);
+  else
+    return pairs(x, x * x, L(highest), next, rest...);
 }
 
 // ---- exp
 
-// (2^r - 1) / r on [-1/2, 1/2], minimax; relative error 1.1e-8 and 1.8e-17.
+// (2^r - 1 - r ln 2) / r^2 on [-1/2, 1/2], so that 2^r - 1 is minimax: relative error 1.1e-8 and 1.8e-17.
 template <int P>
-KDLOSS_INLINE Lanes<float, P> exp2m1_over(Lanes<float, P> r) {
-  return horner(r, Lanes<float, P>(0x1.4308fcp-13f), 0x1.5f07c8p-10f, 0x1.3b2ba0p-7f, 0x1.c6af6ep-5f,
-                0x1.ebfbdep-3f, 0x1.62e430p-1f);
+KDLOSS_INLINE Lanes<float, P> exp2_rest(Lanes<float, P> r) {
+  return polynomial(r, 0x1.4308fcp-13f, 0x1.5f07c8p-10f, 0x1.3b2ba0p-7f, 0x1.c6af6ep-5f, 0x1.ebfbdep-3f);
 }
 template <int P>
-KDLOSS_INLINE Lanes<double, P> exp2m1_over(Lanes<double, P> r) {
-  return horner(r, Lanes<double, P>(0x1.e8cac688006c5p-32), 0x1.e605e23b52b5dp-28, 0x1.b525a094637a3p-24,
-                0x1.62bfd4acdb99ep-20, 0x1.ffcbfc1e9e6c7p-17, 0x1.430913095b766p-13, 0x1.5d87fe78b2136p-10,
-                0x1.3b2ab6fba1e36p-7, 0x1.c6b08d704a08ep-5, 0x1.ebfbdff82c598p-3, 0x1.62e42fefa39efp-1);
+KDLOSS_INLINE Lanes<double, P> exp2_rest(Lanes<double, P> r) {
+  return polynomial(r, 0x1.e8cac688006c5p-32, 0x1.e605e23b52b5dp-28, 0x1.b525a094637a3p-24,
+                    0x1.62bfd4acdb99ep-20, 0x1.ffcbfc1e9e6c7p-17, 0x1.430913095b766p-13,
+                    0x1.5d87fe78b2136p-10, 0x1.3b2ab6fba1e36p-7, 0x1.c6b08d704a08ep-5, 0x1.ebfbdff82c598p-3);
+}
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> exp2m1(Lanes<T, P> r) {
+  return fma(exp2_rest(r), r * r, r * Lanes<T, P>(Format<T>::kLn2));
+}
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> exp2(Lanes<T, P> r) {
+  return fma(exp2_rest(r), r * r, fma(r, Lanes<T, P>(Format<T>::kLn2), Lanes<T, P>(1)));
 }
 
 template <class T, int P>
@@ -87,12 +108,26 @@ KDLOSS_INLINE Lanes<T, P> times_power_of_two(Lanes<T, P> value, Lanes<T, P> roun
   return value;
 }
 
+// x k = n + r with |r| <= 1/2, n whole and rounded = kRound + n. rough is x, or near enough: what is known
+// before x is makes the chain shorter.
+template <class T, int P = kParts>
+struct Exponent {
+  Lanes<T, P> r, rounded;
+  KDLOSS_INLINE Exponent(Lanes<T, P> x, Lanes<T, P> rough, Lanes<T, P> k) {
+    const Lanes<T, P> rounder(Format<T>::kRound);
+    rounded = fma(rough, k, rounder);
+    r = fma(x, k, rounder - rounded);
+  }
+};
+
 // 2^(x k) where that is a normal number. k = log2(e) / tau makes it exp(x / tau).
 template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> exp_normal(const Exponent<T, P>& x) {
+  return times_power_of_two(exp2(x.r), x.rounded);
+}
+template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> exp_normal(Lanes<T, P> x, Lanes<T, P> k) {
-  const Lanes<T, P> rounder(Format<T>::kRound), rounded = fma(x, k, rounder);
-  const Lanes<T, P> r = fma(x, k, rounder - rounded);
-  return times_power_of_two(fma(exp2m1_over(r), r, Lanes<T, P>(1)), rounded);
+  return exp_normal(Exponent<T, P>(x, x, k));
 }
 
 // a 2^(x k), and that less a without cancellation, for positive a, where both are normal numbers.
@@ -101,10 +136,8 @@ struct Grown {
   Lanes<T, P> value, growth;
 };
 template <class T, int P>
-KDLOSS_INLINE Grown<T, P> grow(Lanes<T, P> a, Lanes<T, P> x, Lanes<T, P> k) {
-  const Lanes<T, P> rounder(Format<T>::kRound), rounded = fma(x, k, rounder);
-  const Lanes<T, P> r = fma(x, k, rounder - rounded), fraction = exp2m1_over(r) * r;
-  const Lanes<T, P> scaled = times_power_of_two(a, rounded);
+KDLOSS_INLINE Grown<T, P> grow(Lanes<T, P> a, const Exponent<T, P>& x) {
+  const Lanes<T, P> fraction = exp2m1(x.r), scaled = times_power_of_two(a, x.rounded);
   return {fma(fraction, scaled, scaled), fma(fraction, scaled, scaled - a)};
 }
 
@@ -124,7 +157,7 @@ KDLOSS_INLINE Lanes<T, P> exp_rebiased(Lanes<T, P> x, Lanes<T, P> k, Lanes<T, P>
   const Lanes<T, P> rounder(F::kRound + F::kBias + exponent);
   const Lanes<T, P> rounded = fma(x, k, rounder);
   const Lanes<T, P> r = fma(x, k, rounder - rounded), scale = power_of_two(rounded);
-  return fma(exp2m1_over(r) * r, scale, scale);
+  return fma(exp2m1(r), scale, scale);
 }
 
 // 2^(x k) for any x <= 0, 0 below 2^-126 (float) or 2^-1022; -inf gives 0. zero = zero_at(k, 0).
@@ -143,15 +176,19 @@ KDLOSS_INLINE Lanes<T, P> exp_any(Lanes<T, P> x, Lanes<T, P> k, Lanes<T, P> zero
 // (e^u - 1 - u) / u^2 for |u| <= 1, minimax; relative error 4.3e-9 and 1.2e-17.
 template <int P>
 KDLOSS_INLINE Lanes<float, P> expm1_remainder_over_square(Lanes<float, P> u) {
-  return horner(u, Lanes<float, P>(0x1.7416f4p-19f), 0x1.a9622ap-16f, 0x1.a028cap-13f, 0x1.6bffb0p-10f,
-                0x1.1110e0p-7f, 0x1.55557ap-5f, 0x1.555556p-3f, 0x1.0p-1f);
+  using L = Lanes<float, P>;
+  const L rest = polynomial(u, 0x1.7416f4p-19f, 0x1.a9622ap-16f, 0x1.a028cap-13f, 0x1.6bffb0p-10f,
+                            0x1.1110e0p-7f, 0x1.55557ap-5f);
+  return fma(fma(rest, u, L(0x1.555556p-3f)), u, L(0x1.0p-1f));
 }
 template <int P>
 KDLOSS_INLINE Lanes<double, P> expm1_remainder_over_square(Lanes<double, P> u) {
-  return horner(u, Lanes<double, P>(0x1.b054467812871p-41), 0x1.997e1d4cfef23p-37, 0x1.6128d47a4b00dp-33,
-                0x1.1ee5774d439c0p-29, 0x1.ae6442bf7d260p-26, 0x1.27e50672b2ea1p-22, 0x1.71de3a72396edp-19,
-                0x1.a01a0190d4e30p-16, 0x1.a01a019ff4eefp-13, 0x1.6c16c16c20d88p-10, 0x1.111111111124bp-7,
-                0x1.5555555555506p-5, 0x1.5555555555555p-3, 0x1.0p-1);
+  using L = Lanes<double, P>;
+  const L rest = polynomial(u, 0x1.b054467812871p-41, 0x1.997e1d4cfef23p-37, 0x1.6128d47a4b00dp-33,
+                            0x1.1ee5774d439c0p-29, 0x1.ae6442bf7d260p-26, 0x1.27e50672b2ea1p-22,
+                            0x1.71de3a72396edp-19, 0x1.a01a0190d4e30p-16, 0x1.a01a019ff4eefp-13,
+                            0x1.6c16c16c20d88p-10, 0x1.111111111124bp-7, 0x1.5555555555506p-5);
+  return fma(fma(rest, u, L(0x1.5555555555555p-3)), u, L(0x1.0p-1));
 }
 
 // ---- log
@@ -159,13 +196,12 @@ KDLOSS_INLINE Lanes<double, P> expm1_remainder_over_square(Lanes<double, P> u) {
 // (2 atanh(s) / s - 2) / s^2 as a polynomial in z = s^2 <= 0.0295.
 template <int P>
 KDLOSS_INLINE Lanes<float, P> atanh_tail(Lanes<float, P> z) {
-  return horner(z, Lanes<float, P>(0x1.dddb4cp-3f), 0x1.245c00p-2f, 0x1.9999ecp-2f, 0x1.555556p-1f);
+  return polynomial(z, 0x1.dddb4cp-3f, 0x1.245c00p-2f, 0x1.9999ecp-2f, 0x1.555556p-1f);
 }
 template <int P>
 KDLOSS_INLINE Lanes<double, P> atanh_tail(Lanes<double, P> z) {
-  return horner(z, Lanes<double, P>(0x1.0c0d82664d80dp-3), 0x1.0fbd97af7863ap-3, 0x1.3b1c3f5c1ea1ap-3,
-                0x1.745cf8d2969fap-3, 0x1.c71c7201d90e3p-3, 0x1.24924924767ecp-2, 0x1.9999999999a3ap-2,
-                0x1.5555555555555p-1);
+  return polynomial(z, 0x1.0c0d82664d80dp-3, 0x1.0fbd97af7863ap-3, 0x1.3b1c3f5c1ea1ap-3, 0x1.745cf8d2969fap-3,
+                    0x1.c71c7201d90e3p-3, 0x1.24924924767ecp-2, 0x1.9999999999a3ap-2, 0x1.5555555555555p-1);
 }
 
 // log(u + c) for normal u > 0 up to 2^(largest exponent) sqrt(2), where c is what rounding took from u (0 if

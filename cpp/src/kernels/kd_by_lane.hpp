@@ -287,8 +287,9 @@ __attribute__((noinline)) void add_lanes(const Groups<T>& given, const Frame<T>&
       next.grad.template ask<true>();
     }
     if (__builtin_expect(i % (kLaneBlock * L::kCount) == 0, 0)) total.add(sums), sums = Sums<L>();
-    const Terms<T, P> several = group_terms<Hard, Soft, Power, way>(
-        groups, i, repeated<P>(frame), repeated<P>(own_powers), repeated<P>(in_reach));
+    const Frame<T, P> f = repeated<P>(frame);
+    const Terms<T, P> several = finish_groups<Hard, Soft, Power, way>(
+        begin_groups<Soft, way>(groups, i, f), groups, i, f, repeated<P>(own_powers), repeated<P>(in_reach));
     for (int j = 0; j < P / kParts; ++j) {
       Terms<T> x = section(several, j);
       if constexpr (Hard) {

@@ -134,22 +134,22 @@ struct Soon {
 template <bool Hard, bool Soft, int Power, Way way, class T>
 __attribute__((noinline)) void add_groups(const Groups<T>& given, const Frame<T>& given_frame,
                                           std::int64_t label, Soon<T> soon, Sums<Lanes<T>>& to) {
+  using L = Lanes<T>;
   const Groups<T> groups = given;
   const Frame<T> frame = given_frame;
-  Sums<Lanes<T>> sums;
-  for_groups<T>(groups.count, [&](auto parts, std::int64_t i) KDLOSS_INLINE_LAMBDA {
-    constexpr int P = parts.value;
-    using L = Lanes<T, P>;
-    for (std::int64_t line = i; line < i + L::kCount; line += Groups<T>::kSize) {
-      prefetch(groups.s + line, soon.logits);
-      if constexpr (Soft) prefetch(groups.t + line, soon.logits);
-      if (soon.grad != nullptr) prefetch<true>(soon.grad, line);
-    }
-    Terms<T, P> x = group_terms<Hard, Soft, Power, way>(groups, i, repeated<P>(frame), L(0), L(0) == L(0));
-    if (Hard && __builtin_expect(i <= label && label < i + L::kCount, 0))
-      x.e1 = where(lane_index<T, P>() == L(static_cast<T>(label - i)), L(0), x.e1);
-    for (int j = 0; j < P / kParts; ++j) add<Hard, Soft>(sums, section(x, j));
-  });
+  Sums<L> sums;
+  for_groups_begun_ahead<T>(
+      groups.count,
+      [&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return begin_groups<Soft, way>(groups, i, frame); },
+      [&](const Reduced<T>& begun, std::int64_t i) KDLOSS_INLINE_LAMBDA {
+        prefetch(groups.s + i, soon.logits);
+        if constexpr (Soft) prefetch(groups.t + i, soon.logits);
+        if (soon.grad != nullptr) prefetch<true>(soon.grad, i);
+        Terms<T> x = finish_groups<Hard, Soft, Power, way>(begun, groups, i, frame, L(0), L(0) == L(0));
+        if (Hard && __builtin_expect(i <= label && label < i + L::kCount, 0))
+          x.e1 = where(lane_index<T>() == L(static_cast<T>(label - i)), L(0), x.e1);
+        add<Hard, Soft>(sums, x);
+      });
   to = sums;  // not the result: GCC would build that in memory, addition by addition
 }
 
@@ -164,7 +164,8 @@ bool add_block(const RowInput<T>& row, const T* grad, Span span, const Frame<T>&
   const std::int64_t label_lane = label < 0 ? -1 : groups.lane_of(label);
   Sums<L> sums, last;
   if (groups.last.count > 0) {
-    Terms<T> x = group_terms<Hard, Soft, Power, way>(groups.last, 0, frame, L(0), L(0) == L(0));
+    Terms<T> x = finish_groups<Hard, Soft, Power, way>(begin_groups<Soft, way>(groups.last, 0, frame),
+                                                       groups.last, 0, frame, L(0), L(0) == L(0));
     if constexpr (Soft)
       x.et = only_fresh(x.et, groups.stale), x.es = only_fresh(x.es, groups.stale),
       x.de = only_fresh(x.de, groups.stale);

@@ -174,21 +174,33 @@ KDLOSS_INLINE Lanes<T, P> power(Lanes<T, P> e) {
   }
 }
 
+// What the terms of a class begin with: its logits, their gap, and what becomes of both in the exponents.
+template <class T, int P = kParts>
+struct Reduced {
+  Lanes<T, P> s, t, gap;
+  Exponent<T, P> teacher, growth;
+  KDLOSS_INLINE Reduced(Lanes<T, P> s_, Lanes<T, P> t_, Lanes<T, P> gap_, const Frame<T, P>& frame)
+      : s(s_),
+        t(t_),
+        gap(gap_),
+        teacher(t - frame.mt, t - frame.mt, frame.k),
+        growth(gap, plain_gap(s, t, frame), frame.k) {}
+};
+
 template <bool Hard, bool Soft, int Power, class T, int P>
-KDLOSS_INLINE Terms<T, P> plain_terms(Lanes<T, P> s, Lanes<T, P> t, Lanes<T, P> gap,
-                                      const Frame<T, P>& frame) {
+KDLOSS_INLINE Terms<T, P> plain_terms(const Reduced<T, P>& reduced, const Frame<T, P>& frame) {
   Terms<T, P> x;
   if constexpr (Soft) {
-    x.et = exp_normal(t - frame.mt, frame.k);
-    x.gap = gap;
-    const Grown<T, P> student = grow(x.et, gap, frame.k);
+    x.et = exp_normal(reduced.teacher);
+    x.gap = reduced.gap;
+    const Grown<T, P> student = grow(x.et, reduced.growth);
     x.es = student.value, x.de = student.growth;
   }
   if constexpr (Hard) {
     if constexpr (Soft && Power != 0)
       x.e1 = power<Power>(x.es);
     else
-      x.e1 = exp_normal(max(Lanes<T, P>(-Reach<T>::kStudent), s - frame.ms),
+      x.e1 = exp_normal(max(Lanes<T, P>(-Reach<T>::kStudent), reduced.s - frame.ms),
                         Lanes<T, P>(static_cast<T>(kLog2E)));
   }
   return x;

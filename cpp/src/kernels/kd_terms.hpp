@@ -36,6 +36,23 @@ KDLOSS_INLINE void for_groups(std::int64_t count, Body&& body) {
     for (; i < count * n; i += n) body(Constant<kParts>{}, i);
 }
 
+// Calls finish(begin(i), i) for all groups, one at a time. Where the registers hold two of them each is begun
+// a round before it is finished: a processor looks ahead over some hundred operations, which is two or three
+// groups, and finds as much to do at once as their chains of dependent operations are short.
+template <class T, class Begin, class Finish>
+KDLOSS_INLINE void for_groups_begun_ahead(std::int64_t count, Begin&& begin, Finish&& finish) {
+  constexpr std::int64_t n = Groups<T>::kSize;
+  constexpr bool ahead = kParts == 1;
+  if (count == 0) return;
+  const std::int64_t last = (count - 1) * n;
+  auto next = begin(0);
+  for (std::int64_t i = 0; i <= last; i += n) {
+    const auto now = ahead ? next : begin(i);
+    if (ahead) next = begin(i < last ? i + n : last);
+    finish(now, i);
+  }
+}
+
 // ---- p1's exponential as es^n, where each lane may have its own n in 1..8, or 0 for an exponential of its
 // own
 constexpr int kOwnPowers = -1;
@@ -64,25 +81,29 @@ KDLOSS_INLINE Lanes<T> stored_e1(const Groups<T>& groups, std::int64_t i) {
 // by either, as lanes are in reach or not.
 enum Way { kPlain, kExact, kWide, kMixed };
 
-// The terms of the groups at element i, which are also stored: as many as the frame has parts for.
+// The groups at element i: as many as the frame has parts for.
+template <bool Soft, Way way, class T, int P>
+KDLOSS_INLINE Reduced<T, P> begin_groups(const Groups<T>& groups, std::int64_t i, const Frame<T, P>& frame) {
+  const Lanes<T, P> s = load<P>(groups.s + i), t = Soft ? load<P>(groups.t + i) : s;
+  return {s, t, way == kPlain ? plain_gap(s, t, frame) : logit_gap(s, t, frame), frame};
+}
+// Their terms, which are also stored.
 template <bool Hard, bool Soft, int Power, Way way, class T, int P>
-KDLOSS_INLINE Terms<T, P> group_terms(const Groups<T>& groups, std::int64_t i, const Frame<T, P>& frame,
-                                      Lanes<T, P> own_powers, Mask<T, P> in_reach) {
+KDLOSS_INLINE Terms<T, P> finish_groups(const Reduced<T, P>& begun, const Groups<T>& groups, std::int64_t i,
+                                        const Frame<T, P>& frame, Lanes<T, P> own_powers,
+                                        Mask<T, P> in_reach) {
   using L = Lanes<T, P>;
   constexpr int kKnownPower = Power == kOwnPowers ? 0 : Power;
-  const L s = load<P>(groups.s + i), t = Soft ? load<P>(groups.t + i) : s;
   Terms<T, P> x;
-  if constexpr (way == kWide) {
-    x = wide_terms<Hard, Soft>(s, t, frame);
-  } else {
-    const L gap = way == kPlain ? plain_gap(s, t, frame) : logit_gap(s, t, frame);
-    x = plain_terms<Hard, Soft, kKnownPower>(s, t, gap, frame);
-  }
+  if constexpr (way == kWide)
+    x = wide_terms<Hard, Soft>(begun.s, begun.t, frame);
+  else
+    x = plain_terms<Hard, Soft, kKnownPower>(begun, frame);
   if constexpr (Hard && Soft && Power == kOwnPowers) {
     const Mask<T, P> has_power = L(0) < own_powers;
     x.e1 = where(has_power, own_power(where(has_power, x.es, L(1)), own_powers), x.e1);
   }
-  if constexpr (way == kMixed) x = where(in_reach, x, wide_terms<Hard, Soft>(s, t, frame));
+  if constexpr (way == kMixed) x = where(in_reach, x, wide_terms<Hard, Soft>(begun.s, begun.t, frame));
   T* const terms = groups.terms + i;
   if constexpr (Soft) store(terms, x.es), store(terms + groups.apart, x.de);
   if constexpr (Hard && !from_es<Soft, Power>) store(terms + 2 * groups.apart, x.e1);
