@@ -33,7 +33,7 @@ struct Block {
   // After the second: the sums of its terms, and its frame in the row's (see Row).
   Sums<double> sums;
   double wt = 1, ws = 1, w1 = 1, shift = 0, lean = 0;
-  bool close = true;  // in the row's frame es and et are about as far up as in the block's
+  bool close = true;  // wt and ws are within a factor of e
   // After the third.
   double kl = 0;
 };
@@ -241,6 +241,7 @@ struct Row {
       if (count > 1) find_frame(block);
       if constexpr (Soft) {
         sums.zt += block.wt * x.zt, sums.zs += block.ws * x.zs;
+        // Where lean is close to -wt the first form would leave hardly a digit.
         sums.d += block.close ? block.wt * x.d + block.lean * x.zs : block.ws * x.zs - block.wt * x.zt;
         sums.moved += block.wt * (block.shift * x.zt + x.moved);
       }
