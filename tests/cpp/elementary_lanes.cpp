@@ -15,7 +15,7 @@ void exp_each(const T* x, T* y, std::int64_t count, T k) {
 }
 template <class T>
 void expm1_each(const T* x, T* y, std::int64_t count, T k) {
-  map(x, y, count, [k](Lanes<T> v) { return grow(Lanes<T>(1), Exponent<T>(v, v, Lanes<T>(k))).growth; });
+  map(x, y, count, [k](Lanes<T> v) { return grow(Lanes<T>(1), Exponent<T>(v, Lanes<T>(k))).growth; });
 }
 template <class T>
 void exp_to_zero_each(const T* x, T* y, std::int64_t count, T k) {

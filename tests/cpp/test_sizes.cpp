@@ -52,6 +52,21 @@ KD_CASE_EACH_TYPE(sizes.peaks_in_blocks_of_their_own) {
   }
 }
 
+// Student and teacher far from zero and from each other, at any temperature: s - t is then rounded to many
+// times tau.
+KD_CASE_EACH_TYPE(sizes.far_offsets_at_any_tau) {
+  Comparison<T> comparison;
+  Random random(13);
+  for (std::int64_t classes : {2, 10, 100, 300, 2100})
+    for (double offset : {100.0, 1e4, 1e6})
+      for (double tau : {1e-3, 1e-2, 0.1, 1.0, 4.0}) {
+        Batch<T> batch = random_batch<T>(17, classes, tau);
+        for (T& s : batch.student) s = static_cast<T>(10 * tau * random.normal() + offset);
+        for (T& t : batch.teacher) t = static_cast<T>(10 * tau * random.normal() - offset);
+        comparison.add(batch);
+      }
+}
+
 KD_CASE_EACH_TYPE(sizes.chunks) {
   Comparison<T> comparison;
   for (std::int64_t border : {8192, 16384, 24576})

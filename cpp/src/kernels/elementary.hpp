@@ -108,14 +108,13 @@ KDLOSS_INLINE Lanes<T, P> times_power_of_two(Lanes<T, P> value, Lanes<T, P> roun
   return value;
 }
 
-// x k = n + r with |r| <= 1/2, n whole and rounded = kRound + n. rough is x, or near enough: what is known
-// before x is makes the chain shorter.
+// x k = n + r with |r| <= 1/2, n whole and rounded = kRound + n.
 template <class T, int P = kParts>
 struct Exponent {
   Lanes<T, P> r, rounded;
-  KDLOSS_INLINE Exponent(Lanes<T, P> x, Lanes<T, P> rough, Lanes<T, P> k) {
+  KDLOSS_INLINE Exponent(Lanes<T, P> x, Lanes<T, P> k) {
     const Lanes<T, P> rounder(Format<T>::kRound);
-    rounded = fma(rough, k, rounder);
+    rounded = fma(x, k, rounder);
     r = fma(x, k, rounder - rounded);
   }
 };
@@ -127,7 +126,7 @@ KDLOSS_INLINE Lanes<T, P> exp_normal(const Exponent<T, P>& x) {
 }
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> exp_normal(Lanes<T, P> x, Lanes<T, P> k) {
-  return exp_normal(Exponent<T, P>(x, x, k));
+  return exp_normal(Exponent<T, P>(x, k));
 }
 
 // a 2^(x k), and that less a without cancellation, for positive a, where both are normal numbers.

@@ -180,11 +180,7 @@ struct Reduced {
   Lanes<T, P> s, t, gap;
   Exponent<T, P> teacher, growth;
   KDLOSS_INLINE Reduced(Lanes<T, P> s_, Lanes<T, P> t_, Lanes<T, P> gap_, const Frame<T, P>& frame)
-      : s(s_),
-        t(t_),
-        gap(gap_),
-        teacher(t - frame.mt, t - frame.mt, frame.k),
-        growth(gap, plain_gap(s, t, frame), frame.k) {}
+      : s(s_), t(t_), gap(gap_), teacher(t - frame.mt, frame.k), growth(gap, frame.k) {}
 };
 
 template <bool Hard, bool Soft, int Power, class T, int P>
