@@ -49,8 +49,8 @@ struct Bits<double> {
 };
 
 constexpr int kParts = 64 / kNativeBytes;
-// The parts that a loop of long dependent chains takes at a time: one alone leaves the arithmetic idle (the
-// terms of sixteen classes with AVX-512: 16.6 cycles one by one, 14.8 two by two).
+// The parts that a loop of long dependent chains takes at a time: one alone leaves the arithmetic idle (128 x
+// 100 with AVX-512: 7.4 microseconds one by one, 6.9 two by two).
 constexpr int kBusyParts = kParts < 2 ? 2 : kParts;
 template <class T, int P = kParts>
 struct Lanes {
