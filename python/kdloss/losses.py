@@ -280,12 +280,13 @@ def kd_loss_grad_hess(
     Parameters
     ----------
     student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight
-        As in `kd_loss_batch`. Boosters want sums over rows: ``reduction="sum"``.
+        As in `kd_loss_batch`. Boosters want sums over rows, ``reduction="sum"``: the Hessians of a
+        mean are so small that XGBoost's ``min_child_weight`` allows no split.
     class_weight, label_smoothing, normalizer, num_threads
         As in `kd_loss_batch`.
     hess : {"exact", "bound"}, default "exact"
         "bound" is twice the diagonal, which by Gershgorin's theorem is an upper bound of the whole
-        Hessian (XGBoost's choice before its pull request 12537).
+        Hessian (XGBoost's own softmax objective took it until its pull request 12537).
     out : tuple of two ndarrays (rows, classes) or None, optional
         Where to write the gradient and the Hessian, as ``out`` in `kd_loss_and_grad`. The
         Hessian's may not be the student's own.
@@ -311,6 +312,14 @@ def kd_loss_grad_hess(
     >>> result = kdloss.kd_loss_grad_hess([[2.0, 0.5, -1.0]], [[3.0, 1.0, -0.5]], [0], tau=3.0)
     >>> result.hess_logits.round(4).tolist()
     [[0.2092, 0.1787, 0.0946]]
+
+    An objective for XGBoost (``obj=``) or LightGBM (``params["objective"]``), with ``teacher`` the
+    logits of the training rows:
+
+    >>> def objective(margins, data):
+    ...     labels = data.get_label().astype(int)
+    ...     result = kdloss.kd_loss_grad_hess(margins, teacher, labels, reduction="sum")
+    ...     return result.grad_logits, result.hess_logits
     """
     if hess not in ("exact", "bound"):
         raise ValueError(f"hess is {hess!r}, expected 'exact' or 'bound'")

@@ -111,8 +111,9 @@ def logits_from_probs(probs: ArrayLike) -> NDArray[Any]:
     any temperature. That is right where 0 means impossible. Where it is rounding (three decimals in
     a file, an underflow, a vote of few trees), say so first by mixing with a small uniform share:
     ``probs = (1 - e) * probs + e / classes``, with e near the size of what was rounded away, such
-    as 1e-3 for three decimals. What was 0 then has a logit near log(e / classes), and temperature
-    softens it with the others.
+    as 1e-3 for three decimals. (Rows that rounding has moved from a sum of 1 are divided by their
+    sum before: ``probs / probs.sum(axis=1, keepdims=True)``.) What was 0 then has a logit near
+    log(e / classes), and temperature softens it with the others.
 
     Parameters
     ----------

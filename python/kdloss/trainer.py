@@ -95,7 +95,7 @@ class LinearStudent:
     >>> X = rng.normal(size=(300, 4))
     >>> teacher_logits = X @ rng.normal(size=(4, 3))
     >>> labels = teacher_logits.argmax(axis=1)
-    >>> labels[20:] = -1                                   # only the teacher has seen these
+    >>> labels[20:] = -1                                   # only the teacher labels these
     >>> student = LinearStudent(epochs=20).fit(X, labels, teacher_logits)
     >>> bool((student.predict(X) == teacher_logits.argmax(axis=1)).mean() > 0.95)
     True
@@ -184,9 +184,9 @@ class LinearStudent:
             Features. Anything with ``shape``, ``dtype`` and slicing by rows will do, and is read
             one batch at a time: a memory-mapped file, for one.
         labels : (N,) array of integers, or (N, C) array of floats, or None
-            A class in [0, C), -1 for a row that only the teacher has seen, -100 for a row to leave
-            out. Or soft labels: rows of probabilities, of zeros for a row that only the teacher has
-            seen; read in batches as X is, once they are checked. None only if alpha is 0.
+            A class in [0, C), -1 for a row that only the teacher labels, -100 for a row to leave
+            out. Or soft labels: rows of probabilities, of zeros for a row that only the teacher
+            labels; read in batches as X is, once they are checked. None only if alpha is 0.
         teacher_logits : (N, C) array of numbers, or list of such arrays, or None
             Logits, not probabilities; log-probabilities are logits. Read in batches as X is, and
             float16, bfloat16, float32 and float64 in place. Of several teachers the student learns

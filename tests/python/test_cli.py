@@ -170,7 +170,7 @@ def test_train_names_the_command_that_predicts(data):
     command = plain(*TRAIN).stdout.splitlines()[-1].removeprefix("next: kdloss ")
     plain(*shlex.split(command))
     expected = LinearStudent.load("run/student.npz").predict_proba(data[0])
-    np.testing.assert_array_equal(np.load("P.npy"), expected)
+    np.testing.assert_array_equal(np.load("predictions.npy"), expected)
 
 
 def test_train_has_every_setting_of_the_trainer(data):

@@ -20,7 +20,7 @@ def add_parser(commands: Any) -> None:
             "Write the probabilities (rows, classes) that a student gives, or with --labels the "
             "most probable class of each row.",
             ARRAY_HELP,
-            example="kdloss predict --student run/ --features X.npy --out P.npy",
+            example="kdloss predict --student run/ --features X.npy --out predictions.npy",
         ),
     )
     parser.add_argument(

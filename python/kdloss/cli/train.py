@@ -61,5 +61,5 @@ def run(args: argparse.Namespace) -> None:
     for prefix, rows in (("", "training"), ("val_", "validation")):
         if prefix + SHOWN[0] in record:
             print(f"{rows:12}" + "".join(f"{record[prefix + name]:11.4g}" for name in SHOWN))
-    predict = ["--student", args.out, "--features", args.features, "--out", "P.npy"]
+    predict = ["--student", args.out, "--features", args.features, "--out", "predictions.npy"]
     print("next: kdloss predict", shlex.join(predict))

@@ -59,9 +59,9 @@ def add_file_flags(parser: argparse.ArgumentParser, *, required: bool) -> None:
         "--labels",
         metavar="FILE",
         required=required,
-        help="integers (rows,): a class from 0 on, -1 for a row that only the teacher has seen, "
+        help="integers (rows,): a class from 0 on, -1 for a row that only the teacher labels, "
         "-100 for a row to leave out; or soft labels, numbers (rows, classes): probabilities, "
-        "zeros for a row that only the teacher has seen"
+        "zeros for a row that only the teacher labels"
         + ("" if required else "; needed unless --alpha 0"),
     )
     per_row.add_flags(
