@@ -245,7 +245,7 @@ py::array output(py::handle out, const char* name, const py::array& logits, bool
            ", at which elements overlap, expected an array with an address for each element");
   const Extent mine = extent(array);
   for (const py::handle& handle : inputs) {
-    if (!is_ndarray(handle)) continue;
+    if (!handle || !is_ndarray(handle)) continue;
     const auto input = py::reinterpret_borrow<py::array>(handle);
     const Extent theirs = extent(input);
     if (mine.end <= theirs.begin || theirs.end <= mine.begin) continue;

@@ -57,12 +57,18 @@ struct Arguments {
     options.label_smoothing = as_number(given[kLabelSmoothing], "label_smoothing");
     if (given[kNormalizer] != Py_None) {
       options.normalizer = as_number(given[kNormalizer], "normalizer");
-      if (options.normalizer == 0) throw py::value_error("normalizer is 0, expected a finite number > 0");
+      if (options.normalizer == 0)
+        throw py::value_error("normalizer is 0, expected a finite number > 0 with a finite inverse");
     }
     options.num_threads = as_num_threads(given[kNumThreads]);
   }
 
   bool by_row() const { return options.reduction == kdloss::Reduction::kNone; }
+  // The array to write to, which shares no memory with what is read, nor with what else is written.
+  py::array to_write(py::handle out, const char* name, bool may_be_student, py::handle other = {}) const {
+    return output(out, name, student, may_be_student,
+                  {student, teacher, labels, alphas, taus, sample_weight, class_weight, other});
+  }
 };
 
 // Row results, where they are asked for: in the type that the rows are computed in.
@@ -111,7 +117,7 @@ py::object kd_loss_batch(Given given) {
 
 py::object kd_loss_and_grad(Given given) {
   const Arguments a(given);
-  py::array grad = output(given[kShared], "out", a.student, true, {a.student, a.teacher, a.labels});
+  py::array grad = a.to_write(given[kShared], "out", true);
   return with_any_type(a.student, [&](auto zero) -> py::object {
     using T = decltype(zero);
     RowResult<T> rows(a);
@@ -128,8 +134,8 @@ py::object kd_loss_grad_hess(Given given) {
   const py::handle bound = given[kShared], grad_out = given[kShared + 1], hess_out = given[kShared + 2];
   Arguments a(given);
   a.options.hessian = bound.ptr() == Py_True ? kdloss::Hessian::kBound : kdloss::Hessian::kExact;
-  py::array grad = output(grad_out, "out[0]", a.student, true, {a.student, a.teacher, a.labels});
-  py::array hess = output(hess_out, "out[1]", a.student, false, {a.student, a.teacher, a.labels, grad});
+  py::array grad = a.to_write(grad_out, "out[0]", true);
+  py::array hess = a.to_write(hess_out, "out[1]", false, grad);
   return with_any_type(a.student, [&](auto zero) -> py::object {
     using T = decltype(zero);
     RowResult<T> rows(a);

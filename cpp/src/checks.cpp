@@ -12,6 +12,7 @@ namespace {
 
 bool is_weight(double x) { return x >= 0 && x <= std::numeric_limits<double>::max(); }
 bool is_tau(double x) { return x > 0 && x <= std::numeric_limits<double>::max(); }
+bool has_inverse(double x) { return std::isfinite(x) && std::isfinite(1 / x); }
 bool is_share(double x) { return x >= 0 && x <= 1; }
 
 std::string number(double x) {
@@ -167,8 +168,8 @@ void check_options(const Options& o, std::int64_t classes) {
   for (std::int64_t c = 0; o.class_weight != nullptr && c < classes; ++c)
     check_weight("class_weight", c, o.class_weight[c]);
   if (o.normalizer == 0) return;
-  check_number("normalizer", -1, o.normalizer, std::isfinite(o.normalizer) && o.normalizer > 0,
-               "a finite number > 0");
+  check_number("normalizer", -1, o.normalizer, o.normalizer > 0 && has_inverse(o.normalizer),
+               "a finite number > 0 with a finite inverse");
   if (o.reduction != Reduction::kMean)
     throw std::invalid_argument(std::string("normalizer is given with reduction '") +
                                 (o.reduction == Reduction::kSum ? "sum" : "none") +
@@ -194,8 +195,7 @@ double check_rows(const AnyView& student, const Labels& labels, const Options& o
     total = check_each_row(labels, o, rows, classes, has_teacher, one_row);
   // Its inverse scales the gradient.
   if (o.sample_weight != nullptr && total > 0)
-    check_number("the sum of sample_weight", -1, total, std::isfinite(total) && std::isfinite(1 / total),
-                 "one with a finite inverse");
+    check_number("the sum of sample_weight", -1, total, has_inverse(total), "one with a finite inverse");
   return total;
 }
 

@@ -55,6 +55,12 @@ def as_floats(value: Any, name: str, dtype: str = "", halves: bool = False) -> N
     return array.astype(wanted, order="K")
 
 
+def _shape_hint(labels: NDArray[Any]) -> str:
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        return "; soft labels, (rows, classes), are floats: labels.astype(float)"
+    return "; reshape it, with labels.reshape(-1)" if labels.ndim > 1 else ""
+
+
 def as_labels(value: Any) -> NDArray[Any]:
     """``value`` as class indices, 1-D int64 or int32, or as soft labels, 2-D floats."""
     array = as_array(value, "labels")
@@ -68,7 +74,7 @@ def as_labels(value: Any) -> NDArray[Any]:
     if array.ndim != 1:
         raise ValueError(
             f"labels has shape {array.shape}, expected one label for each row, shape (rows,)"
-            + ("; reshape it, with labels.reshape(-1)" if array.ndim > 1 else "")
+            + _shape_hint(array)
         )
     if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
         row = int(np.argmax(array > np.iinfo(np.int64).max))
@@ -85,4 +91,4 @@ def as_vector(value: Any, name: str, count: int, number: str, each: str) -> NDAr
         raise TypeError(f"{name} has dtype {array.dtype}, expected {number or 'numbers, '}{each}")
     if array.shape != (count,):
         raise ValueError(f"{name} has shape {array.shape}, expected {number}({count},), {each}")
-    return np.ascontiguousarray(array, np.float64)
+    return np.require(array, np.float64, ["C_CONTIGUOUS", "ALIGNED"])

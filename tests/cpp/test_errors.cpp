@@ -290,11 +290,13 @@ KD_CASE_EACH_TYPE(errors.label_smoothing) {
 }
 
 KD_CASE_EACH_TYPE(errors.normalizer) {
-  for (const auto& [value, words] : {Bad{-2, "-2"}, {std::nan(""), "nan"}, {HUGE_VAL, "inf"}})
+  for (const auto& [value, words] :
+       {Bad{-2, "-2"}, {std::nan(""), "nan"}, {HUGE_VAL, "inf"}, {1e-310, "1e-310"}})
     for (kdloss::Reduction reduction : {kdloss::Reduction::kMean, kdloss::Reduction::kSum}) {
       Call<T> call;
       call.options.normalizer = value, call.options.reduction = reduction;
-      call.is_refused(check::text("normalizer is ", words, ", expected a finite number > 0"));
+      call.is_refused(
+          check::text("normalizer is ", words, ", expected a finite number > 0 with a finite inverse"));
     }
   Call<T> call;
   call.options.normalizer = 2, call.options.reduction = kdloss::Reduction::kSum;

@@ -152,6 +152,12 @@ BAD = (
             "labels has shape (3, 1), expected one label for each row, shape (rows,); "
             "reshape it, with labels.reshape(-1)",
         ),
+        "one-hot labels of integers": (
+            {"labels": np.eye(3, 4, dtype=np.int64)},
+            ValueError,
+            "labels has shape (3, 4), expected one label for each row, shape (rows,); "
+            "soft labels, (rows, classes), are floats: labels.astype(float)",
+        ),
         # ---- labels
         "label too large": ({"labels": [0, 4, 5]}, ValueError, f"labels[1] is 4, {LABEL}"),
         "label too small": ({"labels": [-1, 1, -2]}, ValueError, f"labels[2] is -2, {LABEL}"),
@@ -394,6 +400,33 @@ def test_out_that_overlaps_the_teacher_or_the_labels():
     assert found == (ValueError, OVERLAP)
     assert frozen(inputs) == frozen(good())
     assert not memory.any()
+
+
+@pytest.mark.parametrize("name", ["sample_weight", "alpha", "tau", "class_weight"])
+def test_out_that_overlaps_what_belongs_to_rows_or_classes(name):
+    memory = np.ones(3 * 4)
+    inputs = good() | {name: memory[: 4 if name == "class_weight" else 3]}
+    inputs["student_logits"] = inputs["student_logits"].astype(np.float64)
+    out = memory.reshape(3, 4)
+    assert refusal(kdloss.kd_loss_and_grad, **inputs, out=out) == (ValueError, OVERLAP)
+    other = np.ones((3, 4))
+    for outs, message in (
+        ((out, None), OVERLAP.replace("out", "out[0]", 1)),
+        ((other, out), "out[1] overlaps another array of the call, expected memory of its own"),
+    ):
+        assert refusal(kdloss.kd_loss_grad_hess, **inputs, out=outs) == (ValueError, message)
+    np.testing.assert_array_equal(memory, 1)
+
+
+def test_weights_at_any_address():
+    inputs = good()
+    weights = np.array([0.5, 1.0, 2.0])
+    memory = np.zeros(25, np.uint8)
+    memory[1:] = weights.view(np.uint8)
+    odd = memory[1:].view(np.float64)
+    assert not odd.flags.aligned
+    found = kdloss.kd_loss_batch(**inputs, sample_weight=odd)
+    assert found == kdloss.kd_loss_batch(**inputs, sample_weight=weights)
 
 
 def test_out_between_the_rows_of_an_input_is_no_overlap():

@@ -8,6 +8,7 @@ import kdloss
 ROWS, CLASSES = 8, 10
 WEIGHT = "expected a finite number >= 0"
 POSITIVE = "expected a finite number > 0"
+INVERTIBLE = f"{POSITIVE} with a finite inverse"
 SHARE = "expected a number in [0, 1]"
 SUM = "expected probabilities that sum to 1 within 0.001 (or all zeros: unlabelled)"
 SUM_ALONE = (
@@ -70,10 +71,11 @@ BAD = (
         "smoothing above 1": ({"label_smoothing": 1.5}, f"label_smoothing is 1.5, {SHARE}"),
         "smoothing below 0": ({"label_smoothing": -0.5}, f"label_smoothing is -0.5, {SHARE}"),
         "smoothing nan": ({"label_smoothing": NAN}, f"label_smoothing is nan, {SHARE}"),
-        "normalizer 0": ({"normalizer": 0}, f"normalizer is 0, {POSITIVE}"),
-        "normalizer below 0": ({"normalizer": -3.0}, f"normalizer is -3, {POSITIVE}"),
-        "normalizer inf": ({"normalizer": INF}, f"normalizer is inf, {POSITIVE}"),
-        "normalizer nan": ({"normalizer": NAN}, f"normalizer is nan, {POSITIVE}"),
+        "normalizer 0": ({"normalizer": 0}, f"normalizer is 0, {INVERTIBLE}"),
+        "normalizer below 0": ({"normalizer": -3.0}, f"normalizer is -3, {INVERTIBLE}"),
+        "normalizer inf": ({"normalizer": INF}, f"normalizer is inf, {INVERTIBLE}"),
+        "normalizer denormal": ({"normalizer": 1e-310}, f"normalizer is 1e-310, {INVERTIBLE}"),
+        "normalizer nan": ({"normalizer": NAN}, f"normalizer is nan, {INVERTIBLE}"),
         "normalizer of a sum": (
             {"normalizer": 8, "reduction": "sum"},
             "normalizer is given with reduction 'sum', expected it with 'mean' alone",
