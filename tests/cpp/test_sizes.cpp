@@ -67,6 +67,28 @@ KD_CASE_EACH_TYPE(sizes.far_offsets_at_any_tau) {
       }
 }
 
+// A student of two classes, neither of which is its teacher's, a little away from zero: what rounding takes
+// from their gaps is then a share of tau.
+KD_CASE_EACH_TYPE(sizes.two_classes_of_a_distant_student) {
+  Comparison<T> comparison;
+  Random random(17);
+  const double offset = sizeof(T) == sizeof(float) ? 16 : 256;
+  for (std::int64_t classes : {10, 100, 300, 2100})
+    for (double tau : {0.015, 0.02, 0.05, 0.1, 0.5, 1.0, 4.0}) {
+      Batch<T> batch = random_batch<T>(40, classes, tau);
+      for (std::int64_t i = 0; i < batch.rows; ++i) {
+        for (std::int64_t c = 0; c < classes; ++c) {
+          batch.s(i, c) = static_cast<T>(offset - 1.1 + 0.01 * random.normal());
+          batch.t(i, c) = static_cast<T>(-1.1 + 0.01 * random.normal());
+        }
+        batch.t(i, 0) = 0;
+        batch.s(i, 1) = static_cast<T>(offset - 0.05);
+        batch.s(i, 2) = static_cast<T>(offset - 0.05 - random.uniform(0, tau));
+      }
+      comparison.add(batch);
+    }
+}
+
 KD_CASE_EACH_TYPE(sizes.chunks) {
   Comparison<T> comparison;
   for (std::int64_t border : {8192, 16384, 24576})

@@ -1,5 +1,8 @@
 // The rules of value: NaN, infinities, masks, and logits at the end of their type's range. Each in rows of
 // few classes and of many, beside ordinary rows that must not notice.
+#include <cstring>
+#include <type_traits>
+
 #include "compare.hpp"
 
 namespace {
@@ -77,6 +80,22 @@ void check_makes_nan(T value) {
 }  // namespace
 
 KD_CASE_EACH_TYPE(values.nan) { check_makes_nan(kNan<T>); }
+
+// NaN with something in its other bits, as R's NA has: arithmetic on its bits would make a number of it.
+KD_CASE_EACH_TYPE(values.nan_with_a_payload) {
+  using Bits = std::conditional_t<sizeof(T) == sizeof(float), std::uint32_t, std::uint64_t>;
+  constexpr int kMantissaBits = std::numeric_limits<T>::digits - 1;
+  const Bits infinity = ((Bits(1) << (8 * sizeof(T) - 1 - kMantissaBits)) - 1) << kMantissaBits;
+  const Bits quiet = Bits(1) << (kMantissaBits - 1), sign = Bits(1) << (8 * sizeof(T) - 1);
+  for (Bits payload :
+       {quiet | 1, quiet | 1954, quiet | 129, sign | quiet | 1, quiet | 0x3fffff, Bits(1954)}) {
+    const Bits bits = infinity | payload;
+    T value;
+    std::memcpy(&value, &bits, sizeof value);
+    check_makes_nan(value);
+  }
+}
+
 KD_CASE_EACH_TYPE(values.plus_infinity) { check_makes_nan(kInfinityOf<T>); }
 
 KD_CASE_EACH_TYPE(values.all_masked) {
@@ -307,6 +326,46 @@ KD_CASE_EACH_TYPE(values.differences_that_overflow) {
 }
 
 // Any finite temperature above 0 is allowed; beyond the promise's range the results are still numbers.
+// tau^2 KL is a number of the type where KL is none.
+KD_CASE_EACH_TYPE(values.divergence_beyond_the_type) {
+  for (std::int64_t classes : kClasses) {
+    if (classes < 2) continue;
+    Batch<T> batch(kRows, classes, 0.04);
+    batch.s(kRow, 0) = kLowest<T>;
+    batch.labels.assign(kRows, 1);
+    Comparison<T> comparison;
+    comparison.add(batch);
+    CHECK_AT(std::isfinite(run(batch, 0).loss[kRow]), classes, " classes");
+  }
+}
+
+// Whole blocks of a long row that both mask, or only one, and what else such a block may hold.
+KD_CASE_EACH_TYPE(values.masked_blocks) {
+  constexpr std::int64_t kBegin = 1024, kEnd = 3072, kLong = 5000;
+  for (T mask : {-kInfinityOf<T>, kLowest<T>, T(-5e4)})
+    for (Kind kind : {Kind::kOrdinary, Kind::kNear, Kind::kPeakedOnFlat}) {
+      Random random(3);
+      Batch<T> batch(4, kLong);
+      for (std::int64_t i = 0; i < 4; ++i) fill(kind, random, kLong, &batch.s(i, 0), &batch.t(i, 0));
+      for (std::int64_t c = kBegin; c < kEnd; ++c) {
+        batch.s(0, c) = batch.t(0, c) = mask;
+        batch.s(1, c) = mask, batch.t(1, c) = mask - (mask == T(-5e4));
+        batch.t(2, c) = mask;
+      }
+      batch.labels = {0, 1500, 2000, 4000};
+      const std::string what = check::text("mask ", mask, ", kind ", static_cast<int>(kind));
+      Comparison<T>().add(batch, what, [&](std::int64_t i) { return batch.truth(i); });
+
+      Batch<T> other = batch;
+      other.t(0, 2000) = T(-1e6);  // which the student masks, or not
+      Comparison<T>().add(other, what + ", wanted", [&](std::int64_t i) { return other.truth(i); });
+      for (double alpha : {0.0, 0.5, 1.0}) {
+        other = batch, other.s(0, 2000) = kNan<T>;
+        CHECK_AT(is_nan_row(other, run(other, alpha), 0), what, ", NaN, alpha ", alpha);
+      }
+    }
+}
+
 KD_CASE_EACH_TYPE(values.extreme_temperatures) {
   for (std::int64_t classes : kClasses)
     for (double tau : {1e-300, 1e-60, 1e-30, 1e-10, 1e10, 1e30, 1e60, 1e300}) {

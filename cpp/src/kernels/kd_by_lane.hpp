@@ -357,7 +357,8 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, const
   }
 
   if (call.hess.data != nullptr) {
-    const Mask<T> whole = in_reach & ((spread_s <= L(Reach<T>::kStudent)) | ~uses_hard);
+    const Mask<T> whole = in_reach & ((spread_s <= L(Reach<T>::kStudent)) | ~uses_hard) &
+                          ((spread_s + spread_t <= L(Reach<T>::kWhole) * tau) | ~uses_soft);
     store(loss.careful_hess, where(whole, L(0), L(1)));
   }
   SoftResult<T> soft{L(0), L(0), L(0)};
@@ -371,10 +372,10 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, const
     store_wide(loss.hard, L(0));
   }
   if constexpr (Soft) {
-    Mask<T> fit = abs(sums.moved) < L(infinity<T>());  // no NaN, nor beyond the type's range
     soft = soft_result(sums, frame.inverse_tau);
     share = sums.d / sums.zs;
     L kl = soft.kl * tau * tau;
+    Mask<T> fit = abs(kl) < L(infinity<T>());  // not NaN, nor beyond the type's range
     const Mask<T> far = kl_is_far(soft.kl, abs(soft.log_ratio));
     if (any(~far)) {
       const L b = soft.inverse_zt, tau_log_ratio = L(0) - soft.log_ratio * tau;

@@ -33,7 +33,8 @@ struct Block {
   // After the second: the sums of its terms, and its frame in the row's (see Row).
   Sums<double> sums;
   double wt = 1, ws = 1, w1 = 1, shift = 0, lean = 0;
-  bool close = true;  // wt and ws are within a factor of e
+  bool close = true;   // wt and ws are within a factor of e
+  bool empty = false;  // far below the others in both rows, as masked blocks are: both weights are 0
   // After the third.
   double kl = 0;
 };
@@ -112,14 +113,14 @@ KDLOSS_INLINE Extent<T> extent(const RowInput<T>& row, Span block) {
   return {largest(ms), largest(mt), smallest(lowest_s), smallest(lowest_t)};
 }
 
-// Whether no probability of a row is below the type's normal numbers, as its Hessian wants it.
+// Whether each probability of a row comes out as its Hessian wants it: a normal number, with all its digits.
 template <class T>
 bool probabilities_are_whole(const RowInput<T>& row, std::int64_t classes, const RowPlan& plan, T tau) {
   const Span all{0, classes};
   const Extent<T> x = plan.soft ? extent<true>(row, all) : extent<false>(row, all);
-  const T spread = x.ms - x.lowest_s, reach = Reach<T>::kSoftened * tau;
-  return (!plan.hard || spread <= Reach<T>::kStudent) &&
-         (!plan.soft || (spread <= reach && x.mt - x.lowest_t <= reach));
+  const T spread_s = x.ms - x.lowest_s, spread_t = x.mt - x.lowest_t;
+  return (!plan.hard || spread_s <= Reach<T>::kStudent) &&
+         (!plan.soft || spread_s + spread_t <= Reach<T>::kWhole * tau);
 }
 
 // ---- Second reading: the sums
@@ -181,7 +182,7 @@ bool add_block(const RowInput<T>& row, const T* grad, Span span, const Frame<T>&
   sums.add(last);
   if constexpr (Soft) {
     const T zt = sum(sums.zt), moved = sum(sums.moved);
-    if (way == kPlain && any(~plain_gap_is_fit(frame.dm.value, L(moved), L(zt)))) return false;
+    if (way == kPlain && any(~plain_gap_is_fit(frame, L(moved), L(zt)))) return false;
     block.sums.zt = zt, block.sums.zs = sum(sums.zs), block.sums.d = sum(sums.d), block.sums.moved = moved;
   }
   if constexpr (Hard) {
@@ -203,28 +204,31 @@ struct Row {
   const std::int64_t count;
   const Temperature<double>& temperature;
   double ms, mt;
-  bool plain = true;  // the blocks' frames are within reach of each other
+  bool in_reach = true;  // the blocks' frames are, of each other, but for those of which nothing is left
   bool wide = false;
   Sums<double> sums;
   double inverse_zs = 0, inverse_zt = 0;
 
   Row(Block<T>* blocks_, std::int64_t count_, const Temperature<double>& temperature_)
       : blocks(blocks_), count(count_), temperature(temperature_), ms(blocks[0].ms), mt(blocks[0].mt) {
-    double least_ms = ms, least_mt = mt;
     for (std::int64_t i = 0; i < count; ++i) {
       const double s = blocks[i].ms, t = blocks[i].mt;
       ms = ms < s ? s : ms, mt = mt < t ? t : mt;
-      least_ms = s < least_ms ? s : least_ms, least_mt = t < least_mt ? t : least_mt;
       wide |= blocks[i].wide;
     }
     const double reach = static_cast<double>(Reach<T>::kSoftened) * temperature.tau;
-    if (Soft) plain = ms - least_ms <= reach && mt - least_mt <= reach;
+    for (std::int64_t i = 0; Soft && i < count; ++i) {
+      const bool s_is_low = !(ms - blocks[i].ms <= reach), t_is_low = !(mt - blocks[i].mt <= reach);
+      blocks[i].empty = s_is_low && t_is_low && ms > blocks[i].ms && mt > blocks[i].mt;
+      in_reach &= blocks[i].empty || !(s_is_low || t_is_low);
+    }
   }
 
   void find_frame(Block<T>& block) const {
     const V below_s(static_cast<double>(block.ms) - ms), below_t(static_cast<double>(block.mt) - mt);
     if constexpr (Hard) block.w1 = first(exp_to_zero(below_s, V(kLog2E), V(zero_at<double>(kLog2E, 0))));
-    if constexpr (Soft) {
+    if (block.empty) block.ws = block.wt = 0;
+    if (Soft && !block.empty) {
       const V ws = exp_normal(below_s, V(temperature.k)), wt = exp_normal(below_t, V(temperature.k));
       const V shift = logit_gap(V(block.ms), V(block.mt), Frame<double, 1>(V(ms), V(mt), temperature));
       const V v = shift * V(temperature.inverse), expm1 = fma(v * v, expm1_remainder_over_square(v), v);
@@ -288,9 +292,11 @@ void for_row(const KdCall<T>& call, const RowScratch<T>& scratch, Body&& body) {
                      &context, call.threads);
 }
 
+// Of a block that is all masked, any frame will do.
 template <class T>
 Frame<T> frame_of(const Block<T>& block, const Temperature<T>& temperature) {
-  return {Lanes<T>(block.ms), Lanes<T>(block.mt), temperature};
+  const auto finite = [](T m) { return Lanes<T>(m == -infinity<T>() ? T(0) : m); };
+  return {finite(block.ms), finite(block.mt), temperature};
 }
 
 // tau^2 KL of a row, whose blocks' sums are known. False where it is beyond the plain path's reach.
@@ -346,7 +352,7 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, T* hess,
       add_block<Hard, Soft, 0, kWide>(input, grad, span, frame, scratch, block);
       return;
     }
-    const bool plain_gaps = !any(~(abs(frame.dm.value) <= L(Reach<T>::kOffset)));
+    const bool plain_gaps = !any(~plain_gap_is_in_reach(frame));
     with_power<Hard && Soft>(block.power, [&](auto power) {
       const bool done =
           plain_gaps && add_block<Hard, Soft, power.value, kPlain>(input, grad, span, frame, scratch, block);
@@ -355,7 +361,7 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, T* hess,
   });
 
   Row<Hard, Soft, T> row(scratch.blocks, block_count(call.classes), exact);
-  if (!row.plain) return false;
+  if (!row.in_reach) return false;
   row.add_blocks();
   const double total = row.sums.others + row.sums.label;
   if constexpr (Hard) {

@@ -74,8 +74,11 @@ struct Reach<float> {
   // A sum of tails this small is made of exponentials near exp(-28) and below, whose arguments' rounding,
   // 2^-24 of 28 twice over, is 3.3e-6 of the sum: the least that others and KL may be.
   static constexpr float kTail = 1e-12f;
-  // Of |ms - mt| for gaps without their rounding errors, see plain_gap_is_fit().
+  // Of |ms - mt|, in logits and in units of tau, for gaps without their rounding errors.
   static constexpr float kOffset = 16;
+  // Of both rows' spreads together, in units of tau, where p is taken from es for the Hessian, which promises
+  // each entry: the error of each logit's distance in es is 2^-24 of it.
+  static constexpr float kWhole = 64;
   static constexpr double kLeastTau = 1e-15, kMostTau = 1e15;
 };
 template <>
@@ -85,6 +88,7 @@ struct Reach<double> {
   static constexpr double kStudent = 620;
   static constexpr double kTail = 1e-250;
   static constexpr double kOffset = 256;
+  static constexpr double kWhole = 700;
   static constexpr double kLeastTau = 1e-30, kMostTau = 1e30;
 };
 
@@ -152,13 +156,18 @@ KDLOSS_INLINE Lanes<T, P> plain_gap(Lanes<T, P> s, Lanes<T, P> t, const Frame<T,
   return (s - t) - frame.dm.value;
 }
 
-// Whether the gaps without those errors are good enough, given their sum under et, `moved`. s - t is off by
-// 2^-24 of |ms - mt| + |gap| at the most. The second is as much as a gap has of its own; the first is kept
-// below 16 times that of the row's mean gap (1e-6 of it in float), and below 1e-6 where p1 is a power of es.
+// Whether the gaps without those errors may be good enough, and are, given their sum under et, `moved`. s - t
+// is off by 2^-24 of |ms - mt| + |gap| at the most. The second is as much as a gap has of its own. The first
+// is kept below 1e-6 (in float) in exp(v), and in its power where p1 is one, and below 1e-6 of the row's mean
+// gap.
 template <class T, int P>
-KDLOSS_INLINE Mask<T, P> plain_gap_is_fit(Lanes<T, P> dm, Lanes<T, P> moved, Lanes<T, P> zt) {
-  const Lanes<T, P> offset = abs(dm), most(Reach<T>::kOffset);
-  return (offset <= most) & (offset * zt <= most * abs(moved));
+KDLOSS_INLINE Mask<T, P> plain_gap_is_in_reach(const Frame<T, P>& frame) {
+  const Lanes<T, P> per_logit = max(frame.inverse_tau, Lanes<T, P>(1));
+  return abs(frame.dm.value) * per_logit <= Lanes<T, P>(Reach<T>::kOffset);
+}
+template <class T, int P>
+KDLOSS_INLINE Mask<T, P> plain_gap_is_fit(const Frame<T, P>& frame, Lanes<T, P> moved, Lanes<T, P> zt) {
+  return abs(frame.dm.value) * zt <= Lanes<T, P>(Reach<T>::kOffset) * abs(moved);
 }
 
 // How p1's exponential exp(s - ms) comes about: as es^n for n = tau in 1..8, or (0) by an exponential of its
@@ -196,8 +205,10 @@ KDLOSS_INLINE Terms<T, P> plain_terms(const Reduced<T, P>& reduced, const Frame<
     if constexpr (Soft && Power != 0)
       x.e1 = power<Power>(x.es);
     else
-      x.e1 = exp_normal(max(Lanes<T, P>(-Reach<T>::kStudent), reduced.s - frame.ms),
-                        Lanes<T, P>(static_cast<T>(kLog2E)));
+      // As what has grown from 1: nothing else here would see a NaN, which exp_normal() may lose.
+      x.e1 = grow(Lanes<T, P>(1), Exponent<T, P>(max(Lanes<T, P>(-Reach<T>::kStudent), reduced.s - frame.ms),
+                                                 Lanes<T, P>(static_cast<T>(kLog2E))))
+                 .value;
   }
   return x;
 }
@@ -367,8 +378,8 @@ KDLOSS_INLINE KlTerm<T, P> careful_kl_term(Lanes<T, P> s, Lanes<T, P> t, const T
   const Mask<T, P> is_small = abs(u) < L(1);
   const L remainder = expm1_remainder_over_square(u);
   const L difference = where(is_small, q * fma(u * u, remainder, u), p - q);
-  const L q_u = where(q == L(0), L(0), q * u);
-  const L k = where(is_small, q * tau_u * (u * remainder), tau * (difference - q_u));
+  const L q_u = where(q == L(0), L(0), q * tau_u);  // u itself may be beyond the type's range
+  const L k = where(is_small, q * tau_u * (u * remainder), fma(tau, difference, L(0) - q_u));
   const L minus_inf(-infinity<T>());
   const Mask<T, P> wanted_but_masked = (s == minus_inf) & (minus_inf < t);
   // + log_ratio: NaN where the whole student is masked.
