@@ -91,7 +91,7 @@ Parts run(KdCall<T>& call, const Options& o, Student student = {}) {
   }
   RowGroups groups{rows_per_sum};
   if (call.student.class_stride != 1)
-    groups = packed_groups(rows, threads, rows_per_sum == 1 ? rows_missing(call) : 0);
+    groups = packed_groups(rows, threads, rows_per_sum == 1 ? rows_missing<T>(call.student) : 0);
   for_row_blocks<T>(
       rows, classes, groups, kernel.kd_scratch(call), threads,
       [&](std::int64_t begin, std::int64_t end, T* scratch) { kernel.kd(call, begin, end, scratch); });
@@ -116,7 +116,8 @@ template <class T>
 KdCall<RowLoss<T>> call_on(const View<const T>& student, const AnyView& teacher, const Labels& labels,
                            RowLoss<T>* row_losses) {
   KdCall<RowLoss<T>> call;
-  call.student = student, call.teacher = teacher, call.labels = labels, call.loss = row_losses;
+  call.student = student, call.teacher = teacher, call.loss = row_losses;
+  call.labels = labels, call.soft_labels = labels.probabilities;
   call.rows = student.rows, call.classes = student.classes;
   return call;
 }

@@ -13,6 +13,11 @@ struct Matrix {
   T* data = nullptr;
   std::int64_t row_stride = 0, class_stride = 0;
 };
+// Its element (r, c). (static: what a kernel's object holds is shared with no other.)
+template <class T>
+static inline T* at(const Matrix<T>& m, std::int64_t r, std::int64_t c = 0) {
+  return m.data + r * m.row_stride + c * m.class_stride;
+}
 
 // Rows whose classes lie apart are packed together, so many at a time at the most, and less than kFewRows
 // more at the end.
@@ -20,8 +25,7 @@ constexpr std::int64_t kPackedRows = 128, kFewRows = 16;
 
 constexpr std::int64_t kBeyondCaches = 1 << 20;  // elements of an array that no cache is expected to hold
 
-// How many elements of p's cache line lie before p. (static: what a kernel's object holds is shared with no
-// other.)
+// How many elements of p's cache line lie before p.
 template <class T>
 static std::int64_t line_offset(const T* p) {
   return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(p) % 64 / sizeof(T));
@@ -47,14 +51,18 @@ struct Output {
   std::int64_t row_stride = 0, class_stride = 0;
 };
 
-// One call of the loss, as every row sees it. Rows are (rows, classes); everything but the student may be
-// absent (null). T is the type that is computed in.
-template <class T>
-struct KdCall {
-  AnyView student, teacher;
-  Labels labels;
+// What a call reads and writes, (rows, classes); each may be absent (null). Softmax calls its logits the
+// student, and what it writes the gradient.
+struct Arrays {
+  AnyView student, teacher, soft_labels;
   Output grad, hess;
   std::int64_t rows = 0, classes = 0;
+};
+
+// One call of the loss, as every row sees it. T is the type that is computed in.
+template <class T>
+struct KdCall : Arrays {
+  Labels labels;
   std::int64_t ignore_index = -100;
   double alpha = 0.5, tau = 4;
   const double *alphas = nullptr, *taus = nullptr, *sample_weight = nullptr, *class_weight = nullptr;
@@ -70,19 +78,15 @@ struct KdCall {
 // Where rows lie side by side, so many are missing before the first for it to begin a cache line. Groups of
 // rows are cut at the lines, where that matters.
 template <class T>
-static std::int64_t rows_missing(const KdCall<T>& call) {
-  const AnyView& v = call.student;
-  if (v.row_stride != 1 || v.type != kScalar<T> || call.rows * call.classes < kBeyondCaches) return 0;
+static std::int64_t rows_missing(const AnyView& v) {
+  if (v.row_stride != 1 || v.type != kScalar<T> || v.rows * v.classes < kBeyondCaches) return 0;
   return line_offset(static_cast<const T*>(v.data));
 }
 
 // What a softmax-like call writes: one matrix or one number a row.
 template <class T>
-struct SoftmaxCall {
-  Matrix<const T> logits;
-  Matrix<T> out;
+struct SoftmaxCall : Arrays {
   T* row_out = nullptr;
-  std::int64_t rows = 0, classes = 0;
   double tau = 1;
 };
 

@@ -16,8 +16,8 @@ void run(typename KernelsFor<T>::Softmax KernelsFor<T>::* which, View<const T> l
   if (which != &KernelsFor<T>::log_sum_exp)
     check_same_shape("logits", logits.rows, logits.classes, "out", out.rows, out.classes);
   SoftmaxCall<T> call;
-  call.logits = {logits.data, logits.row_stride, logits.class_stride};
-  call.out = {out.data, out.row_stride, out.class_stride};
+  call.student = logits;
+  call.grad = {out.data, kScalar<T>, out.row_stride, out.class_stride};
   call.row_out = row_out;
   call.rows = logits.rows;
   call.classes = logits.classes;

@@ -195,6 +195,37 @@ KD_CASE_EACH_TYPE(options.flat_targets_of_flat_rows) {
     }
 }
 
+// Each entry of the Hessian, where student and teacher are sure of different classes: p is then made of two
+// large distances.
+KD_CASE_EACH_TYPE(options.hessian_of_distant_peaks) {
+  Comparison<T> comparison;
+  Random random(5);
+  for (std::int64_t classes : {3, 8, 100, 300})
+    for (double height : {10.0, 30.0, 50.0, 67.0, 75.0})
+      for (double tau : {1.0, 0.3, 4.0}) {
+        FullBatch<T> batch = full_batch<T>(40, classes, 0);
+        batch.alpha = 0, batch.tau = tau;
+        for (std::int64_t i = 0; i < batch.rows; ++i)
+          for (std::int64_t c = 0; c < classes; ++c) {
+            batch.s(i, c) = static_cast<T>(tau * (random.normal() + (c == 0 ? height : 0)));
+            batch.t(i, c) = static_cast<T>(tau * (random.normal() + (c == 1 ? height : 0)));
+          }
+        comparison.add(batch, check::text(classes, " classes, height ", height, ", tau ", tau));
+      }
+}
+
+// Weights that are hardly numbers of T, or none, in a mean that is one.
+KD_CASE_EACH_TYPE(options.tiny_weights) {
+  Comparison<T> comparison;
+  for (std::int64_t classes : {5, 300})
+    for (double weight : {1e-30, 1e-40, 1e-46, 1e-290, 1e30})
+      for (unsigned uses : {unsigned(kWeights), kWeights | kSmoothing, kWeights | kSoftLabels}) {
+        FullBatch<T> batch = full_batch<T>(20, classes, uses);
+        for (double& w : batch.sample_weight) w *= weight;
+        comparison.add(batch, check::text(classes, " classes, weights ", weight, " options ", uses));
+      }
+}
+
 // Masked by both models: probability 0, curvature 0. A mask on what smoothing or a soft label wants makes the
 // loss +inf, and leaves the gradient finite; one on a class of weight 0 does not.
 KD_CASE_EACH_TYPE(options.masked_classes) {

@@ -1,5 +1,7 @@
 // Arrays that lie anywhere: the same bits as from rows one after another, and nothing written beside the
 // gradient.
+#include <type_traits>
+
 #include "compare.hpp"
 #include "placed.hpp"
 
@@ -115,6 +117,32 @@ KD_CASE_EACH_TYPE(strides.columns_in_pages) {
 }
 
 // One row, or one class, for all: what broadcasting gives.
+// The same beside a teacher of another type, whose rows are copied in another form.
+KD_CASE_EACH_TYPE(strides.columns_in_pages_and_another_type) {
+  using Other = std::conditional_t<sizeof(T) == sizeof(float), double, float>;
+  for (std::int64_t classes : {25, 100, 224})
+    for (std::int64_t rows : {100, 129, 145, 300}) {
+      Batch<T> batch = random_batch<T>(rows, classes);
+      std::vector<Other> other(batch.teacher.begin(), batch.teacher.end());
+      batch.teacher.assign(other.begin(), other.end());  // of numbers that both types have
+      const Result<T> expected = run(batch, 0.5);
+      const Placed<T> student(Layout::kColumnsInPages, batch.student, rows, classes);
+      Placed<T> grad(Layout::kColumnsInPages, std::vector<T>(batch.student.size()), rows, classes);
+      for (Layout layout : {Layout::kRows, Layout::kColumns, Layout::kColumnsInPages}) {
+        const Placed<Other> teacher(layout, other, rows, classes);
+        kdloss::Options options;
+        options.reduction = kdloss::Reduction::kNone;
+        std::vector<T> loss(batch.labels.size());
+        kdloss::kd_loss_and_grad<T>(student.const_view(), teacher.const_view(), batch.label_view(),
+                                    grad.view(), options, loss.data());
+        const std::string where = check::text(rows, " x ", classes, " layout ", static_cast<int>(layout));
+        CHECK_AT(check::same_bits(loss, expected.loss), where);
+        CHECK_AT(check::same_bits(grad.values(), expected.grad), where);
+        CHECK_AT(grad.filling_is_whole(), where);
+      }
+    }
+}
+
 KD_CASE_EACH_TYPE(strides.zero) {
   for (std::int64_t classes : kClasses)
     for (std::int64_t rows : kRows) {

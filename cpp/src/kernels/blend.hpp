@@ -11,7 +11,7 @@
 // is one class is a row with that class for its label, to the last bit.
 #pragma once
 
-#include "convert.hpp"
+#include "columns.hpp"
 #include "kd_formula.hpp"
 #include "kd_plan.hpp"
 
@@ -44,17 +44,17 @@ Two<double> sums_over(std::int64_t classes, F&& f) {
   return total;
 }
 
-// Completes the plan of one row with its target, and leaves in g what blend_gradient() takes away. s is
-// contiguous.
+// Completes the plan of one row with its target, that of the given row of labels or the plan's own, and
+// leaves in g what blend_gradient() takes away. s is contiguous.
 template <class T>
-void blend_row(const KdCall<T>& call, const Plans<T>& plans, std::int64_t row, const T* s, T* g,
-               RowPlan& plan) {
+void blend_row(const KdCall<T>& call, const Plans<T>& plans, const T* s, const Matrix<const T>& labels,
+               std::int64_t row, T* g, RowPlan& plan) {
   using L = Lanes<T>;
   const std::int64_t classes = call.classes;
   const double keep = 1 - call.label_smoothing, share = call.label_smoothing / static_cast<double>(classes);
   std::int64_t wanted = 1;  // classes that are not 0 in y
   if (call.labels.are_soft()) {
-    read_rows(call.labels.probabilities, row, 1, classes, g);
+    for (std::int64_t c = 0; c < classes; ++c) g[c] = *at(labels, row, c);
     const auto wanted_ones = sums_over<T>(classes, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
       return Two<L>{where(load(g + c) == L(0), L(0), L(1)), L(0)};
     });

@@ -56,11 +56,5 @@ void write_rows(const T* block, std::int64_t row, std::int64_t count, std::int64
   }
 }
 
-// Whether rows can be read or written where they lie.
-template <class T, class V>
-KDLOSS_INLINE bool in_place(const V& v) {
-  return v.type == kScalar<T> && v.class_stride == 1;
-}
-
 }  // namespace
 }  // namespace kdloss::KDLOSS_ISA

@@ -233,23 +233,23 @@ constexpr std::int64_t kLaneBlock = 32;
 // Cache lines where the rows of tiles to come are read from, or written to: asked for four at a time, and as
 // many by a tile as it has classes. Where classes lie side by side they are those of the next tile; where
 // rows do, those of a class in the next four tiles, each tile until then asking for a quarter of the classes:
-// what comes in runs the processor fetches twice as fast. The tile itself stands for what is of another type.
+// what comes in runs the processor fetches twice as fast. The tile itself stands for what is absent.
 template <class T>
 class NextLines {
  public:
   static constexpr std::int64_t kRun = 4;
 
-  template <class V>
-  NextLines(const V& v, std::int64_t row, std::int64_t classes, const T* tile) : run_(tile) {
-    if (v.data == nullptr || v.type != kScalar<T>) return;
-    std::int64_t first = (row + kLine) * v.row_stride;
-    if (v.row_stride == 1) {
+  template <class E>
+  NextLines(const Matrix<E>& m, std::int64_t row, std::int64_t classes, const T* tile) : run_(tile) {
+    if (m.data == nullptr) return;
+    std::int64_t first = (row + kLine) * m.row_stride;
+    if (m.row_stride == 1) {
       const std::int64_t tiles = row / kLine, share = tiles % kRun * ((classes + kRun - 1) / kRun);
-      step_ = v.class_stride;
+      step_ = m.class_stride;
       // A line holds the end of one tile's rows and the beginning of the next's.
       first = ((tiles / kRun + 1) * kRun + 1) * kLine - 1 + share * step_;
     }
-    run_ = moved_by(static_cast<const T*>(v.data), first);
+    run_ = moved_by<const T>(m.data, first);
   }
   template <bool Writing>
   KDLOSS_INLINE void ask() {

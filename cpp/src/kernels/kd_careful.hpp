@@ -4,10 +4,10 @@
 #pragma once
 
 #include "columns.hpp"
-#include "convert.hpp"
 #include "hessian.hpp"
 #include "kd_formula.hpp"
 #include "kd_plan.hpp"
+#include "staging.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
@@ -44,14 +44,10 @@ struct CarefulRow {
         columns{0, padded(classes)} {}
 };
 
-// The logits as the kernels see them: a teacher of another type has been rounded to T.
 template <class T>
-void widen(const AnyView& from, std::int64_t row, std::int64_t classes, std::int64_t padded, double* to) {
-  with_scalar(from.type, [&](auto element) {
-    const auto m = typed<decltype(element)>(from);
-    for (std::int64_t c = 0; c < classes; ++c)
-      to[c] = static_cast<double>(static_cast<T>(widened(*at(m, row, c))));
-  });
+void widen(const Matrix<const T>& from, std::int64_t row, std::int64_t classes, std::int64_t padded,
+           double* to) {
+  for (std::int64_t c = 0; c < classes; ++c) to[c] = static_cast<double>(*at(from, row, c));
   for (std::int64_t c = classes; c < padded; ++c) to[c] = -infinity<double>();
 }
 
@@ -128,18 +124,18 @@ RowParts careful_row(const CarefulRow& row, double exact_tau, const RowPlan& pla
   return loss;
 }
 
-// The same for row i of a call. What is written lies stride apart, or nowhere (null).
+// The same for row i of a chunk. What is written lies stride apart, or nowhere (null).
 template <class T>
-RowParts careful_row(const KdCall<T>& call, std::int64_t i, const RowPlan& plan, double tau, double* scratch,
-                     T* grad, T* hess, std::int64_t stride) {
+RowParts careful_row(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t i, const RowPlan& plan,
+                     double* scratch, T* grad, T* hess, std::int64_t stride) {
   const CarefulRow row(scratch, call.classes);
-  widen<T>(call.student, i, call.classes, row.columns.end, row.s);
-  if (plan.soft) widen<T>(call.teacher, i, call.classes, row.columns.end, row.t);
-  const bool with_grad = call.grad.data != nullptr;
+  widen(chunk.student, i, call.classes, row.columns.end, row.s);
+  if (plan.soft) widen(chunk.teacher, i, call.classes, row.columns.end, row.t);
+  const double tau = tau_of(call, chunk.first + i);
   const RowParts loss = with_parts(plan.hard, plan.soft, [&](auto hard, auto soft) {
     return careful_row<hard.value, soft.value>(row, tau, plan, call.grad_scale, hess != nullptr);
   });
-  for (std::int64_t c = 0; with_grad && grad != nullptr && c < call.classes; ++c)
+  for (std::int64_t c = 0; grad != nullptr && c < call.classes; ++c)
     grad[c * stride] = static_cast<T>(row.grad[c]);
   if (hess != nullptr) {
     hessian_row(plan.hard ? row.p1 : nullptr, plan.soft ? row.p : nullptr, row.columns.end,

@@ -11,6 +11,11 @@ struct RowParts {
   double hard = 0, soft = 0;
 };
 
+template <class T>
+double tau_of(const KdCall<T>& call, std::int64_t row) {
+  return call.taus == nullptr ? call.tau : call.taus[row];
+}
+
 // Which parts a row needs, and their weights. A class learns from both parts, -1 from the teacher alone,
 // padding from nothing.
 //

@@ -38,15 +38,15 @@ std::int64_t bad_probabilities(const KdCall<T>& call, std::int64_t begin, std::i
   using L = Lanes<T>;
   constexpr std::int64_t n = L::kCount;
   const std::int64_t classes = call.classes;
-  const auto counts = [&](std::int64_t row) {
-    return call.sample_weight == nullptr || call.sample_weight[row] != 0;
+  std::int64_t bad = -1;
+  const auto look = [&](std::int64_t row, T least, double total) {
+    const bool counts = call.sample_weight == nullptr || call.sample_weight[row] != 0;
+    if (bad < 0 && counts && !surely_probabilities(least, total) && !is_probabilities(call, row)) bad = row;
   };
-  const AnyView& v = call.labels.probabilities;
-  if (in_lanes<T>(classes)) {
-    T* const block = scratch + classes * n;
-    for (std::int64_t first = begin; first < end; first += n) {
-      const int count = static_cast<int>(end - first < n ? end - first : n);
-      fill_tile(v, first, count, classes, scratch, block);
+  const auto by_lane = [&](const Chunk<T>& chunk) {
+    for (std::int64_t i = 0; bad < 0 && i < chunk.count; i += n) {
+      const int count = static_cast<int>(chunk.count - i < n ? chunk.count - i : n);
+      gather(chunk.soft_labels, i, count, classes, scratch);
       L least_lanes(T(0)), sums(T(0));
       for (std::int64_t c = 0; c < classes; ++c) {
         const L y = load(scratch + c * n);
@@ -54,29 +54,29 @@ std::int64_t bad_probabilities(const KdCall<T>& call, std::int64_t begin, std::i
       }
       alignas(64) T least[n], total[n];
       store(least, least_lanes), store(total, sums);
-      for (int i = 0; i < count; ++i)
-        if (!surely_probabilities(least[i], static_cast<double>(total[i])) && counts(first + i) &&
-            !is_probabilities(call, first + i))
-          return first + i;
+      for (int j = 0; j < count; ++j) look(chunk.first + i + j, least[j], static_cast<double>(total[j]));
     }
-    return -1;
-  }
-  for (std::int64_t row = begin; row < end; ++row) {
-    const T* p = scratch;
-    if (in_place<T>(v))
-      p = at(typed<T>(v), row);
-    else
-      read_rows(v, row, 1, classes, scratch);
-    L least(T(0));
-    const auto total = sums_over<T>(classes, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
-      const L y = load(p + c);
-      least = min(y, least);
-      return Two<L>{y, L(0)};
-    });
-    if (!surely_probabilities(smallest(least), total.one) && counts(row) && !is_probabilities(call, row))
-      return row;
-  }
-  return -1;
+  };
+  const auto by_row = [&](const Chunk<T>& chunk) {
+    for (std::int64_t i = 0; bad < 0 && i < chunk.count; ++i) {
+      const T* const p = at(chunk.soft_labels, i);
+      L least(T(0));
+      const auto total = sums_over<T>(classes, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
+        const L y = load(p + c);
+        least = min(y, least);
+        return Two<L>{y, L(0)};
+      });
+      look(chunk.first + i, smallest(least), total.one);
+    }
+  };
+  Arrays arrays;
+  arrays.soft_labels = call.soft_labels, arrays.rows = call.rows, arrays.classes = classes;
+  const Staging<T> staging(arrays, in_lanes<T>(classes));
+  if (in_lanes<T>(classes))
+    staging.for_chunks(begin, end, scratch + copies_at(call), by_lane);
+  else
+    staging.for_chunks(begin, end, scratch + copies_at(call), by_row);
+  return bad;
 }
 
 }  // namespace

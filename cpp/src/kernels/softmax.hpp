@@ -11,6 +11,7 @@
 #include "columns.hpp"
 #include "kd_formula.hpp"
 #include "lane_rows.hpp"
+#include "staging.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
@@ -105,47 +106,40 @@ Lanes<T> softmax_tile(T* tile, std::int64_t classes, const Temperature<T>& tau) 
   return m;
 }
 
+constexpr bool softmax_in_lanes(std::int64_t classes) { return classes <= kMostSoftmaxLaneClasses; }
 template <Want W, class T>
 void softmax_rows(const SoftmaxCall<T>& call, std::int64_t begin, std::int64_t end, T* scratch) {
-  const bool in_lanes = call.classes <= kMostSoftmaxLaneClasses;
-  const std::int64_t n = in_lanes ? Lanes<T>::kCount : pack_rows_at_once<T>(call.classes);
+  constexpr int n = Lanes<T>::kCount;
   const Temperature<T> tau(call.tau);
   const std::int64_t classes = call.classes;
-  const bool pack = call.logits.class_stride != 1;
-  const bool unpack = call.out.data != nullptr && call.out.class_stride != 1;
-  T* const block = scratch + classes;
-  const std::int64_t stride = block_stride<T>(classes);
-  T* const out_block = block + (call.rows < n ? call.rows : n) * stride;
-  for (std::int64_t first_row = begin; first_row < end; first_row += n) {
-    const int count = static_cast<int>(end - first_row < n ? end - first_row : n);
-    if (in_lanes) {
-      gather(call.logits, first_row, count, classes, scratch);
-      alignas(64) T number[Lanes<T>::kCount];
+  const Staging<T> staging(call, softmax_in_lanes(classes));
+  const auto by_lane = [&](const Chunk<T>& chunk) {
+    for (std::int64_t i = 0; i < chunk.count; i += n) {
+      const int count = static_cast<int>(chunk.count - i < n ? chunk.count - i : n);
+      gather(chunk.student, i, count, classes, scratch);
+      alignas(64) T number[n];
       store(number, softmax_tile<W>(scratch, classes, tau));
-      if constexpr (W == Want::kLogSumExp)
-        for (int i = 0; i < count; ++i) call.row_out[first_row + i] = number[i];
-      else
-        scatter(scratch, first_row, count, classes, call.out);
-      continue;
+      if constexpr (W != Want::kLogSumExp) scatter(scratch, i, count, classes, chunk.grad);
+      for (int j = 0; W == Want::kLogSumExp && j < count; ++j) call.row_out[chunk.first + i + j] = number[j];
     }
-    if (pack) pack_rows(call.logits, first_row, count, classes, block);
-    for (int i = 0; i < count; ++i) {
-      const T* x = pack ? block + i * stride : at(call.logits, first_row + i);
-      T* out = call.out.data == nullptr ? nullptr
-                                        : (unpack ? out_block + i * stride : at(call.out, first_row + i));
-      T* number = call.row_out == nullptr ? nullptr : call.row_out + first_row + i;
-      softmax_row<W>(x, classes, tau, call.tau, scratch, out, number);
-    }
-    if (unpack) unpack_rows(out_block, first_row, count, classes, call.out);
-  }
+  };
+  const auto by_row = [&](const Chunk<T>& chunk) {
+    for (std::int64_t i = 0; i < chunk.count; ++i)
+      softmax_row<W>(at(chunk.student, i), classes, tau, call.tau, scratch,
+                     W == Want::kLogSumExp ? nullptr : at(chunk.grad, i),
+                     W == Want::kLogSumExp ? call.row_out + chunk.first + i : nullptr);
+  };
+  T* const copies = scratch + block_stride<T>(classes) * (softmax_in_lanes(classes) ? n : 1);
+  if (softmax_in_lanes(classes))
+    staging.for_chunks(begin, end, copies, by_lane);
+  else
+    staging.for_chunks(begin, end, copies, by_row);
 }
 
 template <class T>
 std::int64_t softmax_scratch(const SoftmaxCall<T>& call) {
-  if (call.classes <= kMostSoftmaxLaneClasses) return call.classes * Lanes<T>::kCount;
-  const bool pack = call.logits.class_stride != 1 || call.out.class_stride != 1;
-  const std::int64_t most = pack_rows_at_once<T>(call.classes), packed = call.rows < most ? call.rows : most;
-  return call.classes + (pack ? 2 * packed * block_stride<T>(call.classes) : 0);
+  const bool lanes = softmax_in_lanes(call.classes);
+  return block_stride<T>(call.classes) * (lanes ? Lanes<T>::kCount : 1) + Staging<T>(call, lanes).size();
 }
 
 }  // namespace

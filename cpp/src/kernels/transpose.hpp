@@ -198,12 +198,6 @@ void transpose_back_far(const T* from, std::int64_t from_stride, T* to, std::int
   }
 }
 
-// Element (r, c) of a matrix.
-template <class T>
-KDLOSS_INLINE T* at(const Matrix<T>& m, std::int64_t r, std::int64_t c = 0) {
-  return m.data + r * m.row_stride + c * m.class_stride;
-}
-
 // Rows that are packed together, so that the cache lines which hold several rows of one class are used up
 // while they are there; fewer where so many would no longer fit the second cache.
 template <class T>
