@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "halves.hpp"
+#include "kernel_table.hpp"
 
 namespace kdloss {
 namespace {
@@ -84,8 +85,8 @@ void check_inputs(const Labels& labels, bool has_teacher, double alpha) {
     throw std::invalid_argument("teacher is absent, expected logits where alpha is not 1");
 }
 
-// Whether all rows fit, seen at full speed, and the weight of those that count. False where that is not all
-// that is to be seen.
+// Whether all rows fit, seen at full speed, and the weight of those that count. False where check_each_row()
+// must look: for a message, or for rows that do not count.
 bool rows_fit(const Labels& labels, const Options& o, std::int64_t rows, std::int64_t classes,
               bool has_teacher, double& total) {
   const bool has_labels = labels.are_indices() || labels.are_soft();
@@ -210,7 +211,8 @@ void refuse_probabilities(const AnyView& p, std::int64_t row, bool has_teacher) 
     total += y;
   }
   throw std::invalid_argument(
-      name + "] sums to " + number(total) + ", expected probabilities that sum to 1 within 0.001" +
+      name + "] sums to " + number(total) + ", expected probabilities that sum to 1 within " +
+      number(kProbabilityTolerance) +
       (has_teacher ? " (or all zeros: unlabelled)" : "; without a teacher an unlabelled row has no loss"));
 }
 

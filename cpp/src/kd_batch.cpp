@@ -13,7 +13,7 @@ namespace kdloss {
 namespace {
 
 // With fewer rows than this a thread, and columns enough, threads share each row's columns instead.
-constexpr std::int64_t kFewRows = 4;
+constexpr std::int64_t kRowsForThread = 4;
 constexpr std::int64_t kManyClasses = 32768;
 
 // How the caller knows the student's logits.
@@ -84,7 +84,7 @@ Parts run(KdCall<T>& call, const Options& o, Student student = {}) {
   const std::int64_t sum_count = (rows + rows_per_sum - 1) / rows_per_sum;
   Scratch sums(sum_count, sizeof(KdSums), 1);
   call.sums = sums.piece<KdSums>(0);
-  if (threads > 1 && rows < kFewRows * threads && classes >= kManyClasses) {
+  if (threads > 1 && rows < kRowsForThread * threads && classes >= kManyClasses) {
     call.split_columns = split_columns;
     call.threads = threads;
     threads = 1;

@@ -317,26 +317,20 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, const
   const L label = load(rows.label), pivot = where(load(rows.keeps_p1) == L(1), L(-1), label);
   const L tau = load(rows.tau);
 
-  L ms(-infinity<T>()), mt = ms, lowest_s(infinity<T>()), lowest_t = lowest_s, label_s(T(0)),
-                        class_index(T(0));
+  Extent<L> extent;
+  L label_s(T(0)), class_index(T(0));
   for (std::int64_t c = 0; c < classes; ++c) {
     const L s = load(tile.s + c * n);
-    ms = max(s, ms);
-    lowest_s = min(s, lowest_s);
+    extent.template add<Soft>(s, Soft ? load(tile.t + c * n) : s);
     if constexpr (Hard) {
       label_s = where(label == class_index, s, label_s);
       class_index = class_index + L(1);
     }
-    if constexpr (Soft) {
-      const L t = load(tile.t + c * n);
-      mt = max(t, mt);
-      lowest_t = min(t, lowest_t);
-    }
   }
 
   const Groups<T> groups{tile.s, tile.t, tile.terms, tile.apart, classes};
-  const Frame<T> frame(ms, mt, load(rows.k), load(rows.inverse_tau));
-  const L spread_s = ms - lowest_s, spread_t = mt - lowest_t, reach = L(Reach<T>::kSoftened) * tau;
+  const Frame<T> frame(extent.ms, extent.mt, load(rows.k), load(rows.inverse_tau));
+  const L spread_s = extent.spread_s(), spread_t = extent.spread_t(), reach = L(Reach<T>::kSoftened) * tau;
   const Mask<T> has_power =
       uses_soft & (spread_t <= L(Reach<T>::kTeacher)) & (spread_s <= L(Reach<T>::kStudent));
   const L powers = where(has_power, load(rows.power), L(0));
@@ -365,7 +359,7 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, const
   L share(T(0));  // D / Zs
   Mask<T> plain = L(0) == L(0);
   if constexpr (Hard) {
-    const L hard = hard_result(sums, ms - label_s);
+    const L hard = hard_result(sums, frame.ms - label_s);
     plain = (L(Reach<T>::kTail) <= hard) | ~uses_hard;
     store_wide(loss.hard, where(uses_hard, hard, L(0)));
   } else {

@@ -92,25 +92,13 @@ struct BlockGroups {
 };
 
 // ---- First reading: the largest logits, and how far down the others go
-template <class T>
-struct Extent {
-  T ms, mt, lowest_s, lowest_t;
-};
 template <bool Soft, class T>
 KDLOSS_INLINE Extent<T> extent(const RowInput<T>& row, Span block) {
-  using L = Lanes<T>;
-  L ms(-infinity<T>()), mt = ms, lowest_s(infinity<T>()), lowest_t = lowest_s;
+  Extent<Lanes<T>> lanes;
   for_columns<T>(block, [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA {
-    const L s = load(row.s + c);
-    ms = max(s, ms);
-    lowest_s = min(s, lowest_s);
-    if constexpr (Soft) {
-      const L t = load(row.t + c);
-      mt = max(t, mt);
-      lowest_t = min(t, lowest_t);
-    }
+    lanes.template add<Soft>(load(row.s + c), load((Soft ? row.t : row.s) + c));
   });
-  return {largest(ms), largest(mt), smallest(lowest_s), smallest(lowest_t)};
+  return {largest(lanes.ms), largest(lanes.mt), smallest(lanes.lowest_s), smallest(lanes.lowest_t)};
 }
 
 // Whether each probability of a row comes out as its Hessian wants it: a normal number, with all its digits.
@@ -118,23 +106,18 @@ template <class T>
 bool probabilities_are_whole(const RowInput<T>& row, std::int64_t classes, const RowPlan& plan, T tau) {
   const Span all{0, classes};
   const Extent<T> x = plan.soft ? extent<true>(row, all) : extent<false>(row, all);
-  const T spread_s = x.ms - x.lowest_s, spread_t = x.mt - x.lowest_t;
+  const T spread_s = x.spread_s(), spread_t = x.spread_t();
   return (!plan.hard || spread_s <= Reach<T>::kStudent) &&
          (!plan.soft || spread_s + spread_t <= Reach<T>::kWhole * tau);
 }
 
 // ---- Second reading: the sums
-// What will be read and written soon, and where: for the caches.
-template <class T>
-struct Soon {
-  std::int64_t logits;  // from what is read now
-  const T* grad;        // of the first group, or null
-};
-
-// Adds the terms of all groups to the sums, but for e1 of the given class.
+// Adds the terms of all groups to the sums, but for e1 of the given class. What will be read next lies so far
+// ahead; grad, where the first group's gradient will be written, may be null.
 template <bool Hard, bool Soft, int Power, Way way, class T>
 __attribute__((noinline)) void add_groups(const Groups<T>& given, const Frame<T>& given_frame,
-                                          std::int64_t label, Soon<T> soon, Sums<Lanes<T>>& to) {
+                                          std::int64_t label, std::int64_t ahead, const T* grad,
+                                          Sums<Lanes<T>>& to) {
   using L = Lanes<T>;
   const Groups<T> groups = given;
   const Frame<T> frame = given_frame;
@@ -143,9 +126,9 @@ __attribute__((noinline)) void add_groups(const Groups<T>& given, const Frame<T>
       groups.count,
       [&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return begin_groups<Soft, way>(groups, i, frame); },
       [&](const Reduced<T>& begun, std::int64_t i) KDLOSS_INLINE_LAMBDA {
-        prefetch(groups.s + i, soon.logits);
-        if constexpr (Soft) prefetch(groups.t + i, soon.logits);
-        if (soon.grad != nullptr) prefetch<true>(soon.grad, i);
+        prefetch(groups.s + i, ahead);
+        if constexpr (Soft) prefetch(groups.t + i, ahead);
+        if (grad != nullptr) prefetch<true>(grad, i);
         Terms<T> x = finish_groups<Hard, Soft, Power, way>(begun, groups, i, frame, L(0), L(0) == L(0));
         if (Hard && __builtin_expect(i <= label && label < i + L::kCount, 0))
           x.e1 = where(lane_index<T>() == L(static_cast<T>(label - i)), L(0), x.e1);
@@ -177,8 +160,8 @@ bool add_block(const RowInput<T>& row, const T* grad, Span span, const Frame<T>&
     }
     add<Hard, Soft>(last, x);
   }
-  add_groups<Hard, Soft, Power, way>(groups.whole, frame, label,
-                                     {row.ahead, grad == nullptr ? nullptr : grad + span.begin}, sums);
+  add_groups<Hard, Soft, Power, way>(groups.whole, frame, label, row.ahead,
+                                     grad == nullptr ? nullptr : grad + span.begin, sums);
   sums.add(last);
   if constexpr (Soft) {
     const T zt = sum(sums.zt), moved = sum(sums.moved);
@@ -341,8 +324,7 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, T* hess,
   using L = Lanes<T>;
   for_row(call, scratch, [&](Span span, Block<T>& block) {
     const Extent<T> x = extent<Soft>(input, span);
-    const T spread_s = x.ms - x.lowest_s, spread_t = x.mt - x.lowest_t,
-            reach = Reach<T>::kSoftened * temperature.tau;
+    const T spread_s = x.spread_s(), spread_t = x.spread_t(), reach = Reach<T>::kSoftened * temperature.tau;
     const bool in_reach = Soft ? spread_s <= reach && spread_t <= reach : spread_s <= Reach<T>::kStudent;
     const bool powers = in_reach && spread_t <= Reach<T>::kTeacher && spread_s <= Reach<T>::kStudent;
     block = Block<T>();

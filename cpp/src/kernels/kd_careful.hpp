@@ -25,6 +25,29 @@ KDLOSS_INLINE Terms<double> careful_terms(Lanes<double> s, Lanes<double> t, cons
   return x;
 }
 
+// near_kl_term() for any row, and the difference. All are times tau: tau q and tau p come from the
+// exponentials and their headroom by factors tau / Zt and tau / Zs.
+struct KlTerm {
+  Lanes<double> k;           // tau^2 q (expm1(u) - u)
+  Lanes<double> difference;  // tau (p - q)
+};
+KDLOSS_INLINE KlTerm careful_kl_term(Lanes<double> s, Lanes<double> t, const Terms<double>& x,
+                                     const Frame<double>& frame, Lanes<double> log_ratio, Lanes<double> tau,
+                                     Lanes<double> tau_over_zs, Lanes<double> tau_over_zt) {
+  using L = Lanes<double>;
+  const L q = x.et * tau_over_zt, p = x.es * tau_over_zs;
+  const L u = x.gap * frame.inverse_tau - log_ratio, tau_u = x.gap - log_ratio * tau;
+  const Mask<double> is_small = abs(u) < L(1.0);
+  const L remainder = expm1_remainder_over_square(u);
+  const L difference = where(is_small, q * fma(u * u, remainder, u), p - q);
+  const L q_u = where(q == L(0.0), L(0.0), q * tau_u);  // u itself may be beyond the type's range
+  const L k = where(is_small, q * tau_u * (u * remainder), fma(tau, difference, L(0.0) - q_u));
+  const L minus_inf(-infinity<double>());
+  const Mask<double> wanted_but_masked = (s == minus_inf) & (minus_inf < t);
+  // + log_ratio: NaN where the whole student is masked.
+  return {where(wanted_but_masked, L(infinity<double>()) + log_ratio, k), difference};
+}
+
 // A row's logits as doubles, filled up to whole Lanes by classes that both mask, which add exactly 0.
 struct CarefulRow {
   double *s, *t, *grad, *p1, *p;  // p1 and p for the Hessian
@@ -107,8 +130,7 @@ RowParts careful_row(const CarefulRow& row, double exact_tau, const RowPlan& pla
         g = hard_factor * x.e1;
       }
       if constexpr (Soft) {
-        const KlTerm<double> term =
-            careful_kl_term(s, t, x, frame, soft.log_ratio, tau, tau_over_zs, tau_over_zt);
+        const KlTerm term = careful_kl_term(s, t, x, frame, soft.log_ratio, tau, tau_over_zs, tau_over_zt);
         in_block = in_block + term.k;
         g = fma(soft_factor, term.difference, g);
       }

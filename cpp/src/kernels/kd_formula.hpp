@@ -361,31 +361,6 @@ KDLOSS_INLINE Lanes<T, P> near_kl_term(Lanes<T, P> q, Lanes<T, P> tau_u, Lanes<T
   return where(abs(u) < Lanes<T, P>(1), small, tau * tau * (difference - q * u));
 }
 
-// The same for any row, with the difference. All are times tau: tau q and tau p come from the exponentials
-// and their headroom by factors tau / Zt and tau / Zs.
-template <class T, int P = kParts>
-struct KlTerm {
-  Lanes<T, P> k;           // tau^2 q (expm1(u) - u)
-  Lanes<T, P> difference;  // tau (p - q)
-};
-template <class T, int P>
-KDLOSS_INLINE KlTerm<T, P> careful_kl_term(Lanes<T, P> s, Lanes<T, P> t, const Terms<T, P>& x,
-                                           const Frame<T, P>& frame, Lanes<T, P> log_ratio, Lanes<T, P> tau,
-                                           Lanes<T, P> tau_over_zs, Lanes<T, P> tau_over_zt) {
-  using L = Lanes<T, P>;
-  const L q = x.et * tau_over_zt, p = x.es * tau_over_zs;
-  const L u = x.gap * frame.inverse_tau - log_ratio, tau_u = x.gap - log_ratio * tau;
-  const Mask<T, P> is_small = abs(u) < L(1);
-  const L remainder = expm1_remainder_over_square(u);
-  const L difference = where(is_small, q * fma(u * u, remainder, u), p - q);
-  const L q_u = where(q == L(0), L(0), q * tau_u);  // u itself may be beyond the type's range
-  const L k = where(is_small, q * tau_u * (u * remainder), fma(tau, difference, L(0) - q_u));
-  const L minus_inf(-infinity<T>());
-  const Mask<T, P> wanted_but_masked = (s == minus_inf) & (minus_inf < t);
-  // + log_ratio: NaN where the whole student is masked.
-  return {where(wanted_but_masked, L(infinity<T>()) + log_ratio, k), difference};
-}
-
 // ---- The gradient
 
 // hard_weight (p1 - onehot) + soft_weight tau (p - q) as a sum of multiples of e1, de and es, when e1 at the

@@ -77,7 +77,8 @@ class Plans {
     const std::int64_t y = call_.labels[row];
     return y >= 0 && y != call_.ignore_index;
   }
-  // Whether they are one or the other, and these rows have one; writes their labels, if so.
+  // Writes the labels of these rows (-1 where they are soft). True if each has a class (or all are soft), and
+  // they are uniform() or weighted().
   bool all_alike(std::int64_t first, int count, T* to) const {
     if (!plain_) return false;
     if (call_.labels.are_soft()) {

@@ -200,10 +200,7 @@ void kd_row_by_row(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf
 
 // ---- Either
 
-template <class T>
-bool in_lanes(std::int64_t classes) {
-  return classes <= kMostLaneClasses;
-}
+constexpr bool in_lanes(std::int64_t classes) { return classes <= kMostLaneClasses; }
 
 // The scratch: the doubles of the careful path, which are aligned there; the layout's own; the copies.
 template <class T>
@@ -212,19 +209,19 @@ std::int64_t careful_scratch(const KdCall<T>& call) {
 }
 template <class T>
 std::int64_t copies_at(const KdCall<T>& call) {
-  const std::int64_t plain = in_lanes<T>(call.classes) ? Tile<T>::size(call.classes)
-                                                       : RowScratch<T>::size(call.classes) + call.classes;
+  const std::int64_t plain =
+      in_lanes(call.classes) ? Tile<T>::size(call.classes) : RowScratch<T>::size(call.classes) + call.classes;
   return careful_scratch(call) + (plain + 15) / 16 * 16;
 }
 template <class T>
 std::int64_t kd_scratch(const KdCall<T>& call) {
-  return copies_at(call) + Staging<T>(call, in_lanes<T>(call.classes)).size();
+  return copies_at(call) + Staging<T>(call, in_lanes(call.classes)).size();
 }
 
 template <class T>
 void kd(const KdCall<T>& call, std::int64_t begin, std::int64_t end, T* memory) {
   const ScratchOf<T> scratch{reinterpret_cast<double*>(memory), memory + careful_scratch(call)};
-  const bool lanes = in_lanes<T>(call.classes);
+  const bool lanes = in_lanes(call.classes);
   const Staging<T> staging(call, lanes);
   staging.for_chunks(begin, end, memory + copies_at(call), [&](const Chunk<T>& chunk) {
     if (lanes)
@@ -235,7 +232,7 @@ void kd(const KdCall<T>& call, std::int64_t begin, std::int64_t end, T* memory) 
 }
 template <class T>
 std::int64_t rows_per_sum(std::int64_t classes) {
-  return in_lanes<T>(classes) ? Lanes<T>::kCount : 1;
+  return in_lanes(classes) ? Lanes<T>::kCount : 1;
 }
 
 }  // namespace

@@ -53,6 +53,20 @@ KDLOSS_INLINE void for_groups_begun_ahead(std::int64_t count, Begin&& begin, Fin
   }
 }
 
+// ---- The largest logits, and how far down the others go
+template <class V>
+struct Extent {
+  V ms = V(-__builtin_inf()), mt = ms, lowest_s = V(__builtin_inf()), lowest_t = lowest_s;
+
+  template <bool Soft>
+  KDLOSS_INLINE void add(V s, V t) {
+    ms = max(s, ms), lowest_s = min(s, lowest_s);
+    if constexpr (Soft) mt = max(t, mt), lowest_t = min(t, lowest_t);
+  }
+  V spread_s() const { return ms - lowest_s; }
+  V spread_t() const { return mt - lowest_t; }
+};
+
 // ---- p1's exponential as es^n, where each lane may have its own n in 1..8, or 0 for an exponential of its
 // own
 constexpr int kOwnPowers = -1;

@@ -55,7 +55,6 @@ constexpr int kBusyParts = kParts < 2 ? 2 : kParts;
 template <class T, int P = kParts>
 struct Lanes {
   static constexpr int kCount = P * kNativeBytes / static_cast<int>(sizeof(T));
-  using Value = T;
   using Int = typename Bits<T>::Int;
   using Uint = typename Bits<T>::Uint;
   typedef T Native __attribute__((vector_size(kNativeBytes)));

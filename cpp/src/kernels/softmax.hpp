@@ -38,7 +38,7 @@ void softmax_row(const T* x, std::int64_t classes, const Temperature<T>& tau, do
   using L = Lanes<T>;
   using D = Lanes<double>;
   const Span all{0, classes};
-  L largest_lanes(static_cast<T>(-__builtin_inf()));
+  L largest_lanes(-infinity<T>());
   for_columns<T>(all, [&](std::int64_t c, std::int64_t)
                           KDLOSS_INLINE_LAMBDA { largest_lanes = max(load(x + c), largest_lanes); });
   const T largest_x = largest(largest_lanes);
@@ -48,9 +48,8 @@ void softmax_row(const T* x, std::int64_t classes, const Temperature<T>& tau, do
   for_blocks(classes, [&](Span block) KDLOSS_INLINE_LAMBDA {
     L sum_e(T(0)), sum_ties(T(0));
     for_columns<T>(block, [&](std::int64_t c, std::int64_t fresh) KDLOSS_INLINE_LAMBDA {
-      const L v = load(x + c);
-      const L e = exp_any(v - m, k, zero);
-      if constexpr (W == Want::kSoftmax) store(scratch + c, e);
+      const L v = load(x + c), e = exp_any(v - m, k, zero);
+      if constexpr (W != Want::kLogSumExp) store(scratch + c, W == Want::kSoftmax ? e : v - m);
       L add = counted<W>(e, v, m), tie = where(v == m, L(1), L(0));
       if (fresh != c) add = only_fresh(add, fresh - c), tie = only_fresh(tie, fresh - c);
       sum_e = sum_e + add;
@@ -60,23 +59,17 @@ void softmax_row(const T* x, std::int64_t classes, const Temperature<T>& tau, do
     ties += sum(sum_ties);
   });
 
-  if constexpr (W == Want::kSoftmax) {
-    const L inverse(static_cast<T>(1 / others));
-    for_columns<T>(all, [&](std::int64_t c, std::int64_t)
-                            KDLOSS_INLINE_LAMBDA { store(out + c, load(scratch + c) * inverse); });
+  const double log_sum = first(log_z(D(others), D(ties)));
+  if constexpr (W == Want::kLogSumExp) {
+    *row_out = static_cast<T>(static_cast<double>(largest_x) / exact_tau + log_sum);
   } else {
-    const double logz = first(log_z(D(others), D(ties)));
-    if constexpr (W == Want::kLogSumExp) {
-      *row_out = static_cast<T>(static_cast<double>(largest_x) / exact_tau + logz);
-    } else {
-      const L shift(static_cast<T>(logz + (static_cast<double>(largest_x) - static_cast<double>(largest_x))));
-      // Through the scratch row, since out may be x, whose last columns are read twice.
-      for_columns<T>(all, [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA {
-        store(scratch + c, fma(load(x + c) - m, L(tau.inverse), L(0) - shift));
-      });
-      for_columns<T>(
-          all, [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA { store(out + c, load(scratch + c)); });
-    }
+    const bool log = W == Want::kLogSoftmax;
+    const double nan_of_infinity = static_cast<double>(largest_x) - static_cast<double>(largest_x);
+    const L factor(log ? tau.inverse : static_cast<T>(1 / others));
+    const L shift(log ? static_cast<T>(-log_sum - nan_of_infinity) : T(0));
+    // From the scratch row, since out may be x, whose last columns are read twice.
+    for_columns<T>(all, [&](std::int64_t c, std::int64_t)
+                            KDLOSS_INLINE_LAMBDA { store(out + c, fma(load(scratch + c), factor, shift)); });
   }
 }
 
@@ -84,25 +77,20 @@ template <Want W, class T>
 Lanes<T> softmax_tile(T* tile, std::int64_t classes, const Temperature<T>& tau) {
   using L = Lanes<T>;
   constexpr int n = L::kCount;
-  L m(static_cast<T>(-__builtin_inf()));
+  L m(-infinity<T>());
   for (std::int64_t c = 0; c < classes; ++c) m = max(load(tile + c * n), m);
   L others(T(0)), ties(T(0));
   for (std::int64_t c = 0; c < classes; ++c) {
     const L v = load(tile + c * n), e = exp_any(v - m, L(tau.k), L(tau.zero));
     others = others + counted<W>(e, v, m);
     ties = ties + where(v == m, L(1), L(0));
-    if constexpr (W == Want::kSoftmax) store(tile + c * n, e);
+    if constexpr (W != Want::kLogSumExp) store(tile + c * n, W == Want::kSoftmax ? e : v - m);
   }
-  if constexpr (W == Want::kSoftmax) {
-    const L inverse = L(1) / others;
-    for (std::int64_t c = 0; c < classes; ++c) store(tile + c * n, load(tile + c * n) * inverse);
-  } else if constexpr (W == Want::kLogSoftmax) {
-    const L shift = L(0) - (log_z(others, ties) + (m - m));
-    for (std::int64_t c = 0; c < classes; ++c)
-      store(tile + c * n, fma(load(tile + c * n) - m, L(tau.inverse), shift));
-  } else {
-    return fma(m, L(tau.inverse), log_z(others, ties));
-  }
+  if constexpr (W == Want::kLogSumExp) return fma(m, L(tau.inverse), log_z(others, ties));
+  const bool log = W == Want::kLogSoftmax;
+  const L factor = log ? L(tau.inverse) : L(1) / others;
+  const L shift = log ? L(0) - (log_z(others, ties) + (m - m)) : L(0);
+  for (std::int64_t c = 0; c < classes; ++c) store(tile + c * n, fma(load(tile + c * n), factor, shift));
   return m;
 }
 
