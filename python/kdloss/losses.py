@@ -94,8 +94,8 @@ def kd_loss_batch(
         lists become float64.
     teacher : array_like (rows, classes) of float, or None
         The teacher's logits, a constant. All four types are read in place, and rounded to the type
-        that the student is computed in. Log-probabilities are logits. None only where ``alpha`` is
-        1.
+        that the student is computed in; what is beyond its range is infinite there.
+        Log-probabilities are logits. None only where ``alpha`` is 1.
     labels : array_like (rows,) of int, or (rows, classes) of float, or None
         A class in [0, classes); or -1, *unlabelled*: the row learns from the teacher alone, as if
         its alpha were 0; or ``ignore_index``, *padding*: loss 0, gradient 0, not counted. int64
@@ -408,8 +408,8 @@ def kd_loss_single(
     student, teacher : array_like (classes,) of float
         The row's logits.
     label : int or None
-        Its class, or -1 for a row that learns from the teacher alone; None only where ``alpha``
-        is 0.
+        Its class, or -1 for a row that learns from the teacher alone, or -100 for padding, whose
+        loss is 0; None only where ``alpha`` is 0.
     alpha : float, default 0.5
         The weight of the hard loss, in [0, 1].
     tau : float, default 4

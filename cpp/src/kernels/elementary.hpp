@@ -208,7 +208,7 @@ KDLOSS_INLINE Lanes<double, P> atanh_tail(Lanes<double, P> z) {
 // nothing); inf and NaN give NaN. With u = 1 + x rounded and c = x - (u - 1) this is log1p(x), accurate also
 // where x is tiny.
 template <class T, int P>
-KDLOSS_INLINE Lanes<T, P> log_sum(Lanes<T, P> u, Lanes<T, P> c) {
+KDLOSS_INLINE Lanes<T, P> log_of_sum(Lanes<T, P> u, Lanes<T, P> c) {
   using F = Format<T>;
   using L = Lanes<T, P>;
   L exponent, m, scale;  // u = m / scale
@@ -228,12 +228,12 @@ KDLOSS_INLINE Lanes<T, P> log_sum(Lanes<T, P> u, Lanes<T, P> c) {
 }
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> log(Lanes<T, P> u) {
-  return log_sum(u, Lanes<T, P>(0));
+  return log_of_sum(u, Lanes<T, P>(0));
 }
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> log1p(Lanes<T, P> x) {
   const Lanes<T, P> u = Lanes<T, P>(1) + x;
-  return log_sum(u, x - (u - Lanes<T, P>(1)));
+  return log_of_sum(u, x - (u - Lanes<T, P>(1)));
 }
 
 }  // namespace

@@ -9,7 +9,8 @@
 #include "hessian.hpp"
 #include "kd_plan.hpp"
 #include "kd_terms.hpp"
-#include "lane_rows.hpp"
+#include "next_lines.hpp"
+#include "tile_rows.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
@@ -40,103 +41,7 @@ struct Tile {
   static std::int64_t size(std::int64_t classes) { return 7 * classes * kStride; }
 };
 
-// What the rows in a tile need: a RowPlan and a Temperature in each lane.
-template <class T>
-struct TileRows {
-  static constexpr int kCount = Lanes<T>::kCount;
-  alignas(64) T uses_hard[kCount], uses_soft[kCount];  // 1 where the row uses that part, else 0
-  alignas(64) T label[kCount];                         // -1: none
-  alignas(64) T tau[kCount], inverse_tau[kCount], k[kCount], power[kCount];
-  alignas(64) T ordinary[kCount];  // 1 where the temperature is
-  alignas(64) double weight[kCount], hard_weight[kCount], soft_weight[kCount];
-  alignas(64) double target_sum[kCount], target_rest[kCount];
-  alignas(64) T keeps_p1[kCount];                        // 1 or 0
-  alignas(64) T hard_slope[kCount], soft_slope[kCount];  // of the reduced loss, in the kernels' parts
-  int common_power;                                      // of all rows, or kOwnPowers
-
-  void set(int i, const RowPlan& plan, double grad_scale) {
-    label[i] = static_cast<T>(plan.label);
-    uses_hard[i] = plan.hard, uses_soft[i] = plan.soft;
-    weight[i] = plan.weight, hard_weight[i] = plan.hard_weight, soft_weight[i] = plan.soft_weight;
-    target_sum[i] = plan.target_sum, target_rest[i] = plan.target_rest;
-    keeps_p1[i] = plan.keeps_p1;
-    hard_slope[i] = static_cast<T>(plan.hard_slope() * grad_scale);
-    soft_slope[i] = static_cast<T>(plan.soft_weight * grad_scale);
-  }
-  static Lanes<T> narrowed(const double* from, double scale) {
-    using D = Lanes<double>;
-    alignas(64) double scaled[kCount];
-    for (int i = 0; i < kCount; i += D::kCount) store(scaled + i, load(from + i) * D(scale));
-    Lanes<T> x;
-    load_narrow(scaled, x);
-    return x;
-  }
-  // After target_sum has changed.
-  void set_hard_slopes(double grad_scale) {
-    using D = Lanes<double>;
-    alignas(64) double slope[kCount];
-    for (int i = 0; i < kCount; i += D::kCount)
-      store(slope + i, load(hard_weight + i) * load(target_sum + i));
-    store(hard_slope, narrowed(slope, grad_scale));
-  }
-  RowPlan plan(int i) const {
-    RowPlan plan;
-    plan.counts = weight[i] > 0, plan.hard = uses_hard[i] != 0, plan.soft = uses_soft[i] != 0;
-    plan.weight = weight[i], plan.hard_weight = hard_weight[i], plan.soft_weight = soft_weight[i];
-    plan.label = static_cast<std::int64_t>(label[i]);
-    plan.target_sum = target_sum[i], plan.target_rest = target_rest[i];
-    plan.keeps_p1 = keeps_p1[i] != 0;
-    return plan;
-  }
-  // All rows alike, but for their labels.
-  void set_all(const RowPlan& plan, double grad_scale) {
-    const auto fill = [](auto* to, auto value) {
-      using L = Lanes<decltype(value)>;
-      for (int i = 0; i < kCount; i += L::kCount) store(to + i, L(value));
-    };
-    fill(uses_hard, T(plan.hard)), fill(uses_soft, T(plan.soft)), fill(keeps_p1, T(0));
-    fill(weight, plan.weight), fill(hard_weight, plan.hard_weight), fill(soft_weight, plan.soft_weight);
-    fill(target_sum, 1.0), fill(target_rest, 0.0);
-    fill(hard_slope, static_cast<T>(plan.hard_slope() * grad_scale));
-    fill(soft_slope, static_cast<T>(plan.soft_weight * grad_scale));
-  }
-  // The rows from the given one, whose labels are known: each with a weight and an alpha of its own.
-  void set_each(const KdCall<T>& call, std::int64_t first) {
-    using D = Lanes<double>;
-    const bool has_teacher = call.teacher.data != nullptr;
-    alignas(64) double counts[kCount], needs_hard[kCount], needs_soft[kCount];
-    for (int i = 0; i < kCount; i += D::kCount) {
-      const D w = call.sample_weight == nullptr ? D(1.0) : load(call.sample_weight + first + i);
-      const D zero(0.0), one(1.0), any(call.both_parts ? 1.0 : 0.0), teacher(has_teacher ? 1.0 : 0.0);
-      const D alpha = call.alphas == nullptr ? D(call.alpha) : load(call.alphas + first + i);
-      const D a = where(zero < w, alpha, zero);  // a row of weight 0 may have any
-      store(counts + i, where(zero < w, one, zero));
-      store(needs_hard + i, where(zero < w, where(zero < a, one, any), zero));
-      store(needs_soft + i, where(zero < w, where(a < one, one, any), zero) * teacher);
-      store(weight + i, w), store(hard_weight + i, w * a), store(soft_weight + i, w * (one - a));
-      store(target_sum + i, one), store(target_rest + i, zero);
-    }
-    store(uses_hard, narrowed(needs_hard, 1)), store(uses_soft, narrowed(needs_soft, 1));
-    store(hard_slope, narrowed(hard_weight, call.grad_scale));
-    store(soft_slope, narrowed(soft_weight, call.grad_scale));
-    store(keeps_p1, Lanes<T>(T(0)));
-    // A row of weight 0 has no label either: its gradient would be -0 there.
-    store(label, where(narrowed(counts, 1) == Lanes<T>(1), load(label), Lanes<T>(-1)));
-  }
-  void set_all(const Temperature<T>& t) {
-    using L = Lanes<T>;
-    store(tau, L(t.tau)), store(inverse_tau, L(t.inverse)), store(k, L(t.k));
-    store(power, L(static_cast<T>(t.power))), store(ordinary, L(T(t.ordinary)));
-    common_power = t.power;
-  }
-  void set(int i, const Temperature<T>& temperature) {
-    tau[i] = temperature.tau, inverse_tau[i] = temperature.inverse, k[i] = temperature.k;
-    power[i] = static_cast<T>(temperature.power), ordinary[i] = temperature.ordinary;
-    common_power = i == 0 || common_power == temperature.power ? temperature.power : kOwnPowers;
-  }
-};
-
-// And what becomes of them.
+// What becomes of the rows.
 template <class T>
 struct TileLoss {
   alignas(64) double hard[Lanes<T>::kCount], soft[Lanes<T>::kCount];
@@ -229,43 +134,6 @@ __attribute__((noinline)) void hessian_tile(Tile<T> tile, std::int64_t classes, 
 // sum of a hundred floats is off by twenty half-ulps. (A row of its own has as many in a lane as it has
 // blocks.)
 constexpr std::int64_t kLaneBlock = 32;
-
-// Cache lines where the rows of tiles to come are read from, or written to: asked for four at a time, and as
-// many by a tile as it has classes. Where classes lie side by side they are those of the next tile; where
-// rows do, those of a class in the next four tiles, each tile until then asking for a quarter of the classes:
-// what comes in runs the processor fetches twice as fast. The tile itself stands for what is absent.
-template <class T>
-class NextLines {
- public:
-  static constexpr std::int64_t kRun = 4;
-
-  template <class E>
-  NextLines(const Matrix<E>& m, std::int64_t row, std::int64_t classes, const T* tile) : run_(tile) {
-    if (m.data == nullptr) return;
-    std::int64_t first = (row + kLine) * m.row_stride;
-    if (m.row_stride == 1) {
-      const std::int64_t tiles = row / kLine, share = tiles % kRun * ((classes + kRun - 1) / kRun);
-      step_ = m.class_stride;
-      // A line holds the end of one tile's rows and the beginning of the next's.
-      first = ((tiles / kRun + 1) * kRun + 1) * kLine - 1 + share * step_;
-    }
-    run_ = moved_by<const T>(m.data, first);
-  }
-  template <bool Writing>
-  KDLOSS_INLINE void ask() {
-    for (std::int64_t i = 0; i < kRun * kLine; i += kLine) prefetch<Writing>(run_, i);
-    run_ = moved_by(run_, step_);
-  }
-
- private:
-  static constexpr std::int64_t kLine = Lanes<T>::kCount;
-  const T* run_;
-  std::int64_t step_ = kRun * kLine;  // from run to run
-};
-template <class T>
-struct NextTile {
-  NextLines<T> s, t, grad;
-};
 
 // The sums of all rows: each lane with its own label and perhaps its own power.
 template <bool Hard, bool Soft, int Power, Way way, class T>

@@ -30,7 +30,7 @@ struct Block {
   T ms, mt;
   int power;
   bool wide;  // not all are in reach, and some may have become 0
-  // After the second: the sums of its terms, and its frame in the row's (see Row).
+  // After the second: the sums of its terms, and its frame in the row's (see RowSums).
   Sums<double> sums;
   double wt = 1, ws = 1, w1 = 1, shift = 0, lean = 0;
   bool close = true;   // wt and ws are within a factor of e
@@ -181,7 +181,7 @@ bool add_block(const RowInput<T>& row, const T* grad, Span span, const Frame<T>&
 //
 //     p - q = B de + (A - B) es      A - B = lean / Zs - B D / Zs
 template <bool Hard, bool Soft, class T>
-struct Row {
+struct RowSums {
   using V = Vector<double>;
   Block<T>* const blocks;
   const std::int64_t count;
@@ -192,7 +192,7 @@ struct Row {
   Sums<double> sums;
   double inverse_zs = 0, inverse_zt = 0;
 
-  Row(Block<T>* blocks_, std::int64_t count_, const Temperature<double>& temperature_)
+  RowSums(Block<T>* blocks_, std::int64_t count_, const Temperature<double>& temperature_)
       : blocks(blocks_), count(count_), temperature(temperature_), ms(blocks[0].ms), mt(blocks[0].mt) {
     for (std::int64_t i = 0; i < count; ++i) {
       const double s = blocks[i].ms, t = blocks[i].mt;
@@ -284,7 +284,7 @@ Frame<T> frame_of(const Block<T>& block, const Temperature<T>& temperature) {
 
 // tau^2 KL of a row, whose blocks' sums are known. False where it is beyond the plain path's reach.
 template <bool Hard, class T>
-bool soft_loss(const KdCall<T>& call, const RowInput<T>& input, const Row<Hard, true, T>& row,
+bool soft_loss(const KdCall<T>& call, const RowInput<T>& input, const RowSums<Hard, true, T>& row,
                const Temperature<T>& temperature, const RowScratch<T>& scratch, double& soft) {
   using V = Vector<double>;
   using L = Lanes<T>;
@@ -342,7 +342,7 @@ bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, T* hess,
     });
   });
 
-  Row<Hard, Soft, T> row(scratch.blocks, block_count(call.classes), exact);
+  RowSums<Hard, Soft, T> row(scratch.blocks, block_count(call.classes), exact);
   if (!row.in_reach) return false;
   row.add_blocks();
   const double total = row.sums.others + row.sums.label;

@@ -302,7 +302,7 @@ KDLOSS_INLINE SoftResult<T, P> soft_result(const Sums<Lanes<T, P>>& sums, Lanes<
   // A peaked student under a flat teacher: D is close to -Zt, and Zs has the digits that Zt + D has lost.
   const Mask<T, P> near = abs(mean_de) <= L(T(0.5));
   const L log_ratio =
-      log_sum(where(near, sum1, sums.zs * inverse_zt), where(near, mean_de - (sum1 - L(1)), L(0)));
+      log_of_sum(where(near, sum1, sums.zs * inverse_zt), where(near, mean_de - (sum1 - L(1)), L(0)));
   return {log_ratio - sums.moved * inverse_zt * inverse_tau, log_ratio, inverse_zt};
 }
 
@@ -322,7 +322,7 @@ KDLOSS_INLINE Lanes<T, P> hard_result(const Sums<Lanes<T, P>>& sums, Lanes<T, P>
   const Mask<T, P> largest = label_below == L(0);
   const L sum1 = L(1) + sums.others;
   const L total = sums.others + sums.label;
-  return log_sum(where(largest, sum1, total), where(largest, sums.others - (sum1 - L(1)), L(0))) +
+  return log_of_sum(where(largest, sum1, total), where(largest, sums.others - (sum1 - L(1)), L(0))) +
          where(largest, L(0), label_below);
 }
 

@@ -101,7 +101,8 @@ class Plans {
 
  private:
   const KdCall<T>& call_;
-  bool plain_, weighted_;
+  bool plain_;     // no row has more of its own than a label, a weight and an alpha
+  bool weighted_;  // and some have these two
 };
 
 // weight * value, where a weight of 0 means that the value, infinite or not, is not used.

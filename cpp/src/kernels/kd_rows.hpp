@@ -5,6 +5,7 @@
 #include "kd_by_lane.hpp"
 #include "kd_by_row.hpp"
 #include "kd_careful.hpp"
+#include "lane_rows.hpp"
 #include "staging.hpp"
 
 namespace kdloss::KDLOSS_ISA {
@@ -26,26 +27,6 @@ struct ScratchOf {
 };
 
 // ---- Rows in the lanes
-// What rows [first, first + count) need. Lanes without a row repeat the last one, so that they cost no branch
-// of their own; what comes of them is not used.
-template <class T>
-void set_rows(const KdCall<T>& call, const Plans<T>& plans, std::int64_t first, int count,
-              TileRows<T>& rows) {
-  // Where nothing but the label is a row's own, only rows without a class need a plan of their own.
-  if (plans.uniform()) rows.set_all(plans.labelled(1, call.alpha), call.grad_scale);
-  for (int i = 0; i < TileRows<T>::kCount; ++i) {
-    const std::int64_t row = first + (i < count ? i : count - 1);
-    if (plans.uniform() && plans.has_class(row)) {
-      rows.label[i] = static_cast<T>(call.labels[row]);
-      continue;
-    }
-    const RowPlan plan = plans[row];
-    rows.set(i, plan, call.grad_scale);
-    // A row that does not count may hold any temperature.
-    if (call.taus != nullptr) rows.set(i, Temperature<T>(plan.counts ? tau_of(call, row) : 1));
-  }
-}
-
 // Puts harmless numbers where a row does not use its logits: it shares its loops with rows that do.
 template <class T>
 void hide_unused(Tile<T> tile, std::int64_t classes, const TileRows<T>& rows, bool any_soft) {
@@ -135,19 +116,10 @@ void kd_lanes(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf<T>& 
   const Plans<T> plans(call);
   TileRows<T> rows;
   rows.set_all(Temperature<T>(call.tau));
-  bool usual = false;  // rows says what it says for rows that are all alike
   for (std::int64_t at = 0; at < chunk.count; at += n) {
     const std::int64_t first = chunk.first + at;
     const int count = static_cast<int>(chunk.count - at < n ? chunk.count - at : n);
-    const bool alike = plans.all_alike(first, count, rows.label) && (count == n || plans.uniform());
-    if (!alike)
-      set_rows(call, plans, first, count, rows);
-    else if (plans.weighted())
-      rows.set_each(call, first);
-    else if (!usual)
-      rows.set_all(plans[first], call.grad_scale);
-    for (int i = count; alike && i < n; ++i) rows.label[i] = rows.label[count - 1];
-    usual = alike && !plans.blended();
+    rows.fill(call, plans, first, count);
     call.sums[first / n] = lane_rows(call, chunk, at, count, plans, rows, scratch);
   }
 }
@@ -175,13 +147,13 @@ void kd_row_by_row(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf
       if (call.taus != nullptr)
         temperature = Temperature<T>(call.taus[r]), exact = Temperature<double>(call.taus[r]);
       const RowInput<T> row{s, plan.soft ? at(chunk.teacher, i) : nullptr, plan.label, ahead};
-      T* plain_hess = hess;
+      T* hess_left = hess;
       if (hess != nullptr && !probabilities_are_whole(row, classes, plan, temperature.tau)) {
         careful_row<T>(call, chunk, i, plan, scratch.careful, nullptr, hess, 1);
-        plain_hess = nullptr;
+        hess_left = nullptr;
       }
       const bool plain = temperature.ordinary && with_parts(plan.hard, plan.soft, [&](auto hard, auto soft) {
-                           return kd_row<hard.value, soft.value>(call, row, grad, plain_hess, temperature,
+                           return kd_row<hard.value, soft.value>(call, row, grad, hess_left, temperature,
                                                                  exact, plan, row_scratch, parts);
                          });
       if (!plain) parts = careful_row(call, chunk, i, plan, scratch.careful, grad, hess, 1);

@@ -1,0 +1,135 @@
+// What the rows in a tile need: a RowPlan and a Temperature in each lane.
+#pragma once
+
+#include "kd_plan.hpp"
+#include "kd_terms.hpp"
+
+namespace kdloss::KDLOSS_ISA {
+namespace {
+
+template <class T>
+struct TileRows {
+  static constexpr int kCount = Lanes<T>::kCount;
+  alignas(64) T uses_hard[kCount], uses_soft[kCount];  // 1 where the row uses that part, else 0
+  alignas(64) T label[kCount];                         // -1: none
+  alignas(64) T tau[kCount], inverse_tau[kCount], k[kCount], power[kCount];
+  alignas(64) T ordinary[kCount];  // 1 where the temperature is
+  alignas(64) double weight[kCount], hard_weight[kCount], soft_weight[kCount];
+  alignas(64) double target_sum[kCount], target_rest[kCount];
+  alignas(64) T keeps_p1[kCount];                        // 1 or 0
+  alignas(64) T hard_slope[kCount], soft_slope[kCount];  // of the reduced loss, in the kernels' parts
+  int common_power;                                      // of all rows, or kOwnPowers
+  bool still_alike = false;  // all this, but for the labels, is what all rows need that are alike
+
+  void set(int i, const RowPlan& plan, double grad_scale) {
+    label[i] = static_cast<T>(plan.label);
+    uses_hard[i] = plan.hard, uses_soft[i] = plan.soft;
+    weight[i] = plan.weight, hard_weight[i] = plan.hard_weight, soft_weight[i] = plan.soft_weight;
+    target_sum[i] = plan.target_sum, target_rest[i] = plan.target_rest;
+    keeps_p1[i] = plan.keeps_p1;
+    hard_slope[i] = static_cast<T>(plan.hard_slope() * grad_scale);
+    soft_slope[i] = static_cast<T>(plan.soft_weight * grad_scale);
+  }
+  static Lanes<T> narrowed(const double* from, double scale) {
+    using D = Lanes<double>;
+    alignas(64) double scaled[kCount];
+    for (int i = 0; i < kCount; i += D::kCount) store(scaled + i, load(from + i) * D(scale));
+    Lanes<T> x;
+    load_narrow(scaled, x);
+    return x;
+  }
+  // After target_sum has changed.
+  void set_hard_slopes(double grad_scale) {
+    using D = Lanes<double>;
+    alignas(64) double slope[kCount];
+    for (int i = 0; i < kCount; i += D::kCount)
+      store(slope + i, load(hard_weight + i) * load(target_sum + i));
+    store(hard_slope, narrowed(slope, grad_scale));
+  }
+  RowPlan plan(int i) const {
+    RowPlan plan;
+    plan.counts = weight[i] > 0, plan.hard = uses_hard[i] != 0, plan.soft = uses_soft[i] != 0;
+    plan.weight = weight[i], plan.hard_weight = hard_weight[i], plan.soft_weight = soft_weight[i];
+    plan.label = static_cast<std::int64_t>(label[i]);
+    plan.target_sum = target_sum[i], plan.target_rest = target_rest[i];
+    plan.keeps_p1 = keeps_p1[i] != 0;
+    return plan;
+  }
+  // Rows [first, first + count). Lanes without a row repeat the last one, so that they cost no branch of
+  // their own; what comes of them is not used.
+  void fill(const KdCall<T>& call, const Plans<T>& plans, std::int64_t first, int count) {
+    const bool alike = plans.all_alike(first, count, label) && (count == kCount || plans.uniform());
+    if (!alike)
+      set_one_by_one(call, plans, first, count);
+    else if (plans.weighted())
+      set_each(call, first);
+    else if (!still_alike)
+      set_all(plans[first], call.grad_scale);
+    for (int i = count; alike && i < kCount; ++i) label[i] = label[count - 1];
+    still_alike = alike && !plans.blended();
+  }
+  void set_one_by_one(const KdCall<T>& call, const Plans<T>& plans, std::int64_t first, int count) {
+    // Where nothing but the label is a row's own, only rows without a class need a plan of their own.
+    if (plans.uniform()) set_all(plans.labelled(1, call.alpha), call.grad_scale);
+    for (int i = 0; i < kCount; ++i) {
+      const std::int64_t row = first + (i < count ? i : count - 1);
+      if (plans.uniform() && plans.has_class(row)) {
+        label[i] = static_cast<T>(call.labels[row]);
+        continue;
+      }
+      const RowPlan plan = plans[row];
+      set(i, plan, call.grad_scale);
+      // A row that does not count may hold any temperature.
+      if (call.taus != nullptr) set(i, Temperature<T>(plan.counts ? tau_of(call, row) : 1));
+    }
+  }
+  // All rows alike, but for their labels.
+  void set_all(const RowPlan& plan, double grad_scale) {
+    const auto fill = [](auto* to, auto value) {
+      using L = Lanes<decltype(value)>;
+      for (int i = 0; i < kCount; i += L::kCount) store(to + i, L(value));
+    };
+    fill(uses_hard, T(plan.hard)), fill(uses_soft, T(plan.soft)), fill(keeps_p1, T(0));
+    fill(weight, plan.weight), fill(hard_weight, plan.hard_weight), fill(soft_weight, plan.soft_weight);
+    fill(target_sum, 1.0), fill(target_rest, 0.0);
+    fill(hard_slope, static_cast<T>(plan.hard_slope() * grad_scale));
+    fill(soft_slope, static_cast<T>(plan.soft_weight * grad_scale));
+  }
+  // The rows from the given one, whose labels are known: each with a weight and an alpha of its own.
+  void set_each(const KdCall<T>& call, std::int64_t first) {
+    using D = Lanes<double>;
+    const bool has_teacher = call.teacher.data != nullptr;
+    alignas(64) double counts[kCount], needs_hard[kCount], needs_soft[kCount];
+    for (int i = 0; i < kCount; i += D::kCount) {
+      const D w = call.sample_weight == nullptr ? D(1.0) : load(call.sample_weight + first + i);
+      const D zero(0.0), one(1.0), any(call.both_parts ? 1.0 : 0.0), teacher(has_teacher ? 1.0 : 0.0);
+      const D alpha = call.alphas == nullptr ? D(call.alpha) : load(call.alphas + first + i);
+      const D a = where(zero < w, alpha, zero);  // a row of weight 0 may have any
+      store(counts + i, where(zero < w, one, zero));
+      store(needs_hard + i, where(zero < w, where(zero < a, one, any), zero));
+      store(needs_soft + i, where(zero < w, where(a < one, one, any), zero) * teacher);
+      store(weight + i, w), store(hard_weight + i, w * a), store(soft_weight + i, w * (one - a));
+      store(target_sum + i, one), store(target_rest + i, zero);
+    }
+    store(uses_hard, narrowed(needs_hard, 1)), store(uses_soft, narrowed(needs_soft, 1));
+    store(hard_slope, narrowed(hard_weight, call.grad_scale));
+    store(soft_slope, narrowed(soft_weight, call.grad_scale));
+    store(keeps_p1, Lanes<T>(T(0)));
+    // A row of weight 0 has no label either: its gradient would be -0 there.
+    store(label, where(narrowed(counts, 1) == Lanes<T>(1), load(label), Lanes<T>(-1)));
+  }
+  void set_all(const Temperature<T>& t) {
+    using L = Lanes<T>;
+    store(tau, L(t.tau)), store(inverse_tau, L(t.inverse)), store(k, L(t.k));
+    store(power, L(static_cast<T>(t.power))), store(ordinary, L(T(t.ordinary)));
+    common_power = t.power;
+  }
+  void set(int i, const Temperature<T>& temperature) {
+    tau[i] = temperature.tau, inverse_tau[i] = temperature.inverse, k[i] = temperature.k;
+    power[i] = static_cast<T>(temperature.power), ordinary[i] = temperature.ordinary;
+    common_power = i == 0 || common_power == temperature.power ? temperature.power : kOwnPowers;
+  }
+};
+
+}  // namespace
+}  // namespace kdloss::KDLOSS_ISA
