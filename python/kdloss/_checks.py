@@ -14,6 +14,13 @@ PADDING = -100
 SUM_TOLERANCE = 1e-3  # a row whose sum is further than this from 1 is not a row of probabilities
 
 
+def look_like_probabilities(logits: Array) -> bool:
+    """Whether all rows (B, C) are probabilities, which a file may have rounded to few decimals."""
+    if logits.shape[1] == 1 or not ((logits >= 0) & (logits <= 1)).all():
+        return False
+    return bool((np.abs(logits.sum(axis=1) - 1) <= 2e-2).all())
+
+
 def check_labels(
     labels: npt.ArrayLike,
     rows: int,

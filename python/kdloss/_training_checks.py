@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from ._checks import (
     PADDING,
-    SUM_TOLERANCE,
     UNLABELLED,
     Array,
     check_labels,
     check_soft_labels,
     check_weights,
+    look_like_probabilities,
 )
 from ._convert import as_vector
 from ._settings import Settings
@@ -89,13 +89,9 @@ def prepare(
 
 def _warn_of_probabilities(data: Rows, size: int) -> None:
     """Warn, once, if a teacher's first rows look like probabilities."""
-    if data.classes == 1:
-        return
     for teacher in data.teachers:
         first = take(teacher, data.rows[:size], np.dtype(np.float64))
-        if not ((first >= 0) & (first <= 1)).all():
-            continue
-        if (np.abs(first.sum(axis=1) - 1) <= SUM_TOLERANCE).all():
+        if look_like_probabilities(first):
             warnings.warn(
                 "teacher_logits look like probabilities; pass logits, or their logarithm, which "
                 "kdloss.logits_from_probs gives (log-probabilities are valid logits)",

@@ -141,6 +141,11 @@ def test_warns_once_of_a_teacher_that_looks_like_probabilities(arguments):
     assert "warning" not in plain(*set_flags(arguments, **{teacher: "T.npy"})).stderr
 
 
+def test_loss_warns_of_a_student_that_looks_like_probabilities(data):
+    err = plain(*set_flags(LOSS, student="P.npy")).stderr
+    assert err.count("kdloss: warning: --student P.npy looks like probabilities") == 1
+
+
 def test_train_leaves_the_student_of_the_python_api(data):
     X, y, T = data
     result = succeeds(*TRAIN)

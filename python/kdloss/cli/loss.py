@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._checks import PADDING, SUM_TOLERANCE, UNLABELLED
+from .._checks import PADDING, UNLABELLED, look_like_probabilities
 from ..losses import kd_loss_parts
 from ..teacher import ensemble_logits
 from . import console, per_row
@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the mean loss, its parts, and on request those of each row."""
     student = read_matrix(args.student, "--student")
     like = (f"--student {args.student}", student)
+    _warn_of_probabilities(student, like[0])
     per_row.refuse_two_alphas(args, "alpha", ALPHA)
     weight, alphas = per_row.read_weights_and_alphas(args, like)
     alpha = args.alpha if alphas is None else alphas
@@ -114,7 +115,7 @@ def _teacher(args: argparse.Namespace, like: Named) -> NDArray[Any]:
                 f"{student.shape}: expected the same (rows, classes)"
             )
     for file, teacher in zip(args.teacher, teachers, strict=True):
-        _warn_of_probabilities(teacher, file)
+        _warn_of_probabilities(teacher, f"--teacher {file}")
     if len(teachers) == 1 and args.teacher_weights is None:
         return teachers[0]
     return ensemble_logits(teachers, args.teacher_weights, tau=args.tau)
@@ -136,12 +137,10 @@ def _count(labels: NDArray[Any] | None, weight: NDArray[Any] | None, rows: int) 
     return {kind: int(np.count_nonzero(which)) for kind, which in counts.items()}
 
 
-def _warn_of_probabilities(teacher: NDArray[Any], file: str) -> None:
-    first = teacher[:128].astype(np.float64)
-    sums_to_one = np.allclose(first.sum(axis=1), 1, rtol=0, atol=SUM_TOLERANCE)
-    if first.shape[1] > 1 and ((first >= 0) & (first <= 1)).all() and sums_to_one:
+def _warn_of_probabilities(logits: NDArray[Any], name: str) -> None:
+    if look_like_probabilities(logits[:128].astype(np.float64)):
         warnings.warn(
-            f"--teacher {file} looks like probabilities; give logits, or their logarithm, "
+            f"{name} looks like probabilities; give logits, or their logarithm, "
             "which kdloss.logits_from_probs gives (log-probabilities are valid logits)",
             stacklevel=2,
         )
