@@ -32,14 +32,10 @@ bool calls_follow_quickly() {
   return now - last.exchange(now, std::memory_order_relaxed) < Clock::duration(kQuickly).count();
 }
 
-// libgomp's threads do not survive a fork, and a region in the child would wait for them forever.
-std::atomic<bool> pool_started{false}, pool_lost{false};
-void watch_forks() {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] {
-    if (pool_started) pool_lost = true;
-  });
-  (void)registered;
-}
+// libgomp's threads do not survive a fork, and a region in the child would wait for them forever, whoever
+// started them. So they end before it: parent and child start new ones when they need them.
+[[maybe_unused]] const int forks_are_watched =
+    pthread_atfork([] { omp_pause_resource_all(omp_pause_soft); }, nullptr, nullptr);
 
 // The processors that the control group's quota amounts to, which OpenMP does not look at; 0 without a quota.
 int quota() {
@@ -63,13 +59,12 @@ int quota() {
 
 int max_threads() {
   // Asked at every call: the limit belongs to the calling thread, and threadpoolctl changes it.
-  if (pool_lost) return 1;
   const int allowed = omp_get_max_threads();
   return quota() > 0 ? std::min(allowed, quota()) : allowed;
 }
 
 int threads_for(int num_threads, std::int64_t elements) {
-  if (elements < 2 * kGrain || pool_lost || omp_in_parallel()) return 1;
+  if (elements < 2 * kGrain || omp_in_parallel()) return 1;
   const int most = num_threads > 0 ? num_threads : max_threads();
   if (num_threads <= 0 && most > 1 && elements < kWorthWaking && !calls_follow_quickly()) return 1;
   return static_cast<int>(std::min<std::int64_t>(most, elements / kGrain));
@@ -82,8 +77,6 @@ void parallel_for(std::int64_t count, int threads, void (*body)(void* context, s
     for (std::int64_t i = 0; i < count; ++i) body(context, i, 0);
     return;
   }
-  watch_forks();
-  pool_started = true;
   // Each thread begins with the part that has its number, so that a small call, which has one for each, finds
   // its arrays in the cache of the processor that had them before; what is left goes to whoever is free.
   std::atomic<std::int64_t> taken{0};

@@ -89,7 +89,7 @@ KD_CASE_EACH_TYPE(same_bits.several_callers_at_once) {
   for (int i = 0; i < 6; ++i) CHECK_AT(same[i], "caller ", i);
 }
 
-// OpenMP's threads are not there in a forked child; the call is made without them.
+// OpenMP's threads are not there in a forked child, which makes its own.
 KD_CASE(same_bits.in_a_forked_child) {
   const Batch<float> batch = mixed_batch<float>(3001, 60);
   const Everything<float> here = everything(batch, 2);

@@ -170,9 +170,27 @@ def test_a_forked_child_does_not_hang(shape, child):
     assert told["parent"]
 
 
-def test_a_forked_child_tells_how_many_threads_it_uses(child):
+def test_a_forked_child_has_threads_of_its_own(child):
     told = child(FORK, 5000, 100, OMP_NUM_THREADS="2")
-    assert told["child"]["told"] == 1
+    assert told["child"]["told"] == 2
+
+
+# Another package's threads, of the runtime that it shares with kdloss.
+OTHERS = FORK.replace(
+    "reader, writer",
+    """import ctypes
+work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
+ctypes.CDLL(kdloss.show_config()["openmp"]).GOMP_parallel(work, None, 2, 0)
+reader, writer""",
+    1,
+).replace("num_threads=2", "num_threads=1", 1)
+
+
+def test_a_forked_child_does_not_wait_for_the_threads_of_others(child):
+    told = child(OTHERS, 5000, 100, OMP_NUM_THREADS="2")
+    assert told["status"] == 0
+    assert told["child"]["same"]
+    assert told["parent"]
 
 
 # ---- The interpreter -----------------------------------------------------------------------------
