@@ -46,6 +46,7 @@ def broken_files():
         Path(f"{name}.npz").write_bytes(archive)
     Path("words.csv").write_text("1,2\n3,four\n")
     Path("ragged.csv").write_text("1,2\n3\n")
+    Path("hole.csv").write_text("a,b\n1,2\n\n3,4\n\n")
     Path("empty.csv").touch()
     Path("X.txt").touch()
     Path("folder.npy").mkdir()
@@ -73,7 +74,8 @@ UNREADABLE = {
     "short.npz:X": "not an .npz archive",
     "damaged.npz:X": "cannot be read",
     "mangled.npz:X": "cannot be read: Error -3 while decompressing",
-    "words.csv": "cannot be read: .*four",
+    "words.csv": "cannot be read: line 2, column 2 holds 'four', expected a number; numbers stand",
+    "hole.csv": "cannot be read: line 3 is empty, expected a row",
     "ragged.csv": "cannot be read",
     "empty.csv": "holds no numbers",
     "X.txt": "expected a name that ends in .npy, .npz:key or .csv",

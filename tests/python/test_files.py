@@ -40,7 +40,7 @@ def test_a_npy_file_is_memory_mapped():
         "# a,b\n1,2\n3,4\n",
         "\ufeff1,2\n3,4\n",
         "\ufeffa,b\r\n1,2\r\n3,4\r\n",
-        " 1, 2\n\n3, 4.0\n",
+        " 1, 2\n3, 4.0\n\n",
     ],
 )
 def test_csv(text):

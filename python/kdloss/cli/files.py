@@ -3,10 +3,11 @@
 import json
 import math
 import os
+import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -124,12 +125,44 @@ def _read_npz(path: Path, key: str | None) -> NDArray[Any]:
 def _read_csv(path: Path) -> NDArray[Any]:
     with path.open(encoding="utf-8-sig") as lines:
         header = not any(map(_is_number, lines.readline().split(",")))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of having no data, which is an error below
-        array = np.loadtxt(path, delimiter=",", skiprows=int(header), ndmin=2, encoding="utf-8-sig")
+        lines.seek(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of having no data, which is an error below
+            try:
+                array = np.loadtxt(_rows(lines, header), delimiter=",", comments=None, ndmin=2)
+            except ValueError as error:
+                raise ValueError(_by_line(str(error), first=1 + header)) from None
     if array.size == 0:
         raise ValueError("it holds no numbers")
     return array
+
+
+def _rows(lines: Iterable[str], header: bool) -> Iterator[str]:
+    """Yield all lines but a header and empty ones at the end."""
+    empty = None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            empty = empty or number
+        elif empty:
+            raise ValueError(
+                f"line {empty} is empty, expected a row (a row without a label has -1)"
+            )
+        elif number > 1 or not header:
+            yield line
+
+
+def _by_line(message: str, first: int) -> str:
+    """Return NumPy's message with the file's line, of which the first row is `first`."""
+    found = re.fullmatch(
+        r"could not convert string (.*) to float64 at row (\d+), column (\d+).", message
+    )
+    if found is None:
+        return message
+    text, row, column = found[1], int(found[2]), found[3]
+    return (
+        f"line {row + first}, column {column} holds {text}, expected a number; "
+        "numbers stand between commas, and columns of text are left out"
+    )
 
 
 def _is_number(cell: str) -> bool:
