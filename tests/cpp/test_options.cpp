@@ -226,6 +226,20 @@ KD_CASE_EACH_TYPE(options.tiny_weights) {
       }
 }
 
+// A gradient that is one of T, of weights that are none, or hardly, before they meet the temperature.
+KD_CASE_EACH_TYPE(options.tiny_weights_of_large_gradients) {
+  Comparison<T> comparison;
+  for (std::int64_t classes : {3, 100, 300})
+    for (double weight : {1e-30, 1e-42}) {
+      FullBatch<T> batch = full_batch<T>(20, classes, kWeights);
+      batch.tau = 1e6, batch.alpha = 0, batch.reduction = Reduction::kSum;
+      for (double& w : batch.sample_weight) w *= weight;
+      for (T& s : batch.student) s *= T(1e6);
+      for (T& t : batch.teacher) t *= T(1e6);
+      comparison.add(batch, check::text(classes, " classes, weights ", weight));
+    }
+}
+
 // Masked by both models: probability 0, curvature 0. A mask on what smoothing or a soft label wants makes the
 // loss +inf, and leaves the gradient finite; one on a class of weight 0 does not.
 KD_CASE_EACH_TYPE(options.masked_classes) {

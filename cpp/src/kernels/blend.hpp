@@ -33,13 +33,16 @@ template <class T, class F>
 Two<double> sums_over(std::int64_t classes, F&& f) {
   Two<double> total{0, 0};
   for_blocks(classes, [&](Span block) KDLOSS_INLINE_LAMBDA {
-    Two<Lanes<T>> sums{T(0), T(0)};
+    Two<Lanes<T>> run{T(0), T(0)};
+    Two<Total<Lanes<T>>> sums;
     for_columns<T>(block, [&](std::int64_t c, std::int64_t fresh) KDLOSS_INLINE_LAMBDA {
       Two<Lanes<T>> x = f(c);
       if (fresh != c) x = {only_fresh(x.one, fresh - c), only_fresh(x.other, fresh - c)};
-      sums = {sums.one + x.one, sums.other + x.other};
+      if (run_ends((fresh - block.begin) / Lanes<T>::kCount))
+        sums.one.add(run.one), sums.other.add(run.other), run = {T(0), T(0)};
+      run = {run.one + x.one, run.other + x.other};
     });
-    total.one += sum(sums.one), total.other += sum(sums.other);
+    total.one += sum(sums.one.with(run.one)), total.other += sum(sums.other.with_or_infinite(run.other));
   });
   return total;
 }

@@ -32,12 +32,14 @@ Peak<Lanes<T>> peak_of_row(const T* p, std::int64_t classes) {
   const L largest_p(largest(top));
   double rest = 0;
   for_blocks(classes, [&](Span block) KDLOSS_INLINE_LAMBDA {
-    L sums(T(0));
+    L run(T(0));
+    Total<L> sums;
     for_columns<T>(block, [&](std::int64_t c, std::int64_t fresh) KDLOSS_INLINE_LAMBDA {
       const L x = load(p + c), smaller = where(x == largest_p, L(0), x);
-      sums = sums + (fresh == c ? smaller : only_fresh(smaller, fresh - c));
+      if (run_ends((fresh - block.begin) / L::kCount)) sums.add(run), run = L(0);
+      run = run + (fresh == c ? smaller : only_fresh(smaller, fresh - c));
     });
-    rest += sum(sums);
+    rest += sum(sums.with(run));
   });
   return {largest_p, L(static_cast<T>(rest))};
 }
@@ -61,13 +63,15 @@ void hessian_row(const T* p1, const T* p, std::int64_t classes, double hard_weig
 template <class T>
 Peak<Lanes<T>> peak_of_lanes(const T* p, std::int64_t classes) {
   using L = Lanes<T>;
-  Peak<L> peak{L(0), L(0)};
-  for (std::int64_t c = 0; c < classes; ++c) peak.top = max(load(p + c * L::kCount), peak.top);
+  L top(T(0)), run = top;
+  Total<L> rest;
+  for (std::int64_t c = 0; c < classes; ++c) top = max(load(p + c * L::kCount), top);
   for (std::int64_t c = 0; c < classes; ++c) {
     const L x = load(p + c * L::kCount);
-    peak.rest = peak.rest + where(x == peak.top, L(0), x);
+    if (run_ends(c)) rest.add(run), run = L(0);
+    run = run + where(x == top, L(0), x);
   }
-  return peak;
+  return {top, rest.with(run)};
 }
 
 }  // namespace

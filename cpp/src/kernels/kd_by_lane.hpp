@@ -65,8 +65,9 @@ void blend_tile(const KdCall<T>& call, const Plans<T>& plans, Tile<T> tile, Tile
   const L share(static_cast<T>(call.label_smoothing / static_cast<double>(classes)));
   const L label = load(rows.label);
   const Mask<T> uses_hard = load(rows.uses_hard) == L(1);
-  L wanted(T(0)), last = wanted, total = wanted, top = wanted, index = wanted, g_top = wanted,
+  L wanted(T(0)), last = wanted, run = wanted, top = wanted, index = wanted, g_top = wanted,
                   ms(-infinity<T>());
+  Total<L> total_of_runs;
   for (std::int64_t c = 0; c < classes; ++c, index = index + L(1)) {
     const L s = load(tile.s + c * n), y = soft_labels ? where(uses_hard, load(tile.g + c * n), L(0))
                                                       : where(label == index, L(1), L(0));
@@ -75,24 +76,27 @@ void blend_tile(const KdCall<T>& call, const Plans<T>& plans, Tile<T> tile, Tile
     L g = fma(keep, y, share);
     if (call.class_weight != nullptr) g = g * L(static_cast<T>(call.class_weight[c]));
     store(tile.g + c * n, g);
-    total = total + g;
+    if (run_ends(c)) total_of_runs.add(run), run = L(0);
+    run = run + g;
     top = where(ms < s, index, top), g_top = where(ms < s, g, g_top);
     ms = max(s, ms);
   }
+  const L total = total_of_runs.with(run);
   const Mask<T> labelled = uses_hard & (L(0) < wanted);
   const Mask<T> one_class = labelled & (wanted == L(1)) & (share == L(0));
   const Mask<T> blended = labelled & ~one_class;
   const Mask<T> keeps_p1 = blended & (g_top + g_top <= total);
-  L rest(T(0));
-  index = L(0);
+  Total<L> rest;
+  run = index = L(0);
   for (std::int64_t c = 0; c < classes; ++c, index = index + L(1)) {
     const L g = load(tile.g + c * n);
-    rest = rest + where(blended, wanted_gap(g, ms, load(tile.s + c * n)), L(0));
+    if (run_ends(c)) rest.add(run), run = L(0);
+    run = run + where(blended, wanted_gap(g, ms, load(tile.s + c * n)), L(0));
     store(tile.g + c * n, where(blended, where((index == top) & ~keeps_p1, g - total, g), L(0)));
   }
   store(rows.label, where(blended, top, where(one_class, last, L(-1))));
   store_wide(rows.target_sum, where(labelled, total, L(1)));
-  store_wide(rows.target_rest, rest);
+  store_wide(rows.target_rest, rest.with_or_infinite(run));
   store(rows.keeps_p1, where(keeps_p1, L(1), L(0)));
   if (call.class_weight == nullptr && !any(uses_hard & ~(labelled & (L(0) < total)))) {
     rows.set_hard_slopes(call.grad_scale);
@@ -130,11 +134,6 @@ __attribute__((noinline)) void hessian_tile(Tile<T> tile, std::int64_t classes, 
   }
 }
 
-// Classes of a lane whose terms are added on their own before they are added to the others': a plain running
-// sum of a hundred floats is off by twenty half-ulps. (A row of its own has as many in a lane as it has
-// blocks.)
-constexpr std::int64_t kLaneBlock = 32;
-
 // The sums of all rows: each lane with its own label and perhaps its own power.
 template <bool Hard, bool Soft, int Power, Way way, class T>
 __attribute__((noinline)) void add_lanes(const Groups<T>& given, const Frame<T>& given_frame, Lanes<T> label,
@@ -145,7 +144,8 @@ __attribute__((noinline)) void add_lanes(const Groups<T>& given, const Frame<T>&
   const Frame<T> frame = given_frame;
   NextTile<T> next = next_tile;
   L class_index(T(0));
-  Sums<L> sums, total;
+  Sums<L> run;
+  Totals<L> total;
   for_groups<T>(groups.count, [&](auto parts, std::int64_t i) KDLOSS_INLINE_LAMBDA {
     constexpr int P = parts.value;
     if (i % (NextLines<T>::kRun * L::kCount) == 0) {
@@ -154,7 +154,7 @@ __attribute__((noinline)) void add_lanes(const Groups<T>& given, const Frame<T>&
       if constexpr (Soft) next.t.template ask<false>();
       next.grad.template ask<true>();
     }
-    if (__builtin_expect(i % (kLaneBlock * L::kCount) == 0, 0)) total.add(sums), sums = Sums<L>();
+    if (__builtin_expect(run_ends(i / L::kCount), 0)) total.add(run), run = Sums<L>();
     const Frame<T, P> f = repeated<P>(frame);
     const Terms<T, P> several = finish_groups<Hard, Soft, Power, way>(
         begin_groups<Soft, way>(groups, i, f), groups, i, f, repeated<P>(own_powers), repeated<P>(in_reach));
@@ -162,15 +162,14 @@ __attribute__((noinline)) void add_lanes(const Groups<T>& given, const Frame<T>&
       Terms<T> x = section(several, j);
       if constexpr (Hard) {
         const Mask<T> here = label == class_index;
-        sums.label = where(here, x.e1, sums.label);
+        run.label = where(here, x.e1, run.label);
         x.e1 = where(here, L(0), x.e1);
         class_index = class_index + L(1);
       }
-      add<Hard, Soft>(sums, x);
+      add<Hard, Soft>(run, x);
     }
   });
-  sums.add(total);
-  to = sums;  // not the result: GCC would build that in memory, addition by addition
+  to = total.with(run);  // not the result: GCC would build that in memory, addition by addition
 }
 
 // The losses of a tile's rows and, where asked for, their gradients, which are left in tile.s.
@@ -198,11 +197,12 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, const
 
   const Groups<T> groups{tile.s, tile.t, tile.terms, tile.apart, classes};
   const Frame<T> frame(extent.ms, extent.mt, load(rows.k), load(rows.inverse_tau));
-  const L spread_s = extent.spread_s(), spread_t = extent.spread_t(), reach = L(Reach<T>::kSoftened) * tau;
+  const L spread_s = extent.spread_s(), spread_t = extent.spread_t(), reach = L(Reach<T>::kSoftened) * tau,
+          teacher_reach = L(Reach<T>::kTeacherSoftened) * tau;
   const Mask<T> has_power =
       uses_soft & (spread_t <= L(Reach<T>::kTeacher)) & (spread_s <= L(Reach<T>::kStudent));
   const L powers = where(has_power, load(rows.power), L(0));
-  const Mask<T> in_reach = (uses_soft & (spread_s <= reach) & (spread_t <= reach)) |
+  const Mask<T> in_reach = (uses_soft & (spread_s <= reach) & (spread_t <= teacher_reach)) |
                            (~uses_soft & (spread_s <= L(Reach<T>::kStudent)));
   int power = 0;
   if (Hard && Soft && any(L(0) < powers)) power = any(~has_power) ? kOwnPowers : rows.common_power;
@@ -219,8 +219,9 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, const
   }
 
   if (call.hess.data != nullptr) {
-    const Mask<T> whole = in_reach & ((spread_s <= L(Reach<T>::kStudent)) | ~uses_hard) &
-                          ((spread_s + spread_t <= L(Reach<T>::kWhole) * tau) | ~uses_soft);
+    const Mask<T> whole =
+        in_reach & ((spread_s <= L(Reach<T>::kStudent)) | ~uses_hard) &
+        ((spread_s + spread_t <= L(Reach<T>::kWhole) * where(L(0) < powers, L(1), tau)) | ~uses_soft);
     store(loss.careful_hess, where(whole, L(0), L(1)));
   }
   SoftResult<T> soft{L(0), L(0), L(0)};
@@ -241,7 +242,7 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, const
     const Mask<T> far = kl_is_far(soft.kl, abs(soft.log_ratio));
     if (any(~far)) {
       const L b = soft.inverse_zt, tau_log_ratio = L(0) - soft.log_ratio * tau;
-      kl = where(far, kl, near_terms(groups, frame, {b, L(0) - b * share, tau_log_ratio, tau}, in_reach));
+      kl = where(far, kl, near_terms(groups, frame, {L(1) / sums.zs, b, tau_log_ratio, tau}, in_reach));
       fit = fit & (far | (in_reach & are_equal(sums, kl)) |
                    near_kl_is_fit(kl, tau_log_ratio * tau_log_ratio, tau, Reach<T>::kTail));
     }
@@ -259,7 +260,7 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, const
 
   if (call.grad.data != nullptr) {
     const L hard_slope = load(rows.hard_slope), soft_slope = load(rows.soft_slope);
-    const L total = sums.others + sums.label, de = soft_slope * tau * soft.inverse_zt;
+    const L total = sums.others + sums.label, de = soft_slope * soft.inverse_zt;
     const GradientFactors<T> factor{Hard ? hard_slope / total : L(0), where(uses_soft, de, L(0)),
                                     where(uses_soft, L(0) - de * share, L(0))};
     if (Hard && Soft && any(~uses_soft)) {
@@ -279,7 +280,8 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, const
         write_probabilities<Hard, Soft, known.value>(groups, L(1) / total,
                                                      where(uses_soft, L(1) / sums.zs, L(0)), tile.p1, tile.t);
       });
-      hessian_tile<Hard, Soft>(tile, classes, hard_slope * twice, soft_slope * twice);
+      hessian_tile<Hard, Soft>(tile, classes, hard_slope * twice,
+                               TileRows<T>::narrowed(rows.soft_weight, call.hess_scale));
     }
   }
 }

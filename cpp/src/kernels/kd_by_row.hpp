@@ -103,12 +103,14 @@ KDLOSS_INLINE Extent<T> extent(const RowInput<T>& row, Span block) {
 
 // Whether each probability of a row comes out as its Hessian wants it: a normal number, with all its digits.
 template <class T>
-bool probabilities_are_whole(const RowInput<T>& row, std::int64_t classes, const RowPlan& plan, T tau) {
+bool probabilities_are_whole(const RowInput<T>& row, std::int64_t classes, const RowPlan& plan,
+                             const Temperature<T>& temperature) {
   const Span all{0, classes};
   const Extent<T> x = plan.soft ? extent<true>(row, all) : extent<false>(row, all);
   const T spread_s = x.spread_s(), spread_t = x.spread_t();
   return (!plan.hard || spread_s <= Reach<T>::kStudent) &&
-         (!plan.soft || spread_s + spread_t <= Reach<T>::kWhole * tau);
+         (!plan.soft || spread_s + spread_t <=
+                            Reach<T>::kWhole * (plan.hard && temperature.power > 0 ? 1 : temperature.tau));
 }
 
 // ---- Second reading: the sums
@@ -121,7 +123,8 @@ __attribute__((noinline)) void add_groups(const Groups<T>& given, const Frame<T>
   using L = Lanes<T>;
   const Groups<T> groups = given;
   const Frame<T> frame = given_frame;
-  Sums<L> sums;
+  Sums<L> run;
+  Totals<L> total;
   for_groups_begun_ahead<T>(
       groups.count,
       [&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return begin_groups<Soft, way>(groups, i, frame); },
@@ -132,9 +135,10 @@ __attribute__((noinline)) void add_groups(const Groups<T>& given, const Frame<T>
         Terms<T> x = finish_groups<Hard, Soft, Power, way>(begun, groups, i, frame, L(0), L(0) == L(0));
         if (Hard && __builtin_expect(i <= label && label < i + L::kCount, 0))
           x.e1 = where(lane_index<T>() == L(static_cast<T>(label - i)), L(0), x.e1);
-        add<Hard, Soft>(sums, x);
+        if (__builtin_expect(run_ends(i / L::kCount), 0)) total.add(run), run = Sums<L>();
+        add<Hard, Soft>(run, x);
       });
-  to = sums;  // not the result: GCC would build that in memory, addition by addition
+  to = total.with(run);  // not the result: GCC would build that in memory, addition by addition
 }
 
 // False where the gaps need their rounding errors and were computed without.
@@ -236,6 +240,7 @@ struct RowSums {
     }
     if constexpr (Soft) inverse_zs = 1 / sums.zs, inverse_zt = 1 / sums.zt;
   }
+  double a(const Block<T>& block) const { return block.ws * inverse_zs; }
   double b(const Block<T>& block) const { return block.wt * inverse_zt; }
   double a_minus_b(const Block<T>& block) const { return (block.lean - b(block) * sums.d) * inverse_zs; }
   double tau_log_ratio(const Block<T>& block, double log_ratio) const {
@@ -303,7 +308,7 @@ bool soft_loss(const KdCall<T>& call, const RowInput<T>& input, const RowSums<Ha
   }
   if (!any(~kl_is_far(result.kl, V(mean_abs)))) return true;
   for_row(call, scratch, [&](Span span, Block<T>& block) {
-    const NearFactors<T> factor{L(static_cast<T>(row.b(block))), L(static_cast<T>(row.a_minus_b(block))),
+    const NearFactors<T> factor{L(static_cast<T>(row.a(block))), L(static_cast<T>(row.b(block))),
                                 L(static_cast<T>(row.tau_log_ratio(block, log_ratio))), L(temperature.tau)};
     block.kl =
         near_block(BlockGroups<T>(input, span, scratch), frame_of(block, temperature), factor, block.wide);

@@ -62,9 +62,11 @@ template <class T>
 struct Reach;
 template <>
 struct Reach<float> {
-  // How far below its row's largest a logit may lie. In units of tau: exp(-80) is normal, 2^(80 log2 e) an
-  // exponent.
-  static constexpr float kSoftened = 80;
+  // How far below its row's largest a logit may lie, in units of tau: exp(-80) is normal, 2^(80 log2 e) an
+  // exponent. A teacher's not as far: es comes from t - mt, rounded once, and the gap, rounded twice, and
+  // where the student wants what the teacher does not, each may be 2^-24 of that distance: 8e-6 of es
+  // together.
+  static constexpr float kSoftened = 80, kTeacherSoftened = 45;
   // In logits, for p1's exponential taken as a power of es: t - mt is rounded to 2^-24 of itself, and that
   // error comes back as (t - mt) 2^-24 in exp(s - ms): 3.8e-6 at 64.
   static constexpr float kTeacher = 64;
@@ -77,13 +79,13 @@ struct Reach<float> {
   // Of |ms - mt|, in logits and in units of tau, for gaps without their rounding errors.
   static constexpr float kOffset = 16;
   // Of both rows' spreads together, in units of tau, where p is taken from es for the Hessian, which promises
-  // each entry: the error of each logit's distance in es is 2^-24 of it.
-  static constexpr float kWhole = 64;
+  // each entry (7e-6); and in logits where p1 is a power of es.
+  static constexpr float kWhole = 40;
   static constexpr double kLeastTau = 1e-15, kMostTau = 1e15;
 };
 template <>
 struct Reach<double> {
-  static constexpr double kSoftened = 700;
+  static constexpr double kSoftened = 700, kTeacherSoftened = 700;
   static constexpr double kTeacher = 3600;  // 4e-13
   static constexpr double kStudent = 620;
   static constexpr double kTail = 1e-250;
@@ -278,6 +280,21 @@ struct Sums {
     others = others + x.others, label = label + x.label;
   }
 };
+// Of runs of terms.
+template <class L>
+struct Totals {
+  Total<L> zt, zs, d, moved, others;
+  L label = L(0);
+
+  KDLOSS_INLINE void add(const Sums<L>& run) {
+    zt.add(run.zt), zs.add(run.zs), d.add(run.d), moved.add(run.moved), others.add(run.others);
+    label = label + run.label;
+  }
+  KDLOSS_INLINE Sums<L> with(const Sums<L>& run) const {
+    return {zt.with(run.zt),       zs.with(run.zs),         d.with(run.d),
+            moved.with(run.moved), others.with(run.others), label + run.label};
+  }
+};
 template <bool Hard, bool Soft, class T, int P>
 KDLOSS_INLINE void add(Sums<Lanes<T, P>>& sums, const Terms<T, P>& x) {
   if constexpr (Soft) {
@@ -306,10 +323,10 @@ KDLOSS_INLINE SoftResult<T, P> soft_result(const Sums<Lanes<T, P>>& sums, Lanes<
   return {log_ratio - sums.moved * inverse_zt * inverse_tau, log_ratio, inverse_zt};
 }
 
-// Whether L - sum q v keeps its digits, |L| given. Its error is at most some 4 half-ulps of sum q |v| <= |L|
-// + sum q |u|, and sum q |u| <= h^-1(KL) with h(a) = exp(-a) - 1 + a, by Jensen: 0.21 where KL = 0.02. So
-// these bounds leave a relative error of 2.5e-6 and 2e-6 in float at the worst, and KL > 0 for certain. NaN
-// is not far.
+// Whether L - sum q v keeps its digits, |L| given. Its error is some 4 half-ulps of sum q |v| <= |L| + sum q
+// |u|, where few different logits are rounded all alike 10, and sum q |u| <= h^-1(KL) with h(a) = exp(-a) - 1
+// + a, by Jensen: 0.21 where KL = 0.02. So these bounds leave a relative error of 2.5e-6 and 2e-6 in float,
+// 6e-6 where all is rounded alike, and KL > 0 for certain. NaN is not far.
 template <class T, int P>
 KDLOSS_INLINE Mask<T, P> kl_is_far(Lanes<T, P> kl, Lanes<T, P> abs_log_ratio) {
   return (Lanes<T, P>(T(0.02)) <= kl) & (abs_log_ratio * Lanes<T, P>(T(0.125)) <= kl);

@@ -148,7 +148,7 @@ void kd_row_by_row(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf
         temperature = Temperature<T>(call.taus[r]), exact = Temperature<double>(call.taus[r]);
       const RowInput<T> row{s, plan.soft ? at(chunk.teacher, i) : nullptr, plan.label, ahead};
       T* hess_left = hess;
-      if (hess != nullptr && !probabilities_are_whole(row, classes, plan, temperature.tau)) {
+      if (hess != nullptr && !probabilities_are_whole(row, classes, plan, temperature)) {
         careful_row<T>(call, chunk, i, plan, scratch.careful, nullptr, hess, 1);
         hess_left = nullptr;
       }

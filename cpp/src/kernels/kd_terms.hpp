@@ -125,17 +125,18 @@ KDLOSS_INLINE Terms<T, P> finish_groups(const Reduced<T, P>& begun, const Groups
 }
 
 // ---- The divergence of rows that are near their teacher, term by term
-// p - q = b de + lean es, and u = (gap + tau_log_ratio) / tau.
+// p = a es, q = b et, and u = (gap + tau_log_ratio) / tau.
 template <class T>
 struct NearFactors {
-  Lanes<T> b, lean, tau_log_ratio, tau;
+  Lanes<T> a, b, tau_log_ratio, tau;
 };
 template <class T>
 Lanes<T> near_terms(const Groups<T>& groups, const Frame<T>& frame, const NearFactors<T>& factor,
                     Mask<T> in_reach) {
   const Mask<T> from_difference = et_is_es_minus_de(Lanes<T>(0) - factor.tau_log_ratio * frame.inverse_tau);
   const bool all_from_difference = !any(~from_difference), any_wide = any(~in_reach);
-  Lanes<T> kl(T(0));
+  Lanes<T> run(T(0));
+  Total<Lanes<T>> kl;
   for_groups<T>(groups.count, [&](auto parts, std::int64_t i) KDLOSS_INLINE_LAMBDA {
     constexpr int P = parts.value;
     using L = Lanes<T, P>;
@@ -149,14 +150,15 @@ Lanes<T> near_terms(const Groups<T>& groups, const Frame<T>& frame, const NearFa
       const L own = where(repeated<P>(in_reach), exp_normal(t_below, f.k), exp_to_zero(t_below, f.k, zero));
       et = where(repeated<P>(from_difference), et, own);
     }
-    const L difference = fma(b, de, repeated<P>(factor.lean) * es);
+    const L q = b * et, difference = fma(repeated<P>(factor.a), es, L(0) - q);
     const L tau_u = logit_gap(s, t, f) + repeated<P>(factor.tau_log_ratio);
-    L k = near_kl_term(b * et, tau_u, difference, tau, f.inverse_tau);
+    L k = near_kl_term(q, tau_u, difference, tau, f.inverse_tau);
     if (__builtin_expect(any_wide, 0))  // what the teacher masks: q = 0, and the term is p
       k = where(et == L(0), tau * tau * difference, k);
-    for (int j = 0; j < P / kParts; ++j) kl = kl + section(k, j);
+    if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) kl.add(run), run = Lanes<T>(0);
+    for (int j = 0; j < P / kParts; ++j) run = run + section(k, j);
   });
-  return kl;
+  return kl.with(run);
 }
 
 // ---- The gradient, which follows from the terms alone

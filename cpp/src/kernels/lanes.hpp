@@ -324,6 +324,28 @@ KDLOSS_INLINE T smallest(Lanes<T> x) {
   return fold(x, [](auto a, auto b) KDLOSS_INLINE_LAMBDA { return a < b ? a : b; });
 }
 
+// A running sum is off by up to a half-ulp for each addition, and of equal terms, as rows of few different
+// numbers have, by nearly as much. So terms are added up in runs of this many, and a Total adds these up with
+// what rounding takes from each addition.
+constexpr std::int64_t kRun = 8;
+// Whether a run ends before the term at this place.
+KDLOSS_INLINE bool run_ends(std::int64_t place) { return place % kRun == 0 && place != 0; }
+template <class L>
+struct Total {
+  L sum = L(0), lost = L(0);
+  KDLOSS_INLINE void add(L run) {
+    const L next = sum + run;
+    lost = lost + (run - (next - sum));
+    sum = next;
+  }
+  // With the last run. (What is lost of an infinite sum is NaN.)
+  KDLOSS_INLINE L with(L run) const { return sum + (lost + run); }
+  KDLOSS_INLINE L with_or_infinite(L run) const {
+    const L last = sum + run;
+    return where(last - last == L(0), with(run), last);
+  }
+};
+
 // Several Lanes side by side: the same ones, and one of them.
 template <int P, class T>
 KDLOSS_INLINE Lanes<T, P> repeated(Lanes<T> x) {

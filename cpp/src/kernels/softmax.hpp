@@ -46,16 +46,18 @@ void softmax_row(const T* x, std::int64_t classes, const Temperature<T>& tau, do
 
   double others = 0, ties = 0;
   for_blocks(classes, [&](Span block) KDLOSS_INLINE_LAMBDA {
-    L sum_e(T(0)), sum_ties(T(0));
+    L run(T(0)), sum_ties(T(0));
+    Total<L> sum_e;
     for_columns<T>(block, [&](std::int64_t c, std::int64_t fresh) KDLOSS_INLINE_LAMBDA {
       const L v = load(x + c), e = exp_any(v - m, k, zero);
       if constexpr (W != Want::kLogSumExp) store(scratch + c, W == Want::kSoftmax ? e : v - m);
       L add = counted<W>(e, v, m), tie = where(v == m, L(1), L(0));
       if (fresh != c) add = only_fresh(add, fresh - c), tie = only_fresh(tie, fresh - c);
-      sum_e = sum_e + add;
+      if (run_ends((fresh - block.begin) / L::kCount)) sum_e.add(run), run = L(0);
+      run = run + add;
       sum_ties = sum_ties + tie;
     });
-    others += sum(sum_e);
+    others += sum(sum_e.with(run));
     ties += sum(sum_ties);
   });
 
@@ -79,13 +81,16 @@ Lanes<T> softmax_tile(T* tile, std::int64_t classes, const Temperature<T>& tau) 
   constexpr int n = L::kCount;
   L m(-infinity<T>());
   for (std::int64_t c = 0; c < classes; ++c) m = max(load(tile + c * n), m);
-  L others(T(0)), ties(T(0));
+  L run(T(0)), ties(T(0));
+  Total<L> sum_e;
   for (std::int64_t c = 0; c < classes; ++c) {
     const L v = load(tile + c * n), e = exp_any(v - m, L(tau.k), L(tau.zero));
-    others = others + counted<W>(e, v, m);
+    if (run_ends(c)) sum_e.add(run), run = L(0);
+    run = run + counted<W>(e, v, m);
     ties = ties + where(v == m, L(1), L(0));
     if constexpr (W != Want::kLogSumExp) store(tile + c * n, W == Want::kSoftmax ? e : v - m);
   }
+  const L others = sum_e.with(run);
   if constexpr (W == Want::kLogSumExp) return fma(m, L(tau.inverse), log_z(others, ties));
   const bool log = W == Want::kLogSoftmax;
   const L factor = log ? L(tau.inverse) : L(1) / others;

@@ -16,9 +16,10 @@ struct TileRows {
   alignas(64) T ordinary[kCount];  // 1 where the temperature is
   alignas(64) double weight[kCount], hard_weight[kCount], soft_weight[kCount];
   alignas(64) double target_sum[kCount], target_rest[kCount];
-  alignas(64) T keeps_p1[kCount];                        // 1 or 0
-  alignas(64) T hard_slope[kCount], soft_slope[kCount];  // of the reduced loss, in the kernels' parts
-  int common_power;                                      // of all rows, or kOwnPowers
+  alignas(64) T keeps_p1[kCount];  // 1 or 0
+  // Of the reduced loss, in the kernels' parts; of the soft one times tau.
+  alignas(64) T hard_slope[kCount], soft_slope[kCount];
+  int common_power;          // of all rows, or kOwnPowers
   bool still_alike = false;  // all this, but for the labels, is what all rows need that are alike
 
   void set(int i, const RowPlan& plan, double grad_scale) {
@@ -28,7 +29,7 @@ struct TileRows {
     target_sum[i] = plan.target_sum, target_rest[i] = plan.target_rest;
     keeps_p1[i] = plan.keeps_p1;
     hard_slope[i] = static_cast<T>(plan.hard_slope() * grad_scale);
-    soft_slope[i] = static_cast<T>(plan.soft_weight * grad_scale);
+    soft_slope[i] = static_cast<T>(plan.soft_weight * static_cast<double>(tau[i]) * grad_scale);
   }
   static Lanes<T> narrowed(const double* from, double scale) {
     using D = Lanes<double>;
@@ -78,9 +79,9 @@ struct TileRows {
         continue;
       }
       const RowPlan plan = plans[row];
-      set(i, plan, call.grad_scale);
       // A row that does not count may hold any temperature.
       if (call.taus != nullptr) set(i, Temperature<T>(plan.counts ? tau_of(call, row) : 1));
+      set(i, plan, call.grad_scale);
     }
   }
   // All rows alike, but for their labels.
@@ -93,13 +94,14 @@ struct TileRows {
     fill(weight, plan.weight), fill(hard_weight, plan.hard_weight), fill(soft_weight, plan.soft_weight);
     fill(target_sum, 1.0), fill(target_rest, 0.0);
     fill(hard_slope, static_cast<T>(plan.hard_slope() * grad_scale));
-    fill(soft_slope, static_cast<T>(plan.soft_weight * grad_scale));
+    fill(soft_slope, static_cast<T>(plan.soft_weight * static_cast<double>(tau[0]) * grad_scale));
   }
   // The rows from the given one, whose labels are known: each with a weight and an alpha of its own.
   void set_each(const KdCall<T>& call, std::int64_t first) {
     using D = Lanes<double>;
     const bool has_teacher = call.teacher.data != nullptr;
-    alignas(64) double counts[kCount], needs_hard[kCount], needs_soft[kCount];
+    alignas(64) double counts[kCount], needs_hard[kCount], needs_soft[kCount], times_tau[kCount];
+    const D tau_of_all(static_cast<double>(tau[0]));
     for (int i = 0; i < kCount; i += D::kCount) {
       const D w = call.sample_weight == nullptr ? D(1.0) : load(call.sample_weight + first + i);
       const D zero(0.0), one(1.0), any(call.both_parts ? 1.0 : 0.0), teacher(has_teacher ? 1.0 : 0.0);
@@ -109,11 +111,12 @@ struct TileRows {
       store(needs_hard + i, where(zero < w, where(zero < a, one, any), zero));
       store(needs_soft + i, where(zero < w, where(a < one, one, any), zero) * teacher);
       store(weight + i, w), store(hard_weight + i, w * a), store(soft_weight + i, w * (one - a));
+      store(times_tau + i, load(soft_weight + i) * tau_of_all);
       store(target_sum + i, one), store(target_rest + i, zero);
     }
     store(uses_hard, narrowed(needs_hard, 1)), store(uses_soft, narrowed(needs_soft, 1));
     store(hard_slope, narrowed(hard_weight, call.grad_scale));
-    store(soft_slope, narrowed(soft_weight, call.grad_scale));
+    store(soft_slope, narrowed(times_tau, call.grad_scale));
     store(keeps_p1, Lanes<T>(T(0)));
     // A row of weight 0 has no label either: its gradient would be -0 there.
     store(label, where(narrowed(counts, 1) == Lanes<T>(1), load(label), Lanes<T>(-1)));
