@@ -219,9 +219,9 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, const
   }
 
   if (call.hess.data != nullptr) {
-    const Mask<T> whole =
-        in_reach & ((spread_s <= L(Reach<T>::kStudent)) | ~uses_hard) &
-        ((spread_s + spread_t <= L(Reach<T>::kWhole) * where(L(0) < powers, L(1), tau)) | ~uses_soft);
+    const L rounded = spread_t + L(2) * max(spread_s, spread_t);
+    const Mask<T> whole = in_reach & ((spread_s <= L(Reach<T>::kStudent)) | ~uses_hard) &
+                          ((rounded <= L(Reach<T>::kWhole) * where(L(0) < powers, L(1), tau)) | ~uses_soft);
     store(loss.careful_hess, where(whole, L(0), L(1)));
   }
   SoftResult<T> soft{L(0), L(0), L(0)};

@@ -107,10 +107,11 @@ bool probabilities_are_whole(const RowInput<T>& row, std::int64_t classes, const
                              const Temperature<T>& temperature) {
   const Span all{0, classes};
   const Extent<T> x = plan.soft ? extent<true>(row, all) : extent<false>(row, all);
-  const T spread_s = x.spread_s(), spread_t = x.spread_t();
+  const T spread_s = x.spread_s(), spread_t = x.spread_t(), reach = Reach<T>::kSoftened * temperature.tau;
+  const T rounded = spread_t + 2 * (spread_s < spread_t ? spread_t : spread_s);
+  const T unit = plan.hard && temperature.power > 0 ? 1 : temperature.tau;
   return (!plan.hard || spread_s <= Reach<T>::kStudent) &&
-         (!plan.soft || spread_s + spread_t <=
-                            Reach<T>::kWhole * (plan.hard && temperature.power > 0 ? 1 : temperature.tau));
+         (!plan.soft || (spread_s <= reach && spread_t <= reach && rounded <= Reach<T>::kWhole * unit));
 }
 
 // ---- Second reading: the sums

@@ -78,9 +78,10 @@ struct Reach<float> {
   static constexpr float kTail = 1e-12f;
   // Of |ms - mt|, in logits and in units of tau, for gaps without their rounding errors.
   static constexpr float kOffset = 16;
-  // Of both rows' spreads together, in units of tau, where p is taken from es for the Hessian, which promises
-  // each entry (7e-6); and in logits where p1 is a power of es.
-  static constexpr float kWhole = 40;
+  // Where p is taken from es for the Hessian, which promises each entry: of the teacher's spread and twice
+  // the largest gap, each of which may be rounded by 2^-24 of itself (7e-6); in units of tau, or in logits
+  // where p1 is a power of es.
+  static constexpr float kWhole = 120;
   static constexpr double kLeastTau = 1e-15, kMostTau = 1e15;
 };
 template <>
@@ -90,7 +91,7 @@ struct Reach<double> {
   static constexpr double kStudent = 620;
   static constexpr double kTail = 1e-250;
   static constexpr double kOffset = 256;
-  static constexpr double kWhole = 700;
+  static constexpr double kWhole = 2100;
   static constexpr double kLeastTau = 1e-30, kMostTau = 1e30;
 };
 
