@@ -220,9 +220,10 @@ def kd_loss_and_grad(
     KDResult
         ``(loss, grad_logits)``. Each part of the gradient is within 1e-5 (float32) or 1e-12
         (float64), relative to the largest entry of that part in its row; with soft labels or
-        smoothing the hard part W p1 - g, which can vanish, to the largest of W p1 and g. Beside an
-        infinite loss the gradient keeps its finite value. A student of halves has a gradient of
-        its own type, rounded once.
+        smoothing the hard part W p1 - g, which can vanish, to the largest of W p1 and g. (But not
+        the soft entry of a class that both are sure of, where hundreds of others differ all alike
+        and balance: its error is relative to their sum.) Beside an infinite loss the gradient keeps
+        its finite value. A student of halves has a gradient of its own type, rounded once.
 
     Raises
     ------

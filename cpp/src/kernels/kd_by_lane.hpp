@@ -148,7 +148,7 @@ __attribute__((noinline)) void add_lanes(const Groups<T>& given, const Frame<T>&
   Totals<L> total;
   for_groups<T>(groups.count, [&](auto parts, std::int64_t i) KDLOSS_INLINE_LAMBDA {
     constexpr int P = parts.value;
-    if (i % (NextLines<T>::kRun * L::kCount) == 0) {
+    if (i % (NextLines<T>::kAtOnce * L::kCount) == 0) {
       // A tile's rows are read side by side, which no processor foresees.
       next.s.template ask<false>();
       if constexpr (Soft) next.t.template ask<false>();
