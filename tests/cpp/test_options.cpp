@@ -214,6 +214,33 @@ KD_CASE_EACH_TYPE(options.hessian_of_distant_peaks) {
       }
 }
 
+// Targets and Hessians of rows of few different logits, whose terms are rounded all alike.
+KD_CASE_EACH_TYPE(options.few_different_logits) {
+  Comparison<T> comparison;
+  for (std::int64_t classes : {224, 2047}) {
+    FullBatch<T> batch = full_batch<T>(1, classes, 0);
+    batch.alpha = 1;
+    const auto fill = [&](std::initializer_list<double> first, double rest) {
+      std::fill(batch.student.begin(), batch.student.end(), static_cast<T>(rest));
+      std::transform(first.begin(), first.end(), batch.student.begin(),
+                     [](double s) { return static_cast<T>(s); });
+    };
+    const double middle = -0.052519362419843674;
+    fill({8.476786613464355, middle, middle, middle, middle, middle, middle, middle, middle, middle, middle},
+         -7.976716995239258);
+    batch.labels = {0};
+    comparison.add(batch, check::text(classes, " classes, Hessian"));
+    batch.label_smoothing = 0.02089336649165685, batch.labels = {1};
+    fill({2.115285634994507}, -14.785667419433594);
+    comparison.add(batch, check::text(classes, " classes, smoothed"));
+    batch.label_smoothing = 0;
+    batch.probabilities.assign(batch.student.size(), T(8.272189e-7));
+    batch.probabilities[0] = static_cast<T>(1 - 8.272189e-7 * static_cast<double>(classes - 1));
+    fill({-5.050892353057861, 3}, -42.531490325927734);
+    comparison.add(batch, check::text(classes, " classes, soft labels"));
+  }
+}
+
 // Weights that are hardly numbers of T, or none, in a mean that is one.
 KD_CASE_EACH_TYPE(options.tiny_weights) {
   Comparison<T> comparison;
