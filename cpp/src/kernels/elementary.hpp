@@ -119,8 +119,8 @@ struct Exponent {
   }
 };
 
-// 2^(x k) where that is a normal number, and perhaps one too where x is NaN. k = log2(e) / tau makes it exp(x
-// / tau).
+// 2^(x k) where that is a normal number; k = log2(e) / tau makes it exp(x / tau). Of a NaN it may make a
+// number.
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> exp_normal(const Exponent<T, P>& x) {
   return times_power_of_two(exp2(x.r), x.rounded);
