@@ -1,10 +1,9 @@
 // The loss for rows of many classes: one row at a time, sixteen (or eight) neighbouring classes in the lanes.
 //
-// A row is cut at fixed edges into blocks that fit the first cache. Each block is read for its largest logits
-// and again for its sums, in the frame of its own largest logits; the sums are then brought into the row's
-// frame and added in double, and the gradient follows from the stored exponentials. So the logits come from
-// memory once however long a row is, threads may share its blocks, and the order of all additions depends on
-// the number of classes alone.
+// A row is cut at fixed edges into blocks that fit the first cache. All are read for the row's largest
+// logits, and again for their sums, which are added in double; the gradient follows from the exponentials
+// that this leaves. So the logits come from memory once where a row fits the last cache, threads may share
+// its blocks, and the order of all additions depends on the number of classes alone.
 #pragma once
 
 #include "../kernel_table.hpp"
@@ -20,23 +19,18 @@ template <class T>
 struct RowInput {
   const T *s, *t;
   std::int64_t label;  // -1: none
-  std::int64_t ahead;  // from what is read now to what will be read next
+  std::int64_t ahead;  // from what is read now to what will be needed next
+  T* grad;             // where the gradient will be written, or null
 };
 
 // What is known of one block of a row.
 template <class T>
 struct Block {
-  // After the first reading: its largest logits, and how its terms come about.
-  T ms, mt;
-  int power;
-  bool wide;  // not all are in reach, and some may have become 0
-  // After the second: the sums of its terms, and its frame in the row's (see RowSums).
-  Sums<double> sums;
-  double wt = 1, ws = 1, w1 = 1, shift = 0, lean = 0;
-  bool close = true;   // wt and ws are within a factor of e
-  bool empty = false;  // far below the others in both rows, as masked blocks are: both weights are 0
-  // After the third.
-  double kl = 0;
+  Extent<T> extent;   // after the first reading
+  int power;          // after the second, as all below: how its terms came about,
+  bool wide;          // whether some were out of reach, and may have become 0,
+  Sums<double> sums;  // and their sums
+  double kl;          // after the third, where there is one
 };
 
 // A row's working memory: what is known of each block, and the terms of its groups.
@@ -101,19 +95,6 @@ KDLOSS_INLINE Extent<T> extent(const RowInput<T>& row, Span block) {
   return {largest(lanes.ms), largest(lanes.mt), smallest(lanes.lowest_s), smallest(lanes.lowest_t)};
 }
 
-// Whether each probability of a row comes out as its Hessian wants it: a normal number, with all its digits.
-template <class T>
-bool probabilities_are_whole(const RowInput<T>& row, std::int64_t classes, const RowPlan& plan,
-                             const Temperature<T>& temperature) {
-  const Span all{0, classes};
-  const Extent<T> x = plan.soft ? extent<true>(row, all) : extent<false>(row, all);
-  const T spread_s = x.spread_s(), spread_t = x.spread_t(), reach = Reach<T>::kSoftened * temperature.tau;
-  const T rounded = spread_t + 2 * (spread_s < spread_t ? spread_t : spread_s);
-  const T unit = plan.hard && temperature.power > 0 ? 1 : temperature.tau;
-  return (!plan.hard || spread_s <= Reach<T>::kStudent) &&
-         (!plan.soft || (spread_s <= reach && spread_t <= reach && rounded <= Reach<T>::kWhole * unit));
-}
-
 // ---- Second reading: the sums
 // Adds the terms of all groups to the sums, but for e1 of the given class. What will be read next lies so far
 // ahead; grad, where the first group's gradient will be written, may be null.
@@ -144,8 +125,8 @@ __attribute__((noinline)) void add_groups(const Groups<T>& given, const Frame<T>
 
 // False where the gaps need their rounding errors and were computed without.
 template <bool Hard, bool Soft, int Power, Way way, class T>
-bool add_block(const RowInput<T>& row, const T* grad, Span span, const Frame<T>& frame,
-               const RowScratch<T>& scratch, Block<T>& block) {
+bool add_block(const RowInput<T>& row, Span span, const Frame<T>& frame, const RowScratch<T>& scratch,
+               Block<T>& block) {
   using L = Lanes<T>;
   const BlockGroups<T> groups(row, span, scratch);
   const std::int64_t place = row.label - span.begin;
@@ -166,7 +147,7 @@ bool add_block(const RowInput<T>& row, const T* grad, Span span, const Frame<T>&
     add<Hard, Soft>(last, x);
   }
   add_groups<Hard, Soft, Power, way>(groups.whole, frame, label, row.ahead,
-                                     grad == nullptr ? nullptr : grad + span.begin, sums);
+                                     row.grad == nullptr ? nullptr : row.grad + span.begin, sums);
   sums.add(last);
   if constexpr (Soft) {
     const T zt = sum(sums.zt), moved = sum(sums.moved);
@@ -180,75 +161,6 @@ bool add_block(const RowInput<T>& row, const T* grad, Span span, const Frame<T>&
   return true;
 }
 
-// ---- The row: its sums, from those of its blocks
-// et, es and e1 of a block are those of the row after multiplication with wt, ws and w1, and its gaps after
-// addition of shift; lean = ws - wt. So p = A es and q = B et with A = ws / Zs and B = wt / Zt, and
-//
-//     p - q = B de + (A - B) es      A - B = lean / Zs - B D / Zs
-template <bool Hard, bool Soft, class T>
-struct RowSums {
-  using V = Vector<double>;
-  Block<T>* const blocks;
-  const std::int64_t count;
-  const Temperature<double>& temperature;
-  double ms, mt;
-  bool in_reach = true;  // the blocks' frames are, of each other, but for those of which nothing is left
-  bool wide = false;
-  Sums<double> sums;
-  double inverse_zs = 0, inverse_zt = 0;
-
-  RowSums(Block<T>* blocks_, std::int64_t count_, const Temperature<double>& temperature_)
-      : blocks(blocks_), count(count_), temperature(temperature_), ms(blocks[0].ms), mt(blocks[0].mt) {
-    for (std::int64_t i = 0; i < count; ++i) {
-      const double s = blocks[i].ms, t = blocks[i].mt;
-      ms = ms < s ? s : ms, mt = mt < t ? t : mt;
-      wide |= blocks[i].wide;
-    }
-    const double reach = static_cast<double>(Reach<T>::kSoftened) * temperature.tau;
-    for (std::int64_t i = 0; Soft && i < count; ++i) {
-      const bool s_is_low = !(ms - blocks[i].ms <= reach), t_is_low = !(mt - blocks[i].mt <= reach);
-      blocks[i].empty = s_is_low && t_is_low && ms > blocks[i].ms && mt > blocks[i].mt;
-      in_reach &= blocks[i].empty || !(s_is_low || t_is_low);
-    }
-  }
-
-  void find_frame(Block<T>& block) const {
-    const V below_s(static_cast<double>(block.ms) - ms), below_t(static_cast<double>(block.mt) - mt);
-    if constexpr (Hard) block.w1 = first(exp_to_zero(below_s, V(kLog2E), V(zero_at<double>(kLog2E, 0))));
-    if (block.empty) block.ws = block.wt = 0;
-    if (Soft && !block.empty) {
-      const V ws = exp_normal(below_s, V(temperature.k)), wt = exp_normal(below_t, V(temperature.k));
-      const V shift = logit_gap(V(block.ms), V(block.mt), Frame<double, 1>(V(ms), V(mt), temperature));
-      const V v = shift * V(temperature.inverse), expm1 = fma(v * v, expm1_remainder_over_square(v), v);
-      block.ws = first(ws), block.wt = first(wt), block.shift = first(shift);
-      block.close = any(abs(v) < V(1.0));
-      block.lean = block.close ? first(wt * expm1) : block.ws - block.wt;
-    }
-  }
-
-  void add_blocks() {
-    for (std::int64_t i = 0; i < count; ++i) {
-      Block<T>& block = blocks[i];
-      const Sums<double>& x = block.sums;
-      if (count > 1) find_frame(block);
-      if constexpr (Soft) {
-        sums.zt += block.wt * x.zt, sums.zs += block.ws * x.zs;
-        // Where lean is close to -wt the first form would leave hardly a digit.
-        sums.d += block.close ? block.wt * x.d + block.lean * x.zs : block.ws * x.zs - block.wt * x.zt;
-        sums.moved += block.wt * (block.shift * x.zt + x.moved);
-      }
-      if constexpr (Hard) sums.others += block.w1 * x.others, sums.label += block.w1 * x.label;
-    }
-    if constexpr (Soft) inverse_zs = 1 / sums.zs, inverse_zt = 1 / sums.zt;
-  }
-  double a(const Block<T>& block) const { return block.ws * inverse_zs; }
-  double b(const Block<T>& block) const { return block.wt * inverse_zt; }
-  double a_minus_b(const Block<T>& block) const { return (block.lean - b(block) * sums.d) * inverse_zs; }
-  double tau_log_ratio(const Block<T>& block, double log_ratio) const {
-    return block.shift - log_ratio * temperature.tau;
-  }
-};
-
 // ---- Third reading: the divergence of a row that is near its teacher, term by term
 template <class T>
 double near_block(const BlockGroups<T>& groups, const Frame<T>& frame, const NearFactors<T>& factor,
@@ -258,6 +170,7 @@ double near_block(const BlockGroups<T>& groups, const Frame<T>& frame, const Nea
   return sum(whole + only_fresh(near_terms(groups.last, frame, factor, in_reach), groups.stale));
 }
 
+// ---- The row
 // Runs body(span, block) for every block of a row: on this thread, or on several where the call asks for it.
 template <class T, class Body>
 void for_row(const KdCall<T>& call, const RowScratch<T>& scratch, Body&& body) {
@@ -281,124 +194,150 @@ void for_row(const KdCall<T>& call, const RowScratch<T>& scratch, Body&& body) {
                      &context, call.threads);
 }
 
-// Of a block that is all masked, any frame will do.
-template <class T>
-Frame<T> frame_of(const Block<T>& block, const Temperature<T>& temperature) {
-  const auto finite = [](T m) { return Lanes<T>(m == -infinity<T>() ? T(0) : m); };
-  return {finite(block.ms), finite(block.mt), temperature};
-}
-
-// tau^2 KL of a row, whose blocks' sums are known. False where it is beyond the plain path's reach.
-template <bool Hard, class T>
-bool soft_loss(const KdCall<T>& call, const RowInput<T>& input, const RowSums<Hard, true, T>& row,
-               const Temperature<T>& temperature, const RowScratch<T>& scratch, double& soft) {
-  using V = Vector<double>;
-  using L = Lanes<T>;
-  const Temperature<double>& exact = row.temperature;
-  const Sums<V> sums{V(row.sums.zt), V(row.sums.zs), V(row.sums.d), V(row.sums.moved), V(0.0), V(0.0)};
-  const SoftResult<double, 1> result = soft_result(sums, V(exact.inverse));
-  const double log_ratio = first(result.log_ratio);
-  soft = first(result.kl) * exact.tau * exact.tau;
-  if (!(soft < infinity<double>())) return false;  // NaN, or beyond the type's range
-  double mean_abs = 0, mean_square = 0;            // of log(A / B) under q, and of its square times tau^2
-  for (std::int64_t i = 0; i < row.count; ++i) {
-    const Block<T>& block = row.blocks[i];
-    const double q = row.b(block) * block.sums.zt, x = row.tau_log_ratio(block, log_ratio);
-    mean_abs += q * (x < 0 ? -x : x) * exact.inverse;
-    mean_square += q * x * x;
-  }
-  if (!any(~kl_is_far(result.kl, V(mean_abs)))) return true;
-  for_row(call, scratch, [&](Span span, Block<T>& block) {
-    const NearFactors<T> factor{L(static_cast<T>(row.a(block))), L(static_cast<T>(row.b(block))),
-                                L(static_cast<T>(row.tau_log_ratio(block, log_ratio))), L(temperature.tau)};
-    block.kl =
-        near_block(BlockGroups<T>(input, span, scratch), frame_of(block, temperature), factor, block.wide);
-  });
-  soft = 0;
-  for (std::int64_t i = 0; i < row.count; ++i) soft += row.blocks[i].kl;
-  if (!row.wide && !any(~are_equal(sums, V(soft)))) return true;
-  return !any(~near_kl_is_fit(V(soft), V(mean_square), V(exact.tau), static_cast<double>(Reach<T>::kTail)));
-}
-
-// The losses of one row and, where grad is not null, its gradient, and the Hessian where hess is not null
-// too. False, with nothing written, for a row beyond the plain path's reach.
 template <bool Hard, bool Soft, class T>
-bool kd_row(const KdCall<T>& call, const RowInput<T>& input, T* grad, T* hess,
-            const Temperature<T>& temperature, const Temperature<double>& exact, const RowPlan& plan,
-            const RowScratch<T>& scratch, RowParts& loss) {
+class Row {
   using V = Vector<double>;
   using L = Lanes<T>;
-  for_row(call, scratch, [&](Span span, Block<T>& block) {
-    const Extent<T> x = extent<Soft>(input, span);
-    const T spread_s = x.spread_s(), spread_t = x.spread_t(), reach = Reach<T>::kSoftened * temperature.tau;
+
+ public:
+  // Reads it twice: for its largest logits, and for its sums.
+  Row(const KdCall<T>& call, const RowInput<T>& input, const Temperature<T>& temperature,
+      const Temperature<double>& exact, const RowScratch<T>& scratch)
+      : call_(call),
+        input_(input),
+        temperature_(temperature),
+        exact_(exact),
+        scratch_(scratch),
+        count_(block_count(call.classes)),
+        whole_(look()),
+        frame_(L(whole_.ms), L(whole_.mt), temperature) {
+    const bool plain_gaps = !any(~plain_gap_is_in_reach(frame_));
+    for_row(call, scratch, [&](Span span, Block<T>& block) { add(span, block, plain_gaps); });
+    for (std::int64_t i = 0; i < count_; ++i)
+      sums_.add(scratch.blocks[i].sums), any_wide_ |= scratch.blocks[i].wide;
+  }
+
+  // False where they are beyond the plain path's reach.
+  bool losses(RowParts& to) {
+    if constexpr (Hard) {
+      const double below = static_cast<double>(whole_.ms) - static_cast<double>(input_.s[input_.label]);
+      to.hard = first(hard_result(sums(), V(below)));
+      if (!(to.hard >= static_cast<double>(Reach<T>::kTail))) return false;
+    }
+    if constexpr (Soft) return soft_loss(to.soft);
+    return true;
+  }
+
+  // Whether each probability comes out as the Hessian wants it: a normal number, with all its digits.
+  bool probabilities_are_whole(const RowPlan& plan) const {
+    const T spread_s = whole_.spread_s(), spread_t = whole_.spread_t();
+    const T reach = Reach<T>::kSoftened * temperature_.tau;
+    const T rounded = spread_t + 2 * (spread_s < spread_t ? spread_t : spread_s);
+    const T unit = plan.hard && temperature_.power > 0 ? 1 : temperature_.tau;
+    return (!plan.hard || spread_s <= Reach<T>::kStudent) &&
+           (!plan.soft || (spread_s <= reach && spread_t <= reach && rounded <= Reach<T>::kWhole * unit));
+  }
+
+  void write_gradient(const RowPlan& plan) const {
+    const double e1 = Hard ? plan.hard_slope() * call_.grad_scale / total() : 0;
+    const double de = Soft ? plan.soft_weight * call_.grad_scale * exact_.tau / sums_.zt : 0;
+    const double es = Soft ? -de * (sums_.d / sums_.zs) : 0;
+    const GradientFactors<T> factor{L(static_cast<T>(e1)), L(static_cast<T>(de)), L(static_cast<T>(es))};
+    for_row(call_, scratch_, [&](Span span, Block<T>& block) {
+      const BlockGroups<T> groups(input_, span, scratch_);
+      with_power<Hard && Soft>(block.power, [&](auto power) {
+        write_terms<false, Hard, Soft, power.value>(groups.whole, factor, L(0), L(0),
+                                                    input_.grad + span.begin);
+        write_terms<false, Hard, Soft, power.value>(groups.last, factor, L(0), L(0),
+                                                    input_.grad + span.end - Groups<T>::kSize);
+      });
+      const std::int64_t label = input_.label - span.begin;
+      if (!Hard || label < 0 || label >= span.end - span.begin) return;
+      double at_label = e1 * (plan.keeps_p1 ? sums_.label : -sums_.others);
+      if constexpr (Soft) {
+        const T* const terms = groups.group_of(label).terms + groups.lane_of(label);
+        at_label += de * static_cast<double>(terms[scratch_.apart]) + es * static_cast<double>(terms[0]);
+      }
+      input_.grad[input_.label] = static_cast<T>(at_label);
+    });
+  }
+
+  void write_hessian(const RowPlan& plan, T* hess) const {
+    const L e1(static_cast<T>(1 / total())), es(static_cast<T>(1 / sums_.zs));
+    for_row(call_, scratch_, [&](Span span, Block<T>& block) {
+      const BlockGroups<T> groups(input_, span, scratch_);
+      with_power<Hard && Soft>(block.power, [&](auto power) {
+        const auto write = [&](const Groups<T>& g, std::int64_t c) {
+          write_probabilities<Hard, Soft, power.value>(g, e1, es, scratch_.p1 + c, scratch_.p + c);
+        };
+        write(groups.whole, span.begin), write(groups.last, span.end - Groups<T>::kSize);
+      });
+    });
+    hessian_row(Hard ? scratch_.p1 : nullptr, Soft ? scratch_.p : nullptr, call_.classes,
+                plan.hard_slope() * call_.hess_scale, plan.soft_weight * call_.hess_scale, hess);
+  }
+
+ private:
+  Extent<T> look() const {
+    for_row(call_, scratch_, [&](Span span, Block<T>& block) { block.extent = extent<Soft>(input_, span); });
+    Extent<T> whole = scratch_.blocks[0].extent;
+    for (std::int64_t i = 1; i < count_; ++i) whole.add(scratch_.blocks[i].extent);
+    return whole;
+  }
+
+  void add(Span span, Block<T>& block, bool plain_gaps) {
+    const T spread_s = whole_.ms - block.extent.lowest_s, spread_t = whole_.mt - block.extent.lowest_t;
+    const T reach = Reach<T>::kSoftened * temperature_.tau;
     const bool in_reach = Soft ? spread_s <= reach && spread_t <= reach : spread_s <= Reach<T>::kStudent;
     const bool powers = in_reach && spread_t <= Reach<T>::kTeacher && spread_s <= Reach<T>::kStudent;
-    block = Block<T>();
-    block.ms = x.ms, block.mt = x.mt, block.power = powers ? temperature.power : 0, block.wide = !in_reach;
-    const Frame<T> frame = frame_of(block, temperature);
+    block.power = powers ? temperature_.power : 0, block.wide = !in_reach;
     if (!in_reach) {
-      add_block<Hard, Soft, 0, kWide>(input, grad, span, frame, scratch, block);
+      add_block<Hard, Soft, 0, kWide>(input_, span, frame_, scratch_, block);
       return;
     }
-    const bool plain_gaps = !any(~plain_gap_is_in_reach(frame));
     with_power<Hard && Soft>(block.power, [&](auto power) {
       const bool done =
-          plain_gaps && add_block<Hard, Soft, power.value, kPlain>(input, grad, span, frame, scratch, block);
-      if (!done) add_block<Hard, Soft, power.value, kExact>(input, grad, span, frame, scratch, block);
+          plain_gaps && add_block<Hard, Soft, power.value, kPlain>(input_, span, frame_, scratch_, block);
+      if (!done) add_block<Hard, Soft, power.value, kExact>(input_, span, frame_, scratch_, block);
     });
-  });
-
-  RowSums<Hard, Soft, T> row(scratch.blocks, block_count(call.classes), exact);
-  if (!row.in_reach) return false;
-  row.add_blocks();
-  const double total = row.sums.others + row.sums.label;
-  if constexpr (Hard) {
-    Sums<V> sums;
-    sums.others = V(row.sums.others), sums.label = V(row.sums.label);
-    loss.hard = first(hard_result(sums, V(row.ms - static_cast<double>(input.s[input.label]))));
-    if (!(loss.hard >= static_cast<double>(Reach<T>::kTail))) return false;
   }
-  if constexpr (Soft)
-    if (!soft_loss(call, input, row, temperature, scratch, loss.soft)) return false;
-  if (grad == nullptr) return true;
 
-  const double hard_weight = Hard ? plan.hard_slope() * call.grad_scale / total : 0;
-  const double soft_weight = plan.soft_weight * call.grad_scale * exact.tau;
-  for_row(call, scratch, [&](Span span, Block<T>& block) {
-    const double de = Soft ? soft_weight * row.b(block) : 0,
-                 es = Soft ? soft_weight * row.a_minus_b(block) : 0;
-    const double e1 = hard_weight * block.w1;
-    const GradientFactors<T> factor{L(static_cast<T>(e1)), L(static_cast<T>(de)), L(static_cast<T>(es))};
-    const BlockGroups<T> groups(input, span, scratch);
-    with_power<Hard && Soft>(block.power, [&](auto power) {
-      write_terms<false, Hard, Soft, power.value>(groups.whole, factor, L(0), L(0), grad + span.begin);
-      write_terms<false, Hard, Soft, power.value>(groups.last, factor, L(0), L(0),
-                                                  grad + span.end - Groups<T>::kSize);
+  Sums<V> sums() const {
+    return {V(sums_.zt), V(sums_.zs), V(sums_.d), V(sums_.moved), V(sums_.others), V(sums_.label)};
+  }
+  double total() const { return sums_.others + sums_.label; }  // of e1
+
+  bool soft_loss(double& soft) const {
+    const V tau(exact_.tau);
+    const SoftResult<double, 1> result = soft_result(sums(), V(exact_.inverse));
+    soft = first(result.kl * tau * tau);
+    if (!(soft < infinity<double>())) return false;  // NaN, or beyond the type's range
+    if (!any(~kl_is_far(result.kl, abs(result.log_ratio)))) return true;
+    const V tau_log_ratio = V(0.0) - result.log_ratio * tau;
+    const auto narrow = [](double x) { return L(static_cast<T>(x)); };
+    const NearFactors<T> factor{narrow(1 / sums_.zs), narrow(1 / sums_.zt), narrow(first(tau_log_ratio)),
+                                L(temperature_.tau)};
+    for_row(call_, scratch_, [&](Span span, Block<T>& block) {
+      block.kl = near_block(BlockGroups<T>(input_, span, scratch_), frame_, factor, block.wide);
     });
-    const std::int64_t label = input.label - span.begin;
-    if (!Hard || label < 0 || label >= span.end - span.begin) return;
-    double at_label = hard_weight * (plan.keeps_p1 ? row.sums.label : -row.sums.others);
-    if constexpr (Soft) {
-      const T* const terms = groups.group_of(label).terms + groups.lane_of(label);
-      at_label += de * static_cast<double>(terms[scratch.apart]) + es * static_cast<double>(terms[0]);
-    }
-    grad[input.label] = static_cast<T>(at_label);
-  });
-  if (hess == nullptr) return true;
-  for_row(call, scratch, [&](Span span, Block<T>& block) {
-    const L e1(static_cast<T>(block.w1 / total)), es(static_cast<T>(block.ws * row.inverse_zs));
-    const BlockGroups<T> groups(input, span, scratch);
-    with_power<Hard && Soft>(block.power, [&](auto power) {
-      const auto write = [&](const Groups<T>& g, std::int64_t c) {
-        write_probabilities<Hard, Soft, power.value>(g, e1, es, scratch.p1 + c, scratch.p + c);
-      };
-      write(groups.whole, span.begin), write(groups.last, span.end - Groups<T>::kSize);
-    });
-  });
-  hessian_row(Hard ? scratch.p1 : nullptr, Soft ? scratch.p : nullptr, call.classes,
-              plan.hard_slope() * call.hess_scale, plan.soft_weight * call.hess_scale, hess);
-  return true;
-}
+    soft = 0;
+    for (std::int64_t i = 0; i < count_; ++i) soft += scratch_.blocks[i].kl;
+    if (!any_wide_ && !any(~are_equal(sums(), V(soft)))) return true;
+    return !any(
+        ~near_kl_is_fit(V(soft), tau_log_ratio * tau_log_ratio, tau, static_cast<double>(Reach<T>::kTail)));
+  }
+
+  const KdCall<T>& call_;
+  const RowInput<T>& input_;
+  const Temperature<T>& temperature_;
+  const Temperature<double>& exact_;
+  const RowScratch<T>& scratch_;
+  const std::int64_t count_;  // of blocks
+  const Extent<T> whole_;
+  const Frame<T> frame_;
+  bool any_wide_ = false;
+  Sums<double> sums_;
+};
 
 }  // namespace
 }  // namespace kdloss::KDLOSS_ISA

@@ -125,13 +125,29 @@ void kd_lanes(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf<T>& 
 }
 
 // ---- One row at a time
+// Row i of a chunk by the plain path. False, with nothing written, where it is beyond its reach.
+template <bool Hard, bool Soft, class T>
+bool plain_row(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t i, const RowPlan& plan,
+               const RowInput<T>& input, T* hess, const Temperature<T>& temperature,
+               const Temperature<double>& exact, const RowScratch<T>& plain, double* careful,
+               RowParts& parts) {
+  Row<Hard, Soft, T> row(call, input, temperature, exact, plain);
+  if (!row.losses(parts)) return false;
+  const bool whole = hess == nullptr || row.probabilities_are_whole(plan);
+  // Before the gradient, which may be written in the student's place.
+  if (!whole) careful_row<T>(call, chunk, i, plan, careful, nullptr, hess, 1);
+  if (input.grad != nullptr) row.write_gradient(plan);
+  if (hess != nullptr && whole) row.write_hessian(plan, hess);
+  return true;
+}
+
 template <class T>
 void kd_row_by_row(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf<T>& scratch) {
   const std::int64_t classes = call.classes;
   Temperature<T> temperature(call.tau);
   Temperature<double> exact(call.tau);
   const Plans<T> plans(call);
-  const RowScratch<T> row_scratch(scratch.plain, classes);
+  const RowScratch<T> plain_scratch(scratch.plain, classes);
   T* const target = scratch.plain + RowScratch<T>::size(classes);
   const std::int64_t ahead = block_count(classes) > 1 ? kBlock : chunk.student.row_stride;
 
@@ -146,16 +162,12 @@ void kd_row_by_row(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf
     if (plan.hard || plan.soft) {
       if (call.taus != nullptr)
         temperature = Temperature<T>(call.taus[r]), exact = Temperature<double>(call.taus[r]);
-      const RowInput<T> row{s, plan.soft ? at(chunk.teacher, i) : nullptr, plan.label, ahead};
-      T* hess_left = hess;
-      if (hess != nullptr && !probabilities_are_whole(row, classes, plan, temperature)) {
-        careful_row<T>(call, chunk, i, plan, scratch.careful, nullptr, hess, 1);
-        hess_left = nullptr;
-      }
-      const bool plain = temperature.ordinary && with_parts(plan.hard, plan.soft, [&](auto hard, auto soft) {
-                           return kd_row<hard.value, soft.value>(call, row, grad, hess_left, temperature,
-                                                                 exact, plan, row_scratch, parts);
-                         });
+      const RowInput<T> input{s, plan.soft ? at(chunk.teacher, i) : nullptr, plan.label, ahead, grad};
+      const bool plain =
+          temperature.ordinary && with_parts(plan.hard, plan.soft, [&](auto hard, auto soft) {
+            return plain_row<hard.value, soft.value>(call, chunk, i, plan, input, hess, temperature, exact,
+                                                     plain_scratch, scratch.careful, parts);
+          });
       if (!plain) parts = careful_row(call, chunk, i, plan, scratch.careful, grad, hess, 1);
       if (grad != nullptr && plan.blended)
         blend_gradient(grad, target, classes, static_cast<T>(plan.hard_weight * call.grad_scale));

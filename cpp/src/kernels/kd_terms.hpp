@@ -63,6 +63,10 @@ struct Extent {
     ms = max(s, ms), lowest_s = min(s, lowest_s);
     if constexpr (Soft) mt = max(t, mt), lowest_t = min(t, lowest_t);
   }
+  void add(const Extent& x) {
+    ms = ms < x.ms ? x.ms : ms, lowest_s = x.lowest_s < lowest_s ? x.lowest_s : lowest_s;
+    mt = mt < x.mt ? x.mt : mt, lowest_t = x.lowest_t < lowest_t ? x.lowest_t : lowest_t;
+  }
   V spread_s() const { return ms - lowest_s; }
   V spread_t() const { return mt - lowest_t; }
 };
