@@ -11,9 +11,9 @@
 // is one class is a row with that class for its label, to the last bit.
 #pragma once
 
-#include "columns.hpp"
 #include "kd_formula.hpp"
 #include "kd_plan.hpp"
+#include "layouts.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
@@ -24,29 +24,6 @@ KDLOSS_INLINE Lanes<T> wanted_gap(Lanes<T> g, Lanes<T> ms, Lanes<T> s) {
   return where(g == Lanes<T>(0), Lanes<T>(0), g * (ms - s));
 }
 
-template <class V>
-struct Two {
-  V one, other;
-};
-// The columns' sums of the two numbers that are f(column), block by block, in double.
-template <class T, class F>
-Two<double> sums_over(std::int64_t classes, F&& f) {
-  Two<double> total{0, 0};
-  for_blocks(classes, [&](Span block) KDLOSS_INLINE_LAMBDA {
-    Two<Lanes<T>> run{T(0), T(0)};
-    Two<Total<Lanes<T>>> sums;
-    for_columns<T>(block, [&](std::int64_t c, std::int64_t fresh) KDLOSS_INLINE_LAMBDA {
-      Two<Lanes<T>> x = f(c);
-      if (fresh != c) x = {only_fresh(x.one, fresh - c), only_fresh(x.other, fresh - c)};
-      if (run_ends((fresh - block.begin) / Lanes<T>::kCount))
-        sums.one.add(run.one), sums.other.add(run.other), run = {T(0), T(0)};
-      run = {run.one + x.one, run.other + x.other};
-    });
-    total.one += sum(sums.one.with(run.one)), total.other += sum(sums.other.with_or_infinite(run.other));
-  });
-  return total;
-}
-
 // Completes the plan of one row with its target, that of the given row of labels or the plan's own, and
 // leaves in g what blend_gradient() takes away. s is contiguous.
 template <class T>
@@ -54,14 +31,15 @@ void blend_row(const KdCall<T>& call, const Plans<T>& plans, const T* s, const M
                std::int64_t row, T* g, RowPlan& plan) {
   using L = Lanes<T>;
   const std::int64_t classes = call.classes;
+  const InRow<T> layout{classes};
   const double keep = 1 - call.label_smoothing, share = call.label_smoothing / static_cast<double>(classes);
   std::int64_t wanted = 1;  // classes that are not 0 in y
   if (call.labels.are_soft()) {
     for (std::int64_t c = 0; c < classes; ++c) g[c] = *at(labels, row, c);
-    const auto wanted_ones = sums_over<T>(classes, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
-      return Two<L>{where(load(g + c) == L(0), L(0), L(1)), L(0)};
+    const auto wanted_ones = layout.template sums<1>([&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
+      return Some<L, 1>{where(load(g + c) == L(0), L(0), L(1))};
     });
-    wanted = static_cast<std::int64_t>(wanted_ones.one);
+    wanted = static_cast<std::int64_t>(first(wanted_ones.x[0]));
     plan.label = -1;
     while (wanted > 0 && g[++plan.label] == 0) {
     }
@@ -85,21 +63,18 @@ void blend_row(const KdCall<T>& call, const Plans<T>& plans, const T* s, const M
   for (std::int64_t c = 0; call.class_weight != nullptr && c < classes; ++c)
     g[c] = static_cast<T>(static_cast<double>(g[c]) * call.class_weight[c]);
 
-  L largest_lanes(-infinity<T>());
-  for_columns<T>({0, classes}, [&](std::int64_t c, std::int64_t)
-                                   KDLOSS_INLINE_LAMBDA { largest_lanes = max(load(s + c), largest_lanes); });
-  const L ms(largest(largest_lanes));
+  const L ms = layout.largest([&](std::int64_t c) KDLOSS_INLINE_LAMBDA { return load(s + c); });
   std::int64_t top = 0;
   while (top + L::kCount < classes && !any(load(s + top) == ms)) top += L::kCount;
   while (top + 1 < classes && s[top] != first(ms)) ++top;
 
   plan.blended = true, plan.label = top;
-  const auto of_target = sums_over<T>(classes, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
+  const auto of_target = layout.template sums<2>([&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
     const L y = load(g + c);
-    return Two<L>{y, wanted_gap(y, ms, load(s + c))};
+    return Some<L, 2>{y, wanted_gap(y, ms, load(s + c))};
   });
-  if (wanted > 1 || call.class_weight != nullptr) plan.target_sum = of_target.one;  // else it is 1
-  plan.target_rest = of_target.other;
+  if (wanted > 1 || call.class_weight != nullptr) plan.target_sum = first(of_target.x[0]);  // else it is 1
+  plan.target_rest = first(of_target.x[1]);
   plan.hard &= plan.target_sum > 0 || call.both_parts;
   plan.keeps_p1 = 2 * static_cast<double>(g[top]) <= plan.target_sum;
   if (!plan.keeps_p1) g[top] = static_cast<T>(static_cast<double>(g[top]) - plan.target_sum);

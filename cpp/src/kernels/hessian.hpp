@@ -6,7 +6,7 @@
 // sum of all others.
 #pragma once
 
-#include "columns.hpp"
+#include "layouts.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
@@ -23,55 +23,30 @@ KDLOSS_INLINE Lanes<T> variance(Lanes<T> p, const Peak<Lanes<T>>& peak) {
   return p * where((p == peak.top) & (L(T(0.5)) < peak.top), peak.rest, L(1) - p);
 }
 
-template <class T>
-Peak<Lanes<T>> peak_of_row(const T* p, std::int64_t classes) {
+template <class Layout, class T>
+Peak<Lanes<T>> peak_of(const Layout& layout, const T* p) {
   using L = Lanes<T>;
-  L top(T(0));
-  for_columns<T>({0, classes},
-                 [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA { top = max(load(p + c), top); });
-  const L largest_p(largest(top));
-  double rest = 0;
-  for_blocks(classes, [&](Span block) KDLOSS_INLINE_LAMBDA {
-    L run(T(0));
-    Total<L> sums;
-    for_columns<T>(block, [&](std::int64_t c, std::int64_t fresh) KDLOSS_INLINE_LAMBDA {
-      const L x = load(p + c), smaller = where(x == largest_p, L(0), x);
-      if (run_ends((fresh - block.begin) / L::kCount)) sums.add(run), run = L(0);
-      run = run + (fresh == c ? smaller : only_fresh(smaller, fresh - c));
-    });
-    rest += sum(sums.with(run));
+  const L top = layout.largest([&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return load(p + i); });
+  const auto rest = layout.template sums<1>([&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
+    const L x = load(p + i);
+    return Some<L, 1>{where(x == top, L(0), x)};
   });
-  return {largest_p, L(static_cast<T>(rest))};
+  return {top, layout.as_lanes(rest.x[0])};
 }
-// One row, whose probabilities lie side by side; p1 or p may be absent.
-template <class T>
-void hessian_row(const T* p1, const T* p, std::int64_t classes, double hard_weight, double soft_weight,
-                 T* hess) {
+// In lanes hess may be p1 or p.
+template <bool Hard, bool Soft, class Layout, class T>
+__attribute__((noinline)) void write_hessian(const Layout& layout, const T* p1, const T* p,
+                                             Lanes<T> hard_weight, Lanes<T> soft_weight, T* hess) {
   using L = Lanes<T>;
-  const L hard(static_cast<T>(hard_weight)), soft(static_cast<T>(soft_weight));
-  const auto peak = [&](const T* x) { return x == nullptr ? Peak<L>{L(0), L(0)} : peak_of_row(x, classes); };
-  const Peak<L> peak1 = peak(p1), peak2 = peak(p);
-  for_columns<T>({0, classes}, [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA {
+  Peak<L> peak1{L(0), L(0)}, peak2 = peak1;
+  if constexpr (Hard) peak1 = peak_of(layout, p1);
+  if constexpr (Soft) peak2 = peak_of(layout, p);
+  layout.each([&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
     L h(T(0));
-    if (p1 != nullptr) h = hard * variance(load(p1 + c), peak1);
-    if (p != nullptr) h = fma(soft, variance(load(p + c), peak2), h);
-    store(hess + c, h);
+    if constexpr (Hard) h = hard_weight * variance(load(p1 + i), peak1);
+    if constexpr (Soft) h = fma(soft_weight, variance(load(p + i), peak2), h);
+    store(hess + i, h);
   });
-}
-
-// The same for a row in each lane.
-template <class T>
-Peak<Lanes<T>> peak_of_lanes(const T* p, std::int64_t classes) {
-  using L = Lanes<T>;
-  L top(T(0)), run = top;
-  Total<L> rest;
-  for (std::int64_t c = 0; c < classes; ++c) top = max(load(p + c * L::kCount), top);
-  for (std::int64_t c = 0; c < classes; ++c) {
-    const L x = load(p + c * L::kCount);
-    if (run_ends(c)) rest.add(run), run = L(0);
-    run = run + where(x == top, L(0), x);
-  }
-  return {top, rest.with(run)};
 }
 
 }  // namespace

@@ -117,23 +117,6 @@ void blend_tile(const KdCall<T>& call, const Plans<T>& plans, Tile<T> tile, Tile
   }
 }
 
-// The Hessian of the rows, which is left in tile.t.
-template <bool Hard, bool Soft, class T>
-__attribute__((noinline)) void hessian_tile(Tile<T> tile, std::int64_t classes, Lanes<T> hard_weight,
-                                            Lanes<T> soft_weight) {
-  using L = Lanes<T>;
-  constexpr int n = L::kCount;
-  Peak<L> peak1{L(0), L(0)}, peak2 = peak1;
-  if constexpr (Hard) peak1 = peak_of_lanes(tile.p1, classes);
-  if constexpr (Soft) peak2 = peak_of_lanes(tile.t, classes);
-  for (std::int64_t c = 0; c < classes; ++c) {
-    L h(T(0));
-    if constexpr (Hard) h = hard_weight * variance(load(tile.p1 + c * n), peak1);
-    if constexpr (Soft) h = fma(soft_weight, variance(load(tile.t + c * n), peak2), h);
-    store(tile.t + c * n, h);
-  }
-}
-
 // The sums of all rows: each lane with its own label and perhaps its own power.
 template <bool Hard, bool Soft, int Power, Way way, class T>
 __attribute__((noinline)) void add_lanes(const Groups<T>& given, const Frame<T>& given_frame, Lanes<T> label,
@@ -280,8 +263,8 @@ void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, const
         write_probabilities<Hard, Soft, known.value>(groups, L(1) / total,
                                                      where(uses_soft, L(1) / sums.zs, L(0)), tile.p1, tile.t);
       });
-      hessian_tile<Hard, Soft>(tile, classes, hard_slope * twice,
-                               TileRows<T>::narrowed(rows.soft_weight, call.hess_scale));
+      write_hessian<Hard, Soft>(InLanes<T>{classes}, tile.p1, tile.t, hard_slope * twice,
+                                TileRows<T>::narrowed(rows.soft_weight, call.hess_scale), tile.t);
     }
   }
 }

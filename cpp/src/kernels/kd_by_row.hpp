@@ -7,10 +7,10 @@
 #pragma once
 
 #include "../kernel_table.hpp"
-#include "columns.hpp"
 #include "hessian.hpp"
 #include "kd_plan.hpp"
 #include "kd_terms.hpp"
+#include "layouts.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
@@ -273,8 +273,10 @@ class Row {
         write(groups.whole, span.begin), write(groups.last, span.end - Groups<T>::kSize);
       });
     });
-    hessian_row(Hard ? scratch_.p1 : nullptr, Soft ? scratch_.p : nullptr, call_.classes,
-                plan.hard_slope() * call_.hess_scale, plan.soft_weight * call_.hess_scale, hess);
+    const L hard_weight(static_cast<T>(plan.hard_slope() * call_.hess_scale));
+    const L soft_weight(static_cast<T>(plan.soft_weight * call_.hess_scale));
+    kdloss::KDLOSS_ISA::write_hessian<Hard, Soft>(InRow<T>{call_.classes}, scratch_.p1, scratch_.p,
+                                                  hard_weight, soft_weight, hess);
   }
 
  private:

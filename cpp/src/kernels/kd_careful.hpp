@@ -3,10 +3,10 @@
 // whatever the type of the arrays.
 #pragma once
 
-#include "columns.hpp"
 #include "hessian.hpp"
 #include "kd_formula.hpp"
 #include "kd_plan.hpp"
+#include "layouts.hpp"
 #include "staging.hpp"
 
 namespace kdloss::KDLOSS_ISA {
@@ -160,8 +160,11 @@ RowParts careful_row(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t 
   for (std::int64_t c = 0; grad != nullptr && c < call.classes; ++c)
     grad[c * stride] = static_cast<T>(row.grad[c]);
   if (hess != nullptr) {
-    hessian_row(plan.hard ? row.p1 : nullptr, plan.soft ? row.p : nullptr, row.columns.end,
-                plan.hard_slope() * call.hess_scale, plan.soft_weight * call.hess_scale, row.grad);
+    with_parts(plan.hard, plan.soft, [&](auto hard, auto soft) {
+      write_hessian<hard.value, soft.value>(InRow<double>{row.columns.end}, row.p1, row.p,
+                                            Lanes<double>(plan.hard_slope() * call.hess_scale),
+                                            Lanes<double>(plan.soft_weight * call.hess_scale), row.grad);
+    });
     for (std::int64_t c = 0; c < call.classes; ++c) hess[c * stride] = static_cast<T>(row.grad[c]);
   }
   return loss;

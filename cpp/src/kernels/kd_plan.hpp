@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../kernel_table.hpp"
-#include "columns.hpp"
+#include "layouts.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {

@@ -5,8 +5,8 @@
 // e1.
 #pragma once
 
-#include "columns.hpp"
 #include "kd_formula.hpp"
+#include "layouts.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {

@@ -61,12 +61,12 @@ std::int64_t bad_probabilities(const KdCall<T>& call, std::int64_t begin, std::i
     for (std::int64_t i = 0; bad < 0 && i < chunk.count; ++i) {
       const T* const p = at(chunk.soft_labels, i);
       L least(T(0));
-      const auto total = sums_over<T>(classes, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
+      const auto total = InRow<T>{classes}.template sums<1>([&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
         const L y = load(p + c);
         least = min(y, least);
-        return Two<L>{y, L(0)};
+        return Some<L, 1>{y};
       });
-      look(chunk.first + i, smallest(least), total.one);
+      look(chunk.first + i, smallest(least), first(total.x[0]));
     }
   };
   Arrays arrays;

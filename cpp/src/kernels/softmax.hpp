@@ -8,9 +8,9 @@
 // it is close to 0.
 #pragma once
 
-#include "columns.hpp"
 #include "kd_formula.hpp"
 #include "lane_rows.hpp"
+#include "layouts.hpp"
 #include "staging.hpp"
 
 namespace kdloss::KDLOSS_ISA {
@@ -20,83 +20,36 @@ constexpr std::int64_t kMostSoftmaxLaneClasses = 144;
 
 enum class Want { kSoftmax, kLogSoftmax, kLogSumExp };
 
-// For softmax the sum itself; for the logarithms ties - 1 + others, which is Z - 1.
-template <Want W, class T>
-KDLOSS_INLINE Lanes<T> counted(Lanes<T> e, Lanes<T> x, Lanes<T> m) {
-  return W == Want::kSoftmax ? e : where(x == m, Lanes<T>(0), e);
-}
-
-// log_sum_exp and log_softmax need log Z; an infinite m makes log_softmax NaN.
-template <class T>
-KDLOSS_INLINE Lanes<T> log_z(Lanes<T> others, Lanes<T> ties) {
-  return log1p((ties - Lanes<T>(1)) + others);
-}
-
-template <Want W, class T>
-void softmax_row(const T* x, std::int64_t classes, const Temperature<T>& tau, double exact_tau, T* scratch,
-                 T* out, T* row_out) {
+// Of a row, or of rows in the lanes: written to `to`, which may be x; or, for log_sum_exp, the result.
+template <Want W, class Layout, class T>
+typename Layout::Number softmax(const Layout& layout, const T* x, const Temperature<T>& tau, double exact_tau,
+                                T* scratch, T* to) {
   using L = Lanes<T>;
-  using D = Lanes<double>;
-  const Span all{0, classes};
-  L largest_lanes(-infinity<T>());
-  for_columns<T>(all, [&](std::int64_t c, std::int64_t)
-                          KDLOSS_INLINE_LAMBDA { largest_lanes = max(load(x + c), largest_lanes); });
-  const T largest_x = largest(largest_lanes);
-  const L m(largest_x), k(tau.k), zero(tau.zero);
-
-  double others = 0, ties = 0;
-  for_blocks(classes, [&](Span block) KDLOSS_INLINE_LAMBDA {
-    L run(T(0)), sum_ties(T(0));
-    Total<L> sum_e;
-    for_columns<T>(block, [&](std::int64_t c, std::int64_t fresh) KDLOSS_INLINE_LAMBDA {
-      const L v = load(x + c), e = exp_any(v - m, k, zero);
-      if constexpr (W != Want::kLogSumExp) store(scratch + c, W == Want::kSoftmax ? e : v - m);
-      L add = counted<W>(e, v, m), tie = where(v == m, L(1), L(0));
-      if (fresh != c) add = only_fresh(add, fresh - c), tie = only_fresh(tie, fresh - c);
-      if (run_ends((fresh - block.begin) / L::kCount)) sum_e.add(run), run = L(0);
-      run = run + add;
-      sum_ties = sum_ties + tie;
-    });
-    others += sum(sum_e.with(run));
-    ties += sum(sum_ties);
+  using Number = typename Layout::Number;
+  constexpr bool log = W != Want::kSoftmax;
+  const L m = layout.largest([&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return load(x + i); });
+  const L k(tau.k), zero(tau.zero);
+  const auto sums = layout.template sums<log ? 2 : 1>([&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
+    const L v = load(x + i), below = v - m, e = exp_any(below, k, zero);
+    if constexpr (W != Want::kLogSumExp) store(scratch + i, log ? below : e);
+    if constexpr (log) {
+      const Mask<T> tie = v == m;
+      return Some<L, 2>{where(tie, L(0), e), where(tie, L(1), L(0))};
+    } else {
+      return Some<L, 1>{e};
+    }
   });
-
-  const double log_sum = first(log_z(D(others), D(ties)));
+  const auto log_z = [&] { return log1p((sums.x[1] - Number(1)) + sums.x[0]); };
   if constexpr (W == Want::kLogSumExp) {
-    *row_out = static_cast<T>(static_cast<double>(largest_x) / exact_tau + log_sum);
+    return layout.as_number(m) / Number(exact_tau) + log_z();
   } else {
-    const bool log = W == Want::kLogSoftmax;
-    const double nan_of_infinity = static_cast<double>(largest_x) - static_cast<double>(largest_x);
-    const L factor(log ? tau.inverse : static_cast<T>(1 / others));
-    const L shift(log ? static_cast<T>(-log_sum - nan_of_infinity) : T(0));
-    // From the scratch row, since out may be x, whose last columns are read twice.
-    for_columns<T>(all, [&](std::int64_t c, std::int64_t)
-                            KDLOSS_INLINE_LAMBDA { store(out + c, fma(load(scratch + c), factor, shift)); });
+    const L factor = log ? L(tau.inverse) : layout.as_lanes(Number(1) / sums.x[0]);
+    // An infinite m makes log_softmax NaN.
+    const L shift = log ? layout.as_lanes(Number(0) - log_z()) - (m - m) : L(0);
+    layout.each([&](std::int64_t i)
+                    KDLOSS_INLINE_LAMBDA { store(to + i, fma(load(scratch + i), factor, shift)); });
+    return Number(0);
   }
-}
-
-template <Want W, class T>
-Lanes<T> softmax_tile(T* tile, std::int64_t classes, const Temperature<T>& tau) {
-  using L = Lanes<T>;
-  constexpr int n = L::kCount;
-  L m(-infinity<T>());
-  for (std::int64_t c = 0; c < classes; ++c) m = max(load(tile + c * n), m);
-  L run(T(0)), ties(T(0));
-  Total<L> sum_e;
-  for (std::int64_t c = 0; c < classes; ++c) {
-    const L v = load(tile + c * n), e = exp_any(v - m, L(tau.k), L(tau.zero));
-    if (run_ends(c)) sum_e.add(run), run = L(0);
-    run = run + counted<W>(e, v, m);
-    ties = ties + where(v == m, L(1), L(0));
-    if constexpr (W != Want::kLogSumExp) store(tile + c * n, W == Want::kSoftmax ? e : v - m);
-  }
-  const L others = sum_e.with(run);
-  if constexpr (W == Want::kLogSumExp) return fma(m, L(tau.inverse), log_z(others, ties));
-  const bool log = W == Want::kLogSoftmax;
-  const L factor = log ? L(tau.inverse) : L(1) / others;
-  const L shift = log ? L(0) - (log_z(others, ties) + (m - m)) : L(0);
-  for (std::int64_t c = 0; c < classes; ++c) store(tile + c * n, fma(load(tile + c * n), factor, shift));
-  return m;
 }
 
 constexpr bool softmax_in_lanes(std::int64_t classes) { return classes <= kMostSoftmaxLaneClasses; }
@@ -111,16 +64,17 @@ void softmax_rows(const SoftmaxCall<T>& call, std::int64_t begin, std::int64_t e
       const int count = static_cast<int>(chunk.count - i < n ? chunk.count - i : n);
       gather(chunk.student, i, count, classes, scratch);
       alignas(64) T number[n];
-      store(number, softmax_tile<W>(scratch, classes, tau));
+      store(number, softmax<W>(InLanes<T>{classes}, scratch, tau, call.tau, scratch, scratch));
       if constexpr (W != Want::kLogSumExp) scatter(scratch, i, count, classes, chunk.grad);
       for (int j = 0; W == Want::kLogSumExp && j < count; ++j) call.row_out[chunk.first + i + j] = number[j];
     }
   };
   const auto by_row = [&](const Chunk<T>& chunk) {
-    for (std::int64_t i = 0; i < chunk.count; ++i)
-      softmax_row<W>(at(chunk.student, i), classes, tau, call.tau, scratch,
-                     W == Want::kLogSumExp ? nullptr : at(chunk.grad, i),
-                     W == Want::kLogSumExp ? call.row_out + chunk.first + i : nullptr);
+    for (std::int64_t i = 0; i < chunk.count; ++i) {
+      T* const to = W == Want::kLogSumExp ? nullptr : at(chunk.grad, i);
+      const auto number = softmax<W>(InRow<T>{classes}, at(chunk.student, i), tau, call.tau, scratch, to);
+      if constexpr (W == Want::kLogSumExp) call.row_out[chunk.first + i] = static_cast<T>(first(number));
+    }
   };
   T* const copies = scratch + block_stride<T>(classes) * (softmax_in_lanes(classes) ? n : 1);
   if (softmax_in_lanes(classes))
