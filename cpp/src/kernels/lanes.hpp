@@ -275,21 +275,23 @@ KDLOSS_INLINE void prefetch(const T* p, std::int64_t ahead) {
 }
 
 // Widened to doubles, or rounded from them.
-typedef float FourFloats __attribute__((vector_size(16), aligned(4), may_alias));
-typedef double FourDoubles __attribute__((vector_size(32), aligned(8), may_alias));
+typedef float HalfOfFloats __attribute__((vector_size(kNativeBytes / 2), aligned(4), may_alias));
+typedef double WholeOfDoubles __attribute__((vector_size(kNativeBytes), aligned(8), may_alias));
 KDLOSS_INLINE void store_wide(double* p, Lanes<float> x) {
   alignas(64) float lanes[Lanes<float>::kCount];
   store(lanes, x);
-  for (int i = 0; i < Lanes<float>::kCount; i += 4)
-    *reinterpret_cast<FourDoubles*>(p + i) =
-        __builtin_convertvector(*reinterpret_cast<const FourFloats*>(lanes + i), FourDoubles);
+  constexpr int n = kNativeBytes / 8;
+  for (int i = 0; i < Lanes<float>::kCount; i += n)
+    *reinterpret_cast<WholeOfDoubles*>(p + i) =
+        __builtin_convertvector(*reinterpret_cast<const HalfOfFloats*>(lanes + i), WholeOfDoubles);
 }
 KDLOSS_INLINE void store_wide(double* p, Lanes<double> x) { store(p, x); }
 KDLOSS_INLINE void load_narrow(const double* p, Lanes<float>& x) {
   alignas(64) float lanes[Lanes<float>::kCount];
-  for (int i = 0; i < Lanes<float>::kCount; i += 4)
-    *reinterpret_cast<FourFloats*>(lanes + i) =
-        __builtin_convertvector(*reinterpret_cast<const FourDoubles*>(p + i), FourFloats);
+  constexpr int n = kNativeBytes / 8;
+  for (int i = 0; i < Lanes<float>::kCount; i += n)
+    *reinterpret_cast<HalfOfFloats*>(lanes + i) =
+        __builtin_convertvector(*reinterpret_cast<const WholeOfDoubles*>(p + i), HalfOfFloats);
   x = load(lanes);
 }
 KDLOSS_INLINE void load_narrow(const double* p, Lanes<double>& x) { x = load(p); }
