@@ -155,119 +155,155 @@ __attribute__((noinline)) void add_lanes(const Groups<T>& given, const Frame<T>&
   to = total.with(run);  // not the result: GCC would build that in memory, addition by addition
 }
 
-// The losses of a tile's rows and, where asked for, their gradients, which are left in tile.s.
+// A row in each lane.
 template <bool Hard, bool Soft, class T>
-void kd_tile(Tile<T> tile, const KdCall<T>& call, const TileRows<T>& rows, const NextTile<T>& next,
-             TileLoss<T>& loss) {
+class Rows {
   using L = Lanes<T>;
-  constexpr int n = Tile<T>::kStride;
-  const Mask<T> uses_hard = load(rows.uses_hard) == L(1);
-  const Mask<T> uses_soft = load(rows.uses_soft) == L(1);
-  const std::int64_t classes = call.classes;
-  const L label = load(rows.label), pivot = where(load(rows.keeps_p1) == L(1), L(-1), label);
-  const L tau = load(rows.tau);
+  static constexpr int n = Tile<T>::kStride;
 
-  Extent<L> extent;
-  L label_s(T(0)), class_index(T(0));
-  for (std::int64_t c = 0; c < classes; ++c) {
-    const L s = load(tile.s + c * n);
-    extent.template add<Soft>(s, Soft ? load(tile.t + c * n) : s);
+ public:
+  // Reads a tile twice: for the largest logits of its rows, and for their sums.
+  Rows(const KdCall<T>& call, const Tile<T>& tile, const TileRows<T>& rows, const NextTile<T>& next)
+      : call_(call),
+        tile_(tile),
+        rows_(rows),
+        groups_{tile.s, tile.t, tile.terms, tile.apart, call.classes},
+        uses_hard_(load(rows.uses_hard) == L(1)),
+        uses_soft_(load(rows.uses_soft) == L(1)),
+        label_(load(rows.label)),
+        tau_(load(rows.tau)) {
+    look();
+    frame_ = {extent_.ms, extent_.mt, load(rows.k), load(rows.inverse_tau)};
+    add(next);
+    if constexpr (Soft) soft_ = soft_result(sums_, frame_.inverse_tau);
+  }
+
+  void losses(TileLoss<T>& to) const {
+    Mask<T> plain = load(rows_.ordinary) == L(1);
+    L hard(T(0)), soft(T(0));
     if constexpr (Hard) {
-      label_s = where(label == class_index, s, label_s);
-      class_index = class_index + L(1);
+      hard = hard_result(sums_, frame_.ms - label_s_);
+      plain = plain & ((L(Reach<T>::kTail) <= hard) | ~uses_hard_);
     }
+    if constexpr (Soft) plain = plain & (soft_loss(soft) | ~uses_soft_);
+    store_wide(to.hard, where(uses_hard_, hard, L(0)));
+    store_wide(to.soft, where(uses_soft_, soft, L(0)));
+    const Mask<T> careful = (uses_hard_ | uses_soft_) & ~plain;
+    to.any_careful = any(careful);
+    if (call_.hess.data != nullptr) store(to.careful_hess, where(probabilities_are_whole(), L(0), L(1)));
+    if (call_.hess.data != nullptr || __builtin_expect(to.any_careful, 0))
+      store(to.careful, where(careful, L(1), L(0)));
   }
 
-  const Groups<T> groups{tile.s, tile.t, tile.terms, tile.apart, classes};
-  const Frame<T> frame(extent.ms, extent.mt, load(rows.k), load(rows.inverse_tau));
-  const L spread_s = extent.spread_s(), spread_t = extent.spread_t(), reach = L(Reach<T>::kSoftened) * tau,
-          teacher_reach = L(Reach<T>::kTeacherSoftened) * tau;
-  const Mask<T> has_power =
-      uses_soft & (spread_t <= L(Reach<T>::kTeacher)) & (spread_s <= L(Reach<T>::kStudent));
-  const L powers = where(has_power, load(rows.power), L(0));
-  const Mask<T> in_reach = (uses_soft & (spread_s <= reach) & (spread_t <= teacher_reach)) |
-                           (~uses_soft & (spread_s <= L(Reach<T>::kStudent)));
-  int power = 0;
-  if (Hard && Soft && any(L(0) < powers)) power = any(~has_power) ? kOwnPowers : rows.common_power;
-  Sums<L> sums;
-  if (__builtin_expect(any(~in_reach), 0)) {
-    power = kOwnPowers;
-    add_lanes<Hard, Soft, kOwnPowers, kMixed>(groups, frame, label, powers, in_reach, next, sums);
-  } else {
-    // With rounding errors: where only some rows need them, a row of its own can be read again, a lane
-    // cannot.
-    with_lane_power<Hard && Soft>(power, [&](auto known) {
-      add_lanes<Hard, Soft, known.value, kExact>(groups, frame, label, powers, in_reach, next, sums);
-    });
-  }
-
-  if (call.hess.data != nullptr) {
-    const L rounded = spread_t + L(2) * max(spread_s, spread_t);
-    const Mask<T> whole = in_reach & ((spread_s <= L(Reach<T>::kStudent)) | ~uses_hard) &
-                          ((rounded <= L(Reach<T>::kWhole) * where(L(0) < powers, L(1), tau)) | ~uses_soft);
-    store(loss.careful_hess, where(whole, L(0), L(1)));
-  }
-  SoftResult<T> soft{L(0), L(0), L(0)};
-  L share(T(0));  // D / Zs
-  Mask<T> plain = L(0) == L(0);
-  if constexpr (Hard) {
-    const L hard = hard_result(sums, frame.ms - label_s);
-    plain = (L(Reach<T>::kTail) <= hard) | ~uses_hard;
-    store_wide(loss.hard, where(uses_hard, hard, L(0)));
-  } else {
-    store_wide(loss.hard, L(0));
-  }
-  if constexpr (Soft) {
-    soft = soft_result(sums, frame.inverse_tau);
-    share = sums.d / sums.zs;
-    L kl = soft.kl * tau * tau;
-    Mask<T> fit = abs(kl) < L(infinity<T>());  // not NaN, nor beyond the type's range
-    const Mask<T> far = kl_is_far(soft.kl, abs(soft.log_ratio));
-    if (any(~far)) {
-      const L b = soft.inverse_zt, tau_log_ratio = L(0) - soft.log_ratio * tau;
-      kl = where(far, kl, near_terms(groups, frame, {L(1) / sums.zs, b, tau_log_ratio, tau}, in_reach));
-      fit = fit & (far | (in_reach & are_equal(sums, kl)) |
-                   near_kl_is_fit(kl, tau_log_ratio * tau_log_ratio, tau, Reach<T>::kTail));
+  // The gradient, which is left in the student's place.
+  void write_gradient() const {
+    const L e1 = Hard ? load(rows_.hard_slope) / total() : L(0);
+    L de(T(0)), es(T(0));
+    if constexpr (Soft) {
+      de = where(uses_soft_, load(rows_.soft_slope) * soft_.inverse_zt, L(0));
+      es = where(uses_soft_, L(0) - de * (sums_.d / sums_.zs), L(0));
     }
-    plain = plain & (fit | ~uses_soft);
-    store_wide(loss.soft, where(uses_soft, kl, L(0)));
-  } else {
-    store_wide(loss.soft, L(0));
-  }
-  const Mask<T> needed = uses_hard | uses_soft;
-  const Mask<T> careful = needed & ~(plain & (load(rows.ordinary) == L(1)));
-  if (call.hess.data != nullptr || __builtin_expect(any(careful), 0)) {
-    store(loss.careful, where(careful, L(1), L(0)));
-    loss.any_careful = any(careful);
-  }
-
-  if (call.grad.data != nullptr) {
-    const L hard_slope = load(rows.hard_slope), soft_slope = load(rows.soft_slope);
-    const L total = sums.others + sums.label, de = soft_slope * soft.inverse_zt;
-    const GradientFactors<T> factor{Hard ? hard_slope / total : L(0), where(uses_soft, de, L(0)),
-                                    where(uses_soft, L(0) - de * share, L(0))};
-    if (Hard && Soft && any(~uses_soft)) {
+    if (Hard && Soft && any(~uses_soft_)) {
       // What rows without a teacher have left here may be NaN, and 0 times it too.
-      for (std::int64_t c = 0; c < classes * n; c += n) {
-        T* const es = tile.terms + c;
-        store(es, where(uses_soft, load(es), L(0)));
-        store(es + tile.apart, where(uses_soft, load(es + tile.apart), L(0)));
+      for (std::int64_t i = 0; i < call_.classes * n; i += n) {
+        T* const terms = tile_.terms + i;
+        store(terms, where(uses_soft_, load(terms), L(0)));
+        store(terms + tile_.apart, where(uses_soft_, load(terms + tile_.apart), L(0)));
       }
     }
-    with_lane_power<Hard && Soft>(power, [&](auto known) {
-      write_terms<true, Hard, Soft, known.value>(groups, factor, pivot, sums.others, tile.s);
+    const L pivot = where(load(rows_.keeps_p1) == L(1), L(-1), label_);
+    with_lane_power<Hard && Soft>(power_, [&](auto power) {
+      write_terms<true, Hard, Soft, power.value>(groups_, {e1, de, es}, pivot, sums_.others, tile_.s);
     });
-    if (call.hess.data != nullptr) {
-      const L twice(static_cast<T>(call.hess_scale / call.grad_scale));  // or once
-      with_lane_power<Hard && Soft>(power, [&](auto known) {
-        write_probabilities<Hard, Soft, known.value>(groups, L(1) / total,
-                                                     where(uses_soft, L(1) / sums.zs, L(0)), tile.p1, tile.t);
-      });
-      write_hessian<Hard, Soft>(InLanes<T>{classes}, tile.p1, tile.t, hard_slope * twice,
-                                TileRows<T>::narrowed(rows.soft_weight, call.hess_scale), tile.t);
-    }
   }
-}
+
+  // The Hessian, which is left in the teacher's place.
+  void write_hessian() const {
+    const L e1 = L(1) / total(), es = where(uses_soft_, L(1) / sums_.zs, L(0));
+    with_lane_power<Hard && Soft>(power_, [&](auto power) {
+      write_probabilities<Hard, Soft, power.value>(groups_, e1, es, tile_.p1, tile_.t);
+    });
+    const L twice(static_cast<T>(call_.hess_scale / call_.grad_scale));  // or once
+    kdloss::KDLOSS_ISA::write_hessian<Hard, Soft>(
+        InLanes<T>{call_.classes}, tile_.p1, tile_.t, load(rows_.hard_slope) * twice,
+        TileRows<T>::narrowed(rows_.soft_weight, call_.hess_scale), tile_.t);
+  }
+
+ private:
+  void look() {
+    const L label = label_;
+    Extent<L> extent;
+    L label_s(T(0)), class_index(T(0));
+    for (std::int64_t i = 0; i < call_.classes * n; i += n) {
+      const L s = load(tile_.s + i);
+      extent.template add<Soft>(s, Soft ? load(tile_.t + i) : s);
+      if constexpr (Hard) {
+        label_s = where(label == class_index, s, label_s);
+        class_index = class_index + L(1);
+      }
+    }
+    extent_ = extent, label_s_ = label_s;
+  }
+
+  void add(const NextTile<T>& next) {
+    const L spread_s = extent_.spread_s(), spread_t = extent_.spread_t();
+    const Mask<T> student_is_whole = spread_s <= L(Reach<T>::kStudent);
+    const Mask<T> has_power = uses_soft_ & (spread_t <= L(Reach<T>::kTeacher)) & student_is_whole;
+    powers_ = where(has_power, load(rows_.power), L(0));
+    in_reach_ = (uses_soft_ & (spread_s <= L(Reach<T>::kSoftened) * tau_) &
+                 (spread_t <= L(Reach<T>::kTeacherSoftened) * tau_)) |
+                (~uses_soft_ & student_is_whole);
+    if (Hard && Soft && any(L(0) < powers_)) power_ = any(~has_power) ? kOwnPowers : rows_.common_power;
+    if (__builtin_expect(any(~in_reach_), 0)) {
+      power_ = kOwnPowers;
+      add_lanes<Hard, Soft, kOwnPowers, kMixed>(groups_, frame_, label_, powers_, in_reach_, next, sums_);
+      return;
+    }
+    // With rounding errors: where only some rows need them, a row of its own can be read again, a lane
+    // cannot.
+    with_lane_power<Hard && Soft>(power_, [&](auto power) {
+      add_lanes<Hard, Soft, power.value, kExact>(groups_, frame_, label_, powers_, in_reach_, next, sums_);
+    });
+  }
+
+  L total() const { return sums_.others + sums_.label; }  // of e1
+
+  Mask<T> probabilities_are_whole() const {
+    const L spread_s = extent_.spread_s(), spread_t = extent_.spread_t();
+    const L rounded = spread_t + L(2) * max(spread_s, spread_t);
+    const L unit = where(L(0) < powers_, L(1), tau_);
+    return in_reach_ & ((spread_s <= L(Reach<T>::kStudent)) | ~uses_hard_) &
+           ((rounded <= L(Reach<T>::kWhole) * unit) | ~uses_soft_);
+  }
+
+  // Where the divergence is within the plain path's reach.
+  Mask<T> soft_loss(L& soft) const {
+    soft = soft_.kl * tau_ * tau_;
+    const Mask<T> fit = abs(soft) < L(infinity<T>());  // not NaN, nor beyond the type's range
+    const Mask<T> far = kl_is_far(soft_.kl, abs(soft_.log_ratio));
+    if (!any(~far)) return fit;
+    const L tau_log_ratio = L(0) - soft_.log_ratio * tau_;
+    const NearFactors<T> factor{L(1) / sums_.zs, soft_.inverse_zt, tau_log_ratio, tau_};
+    soft = where(far, soft, near_terms(groups_, frame_, factor, in_reach_));
+    return fit & (far | (in_reach_ & are_equal(sums_, soft)) |
+                  near_kl_is_fit(soft, tau_log_ratio * tau_log_ratio, tau_, Reach<T>::kTail));
+  }
+
+  const KdCall<T>& call_;
+  const Tile<T>& tile_;
+  const TileRows<T>& rows_;
+  const Groups<T> groups_;
+  const Mask<T> uses_hard_, uses_soft_;
+  const L label_, tau_;
+  Extent<L> extent_;
+  L label_s_;
+  Frame<T> frame_;
+  L powers_;
+  Mask<T> in_reach_;
+  int power_ = 0;
+  Sums<L> sums_;
+  SoftResult<T> soft_;
+};
 
 }  // namespace
 }  // namespace kdloss::KDLOSS_ISA

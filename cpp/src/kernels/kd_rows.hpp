@@ -68,7 +68,10 @@ KDLOSS_INLINE KdSums lane_rows(const KdCall<T>& call, const Chunk<T>& chunk, std
                            {chunk.teacher, at, classes, tile.t},
                            {chunk.grad, at, classes, tile.s}};
     with_parts(any_hard, any_soft, [&](auto with_hard, auto with_soft) {
-      kd_tile<with_hard.value, with_soft.value>(tile, call, rows, next, loss);
+      const Rows<with_hard.value, with_soft.value, T> in_lanes(call, tile, rows, next);
+      in_lanes.losses(loss);
+      if (grad) in_lanes.write_gradient();
+      if (hess) in_lanes.write_hessian();
     });
     for (int i = 0; __builtin_expect(loss.any_careful, 0) && i < count; ++i) {
       if (loss.careful[i] == 0) continue;
