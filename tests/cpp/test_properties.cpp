@@ -33,6 +33,21 @@ KD_CASE_EACH_TYPE(properties.soft_is_zero_only_for_equal_rows) {
   }
 }
 
+// Not even where they differ in one class alone, whose probability is below the type's normal numbers.
+KD_CASE_EACH_TYPE(properties.soft_is_zero_only_for_equal_tails) {
+  Random random(5);
+  const T deep = sizeof(T) == sizeof(float) ? T(-285) : T(-2160);
+  for (std::int64_t classes : {2, 10, 224, 225, 1000, 3000}) {
+    std::vector<T> teacher(static_cast<std::size_t>(classes));
+    for (T& x : teacher) x = static_cast<T>(random.uniform(1, 2));
+    std::vector<T> student = teacher;
+    student.back() = teacher.back() = deep;
+    CHECK_AT(kl(student, teacher, 3) == 0, classes, " classes");
+    teacher.back() = deep - 3;
+    CHECK_AT(kl(student, teacher, 3) > 0, classes, " classes");
+  }
+}
+
 KD_CASE_EACH_TYPE(properties.gradient_rows_sum_to_zero) {
   check::Worst worst("row sum", tolerance::kRowSum<T>);
   for (std::int64_t classes : kClasses)
