@@ -2,10 +2,10 @@
 // go.
 #pragma once
 
+#include "gather.hpp"
 #include "kd_by_lane.hpp"
 #include "kd_by_row.hpp"
 #include "kd_careful.hpp"
-#include "lane_rows.hpp"
 #include "staging.hpp"
 
 namespace kdloss::KDLOSS_ISA {
@@ -39,13 +39,36 @@ void hide_unused(Tile<T> tile, std::int64_t classes, const TileRows<T>& rows, bo
   }
 }
 
-// Rows [at, at + count) of a chunk, at most as many as there are lanes. (Inline: a call costs ten classes 3
-// %.)
+// The sums of a tile's losses, which go to the caller too: rows [at, at + count) of a chunk.
 template <class T>
-KDLOSS_INLINE KdSums lane_rows(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t at, int count,
-                               const Plans<T>& plans, TileRows<T>& rows, const ScratchOf<T>& scratch) {
-  using L = Lanes<T>;
+KDLOSS_INLINE KdSums tile_sums(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t at, int count,
+                               TileRows<T>& rows, TileLoss<T>& loss) {
   using D = Lanes<double>;
+  constexpr int n = Lanes<T>::kCount;
+  for (int i = count; i < n; ++i) loss.hard[i] = loss.soft[i] = rows.target_rest[i] = 0;
+  D loss_sum(0.0), hard_sum(0.0), soft_sum(0.0);
+  for (int i = 0; i < n; i += D::kCount) {
+    const D h = used(load(rows.target_sum + i), load(loss.hard + i)) + load(rows.target_rest + i);
+    const D s = load(loss.soft + i), w = load(rows.weight + i);
+    store(loss.hard + i, h);
+    loss_sum = loss_sum + used(load(rows.hard_weight + i), h) + used(load(rows.soft_weight + i), s);
+    if (call.both_parts) hard_sum = hard_sum + used(w, h), soft_sum = soft_sum + used(w, s);
+  }
+  if (call.loss != nullptr || call.hard != nullptr || call.soft != nullptr)
+    for (int i = 0; i < count; ++i)
+      record(call, chunk.first + at + i, rows.plan(i), {loss.hard[i], loss.soft[i]});
+  if (!call.both_parts) return {sum(loss_sum), 0, 0, 0};
+  double labelled = 0;
+  for (int i = 0; i < count; ++i) labelled += rows.uses_hard[i] != 0 ? rows.weight[i] : 0;
+  return {sum(loss_sum), sum(hard_sum), sum(soft_sum), labelled};
+}
+
+// Rows [at, at + count) of a chunk, at most as many as there are lanes. Inline: a call would cost ten classes
+// a thirtieth.
+template <class T>
+KDLOSS_INLINE KdSums kd_tile(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t at, int count,
+                             const Plans<T>& plans, TileRows<T>& rows, const ScratchOf<T>& scratch) {
+  using L = Lanes<T>;
   constexpr int n = L::kCount;
   const std::int64_t classes = call.classes;
   const bool grad = call.grad.data != nullptr, hess = call.hess.data != nullptr;
@@ -94,23 +117,7 @@ KDLOSS_INLINE KdSums lane_rows(const KdCall<T>& call, const Chunk<T>& chunk, std
   }
   if (grad) scatter(tile.s, at, count, classes, chunk.grad);
   if (hess) scatter(tile.t, at, count, classes, chunk.hess);
-
-  for (int i = count; i < n; ++i) loss.hard[i] = loss.soft[i] = rows.target_rest[i] = 0;
-  D loss_sum(0.0), hard_sum(0.0), soft_sum(0.0);
-  for (int i = 0; i < n; i += D::kCount) {
-    const D h = used(load(rows.target_sum + i), load(loss.hard + i)) + load(rows.target_rest + i);
-    const D s = load(loss.soft + i), w = load(rows.weight + i);
-    store(loss.hard + i, h);
-    loss_sum = loss_sum + used(load(rows.hard_weight + i), h) + used(load(rows.soft_weight + i), s);
-    if (call.both_parts) hard_sum = hard_sum + used(w, h), soft_sum = soft_sum + used(w, s);
-  }
-  if (call.loss != nullptr || call.hard != nullptr || call.soft != nullptr)
-    for (int i = 0; i < count; ++i)
-      record(call, chunk.first + at + i, rows.plan(i), {loss.hard[i], loss.soft[i]});
-  if (!call.both_parts) return {sum(loss_sum), 0, 0, 0};
-  double labelled = 0;
-  for (int i = 0; i < count; ++i) labelled += rows.uses_hard[i] != 0 ? rows.weight[i] : 0;
-  return {sum(loss_sum), sum(hard_sum), sum(soft_sum), labelled};
+  return tile_sums(call, chunk, at, count, rows, loss);
 }
 
 template <class T>
@@ -123,7 +130,7 @@ void kd_lanes(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf<T>& 
     const std::int64_t first = chunk.first + at;
     const int count = static_cast<int>(chunk.count - at < n ? chunk.count - at : n);
     rows.fill(call, plans, first, count);
-    call.sums[first / n] = lane_rows(call, chunk, at, count, plans, rows, scratch);
+    call.sums[first / n] = kd_tile(call, chunk, at, count, plans, rows, scratch);
   }
 }
 

@@ -9,7 +9,7 @@
 #pragma once
 
 #include "kd_formula.hpp"
-#include "lane_rows.hpp"
+#include "gather.hpp"
 #include "layouts.hpp"
 #include "staging.hpp"
 
