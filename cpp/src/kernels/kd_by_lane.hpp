@@ -231,7 +231,7 @@ class Rows {
 
  private:
   void look() {
-    const L label = label_;
+    const L label = label_;  // locals: what belongs to the object GCC would write back at every step
     Extent<L> extent;
     L label_s(T(0)), class_index(T(0));
     for (std::int64_t i = 0; i < call_.classes * n; i += n) {
