@@ -8,8 +8,8 @@
 // it is close to 0.
 #pragma once
 
-#include "kd_formula.hpp"
 #include "gather.hpp"
+#include "kd_formula.hpp"
 #include "layouts.hpp"
 #include "staging.hpp"
 
