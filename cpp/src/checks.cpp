@@ -94,10 +94,13 @@ bool rows_fit(const Labels& labels, const Options& o, std::int64_t rows, std::in
   if (!all(o.taus, rows, is_tau) || !all(o.sample_weight, rows, is_weight)) return false;
   const bool padding_is_no_class = o.ignore_index < 0 || o.ignore_index >= classes;
   const auto all_are_classes = [&](const auto* y) {
-    bool yes = padding_is_no_class;
-    for (std::int64_t i = 0; i < rows; ++i)
-      yes &= static_cast<std::uint64_t>(y[i * labels.stride]) < static_cast<std::uint64_t>(classes);
-    return yes;
+    const auto last = static_cast<std::uint64_t>(classes - 1);
+    std::uint64_t outside = 0;  // the sign of a label, or of what is left up to the last class
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const auto label = static_cast<std::uint64_t>(static_cast<std::int64_t>(y[i * labels.stride]));
+      outside |= label | (last - label);
+    }
+    return padding_is_no_class && static_cast<std::int64_t>(outside) >= 0;
   };
   if (!labels.are_indices() ||
       (labels.data != nullptr ? all_are_classes(labels.data) : all_are_classes(labels.data32))) {

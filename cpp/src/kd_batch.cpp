@@ -22,10 +22,6 @@ struct Student {
   bool one_row = false;
 };
 
-void split_columns(std::int64_t count, Task task, void* context, int threads) {
-  parallel_for(count, threads, [&](std::int64_t i, int) { task(context, i); });
-}
-
 template <class T>
 Output output(const AnyView& student, const View<T>& v, const char* name) {
   if (v.data == nullptr && v.rows * v.classes > 0)
@@ -85,7 +81,7 @@ Parts run(KdCall<T>& call, const Options& o, Student student = {}) {
   Scratch sums(sum_count, sizeof(KdSums), 1);
   call.sums = sums.piece<KdSums>(0);
   if (threads > 1 && rows < kRowsForThread * threads && classes >= kManyClasses) {
-    call.split_columns = split_columns;
+    call.split_columns = parallel_for;
     call.threads = threads;
     threads = 1;
   }

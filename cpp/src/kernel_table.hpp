@@ -34,9 +34,10 @@ static std::int64_t line_offset(const T* p) {
 // How far from 1 the sum of a row of probabilities may be.
 constexpr double kProbabilityTolerance = 1e-3;
 
-// Runs task(context, i) for i in [0, count), in any order, perhaps on several threads.
-using Task = void (*)(void* context, std::int64_t i);
-using Runner = void (*)(std::int64_t count, Task task, void* context, int threads);
+// Runs task(context, begin, end, thread) for ranges that make up [0, count), in any order, on several
+// threads.
+using Task = void (*)(void* context, std::int64_t begin, std::int64_t end, int thread);
+using Runner = void (*)(std::int64_t count, int threads, Task task, void* context);
 
 // Sums over some rows, times the rows' weights. Rows that do not count have added 0.
 struct KdSums {

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "kdloss/kdloss.hpp"
+#include "scratch.hpp"
 
 namespace kdloss {
 namespace {
@@ -55,6 +56,23 @@ int quota() {
   return processors;
 }
 
+// What is left of a thread's part of a loop. Each on a cache line of its own.
+struct alignas(64) Part {
+  std::atomic<std::int64_t> next;
+  std::int64_t end;
+
+  // Takes half of it, from first on: long ranges at the beginning, short ones for those who come to help at
+  // the end. Their length, 0 when nothing is left.
+  std::int64_t take(std::int64_t& first) {
+    std::int64_t length;
+    first = next.load(std::memory_order_relaxed);
+    do {
+      length = (end - first + 1) / 2;
+    } while (length > 0 && !next.compare_exchange_weak(first, first + length, std::memory_order_relaxed));
+    return length;
+  }
+};
+
 }  // namespace
 
 int max_threads() {
@@ -70,20 +88,27 @@ int threads_for(int num_threads, std::int64_t elements) {
   return static_cast<int>(std::min<std::int64_t>(most, elements / kGrain));
 }
 
-void parallel_for(std::int64_t count, int threads, void (*body)(void* context, std::int64_t i, int thread),
-                  void* context) {
+void parallel_for(std::int64_t count, int threads, Task body, void* context) {
   threads = static_cast<int>(std::min<std::int64_t>(threads, count));
   if (threads <= 1) {
-    for (std::int64_t i = 0; i < count; ++i) body(context, i, 0);
+    if (count > 0) body(context, 0, count, 0);
     return;
   }
-  // Each thread begins with the part that has its number, so that a small call, which has one for each, finds
-  // its arrays in the cache of the processor that had them before; what is left goes to whoever is free.
-  std::atomic<std::int64_t> taken{0};
+  // Each thread works through a part of its own from end to end, and then helps the others. So what it asks
+  // for ahead is for itself (4096 x 1000: a twentieth to a fifth of the time against blocks dealt out in
+  // turn, by how far apart the processors are), and a small call finds its arrays in the cache of the
+  // processor that had them before.
+  Scratch memory(threads, sizeof(Part), 1);
+  Part* const parts = memory.piece<Part>(0);
+  for (int k = 0; k < threads; ++k) new (parts + k) Part{{count * k / threads}, count * (k + 1) / threads};
 #pragma omp parallel num_threads(threads)
   {
-    const int thread = omp_get_thread_num(), running = omp_get_num_threads();
-    for (std::int64_t i = thread; i < count; i = running + taken++) body(context, i, thread);
+    const int thread = omp_get_thread_num();
+    for (int k = 0; k < threads; ++k) {
+      Part& part = parts[(thread + k) % threads];
+      std::int64_t first;
+      while (const std::int64_t length = part.take(first)) body(context, first, first + length, thread);
+    }
   }
 }
 

@@ -24,16 +24,49 @@ inline void ask_for_large_pages(void* data, std::size_t bytes) {
 #endif
 }
 
+// Some memory that a thread keeps from call to call, since getting it anew would cost a small call a
+// twentieth of its time (128 x 100 on two threads).
+class KeptMemory {
+ public:
+  static KeptMemory& of_this_thread() {
+    static thread_local KeptMemory memory;
+    return memory;
+  }
+  // Null where it is in use, or is not that much.
+  char* take(std::size_t bytes) {
+    if (taken_ || bytes > kBytes) return nullptr;
+    if (data_ == nullptr) data_ = static_cast<char*>(::operator new(kBytes, std::align_val_t{64}));
+    taken_ = true;
+    return data_;
+  }
+  // False where it was not taken from here.
+  bool take_back(const char* data) {
+    if (data != data_) return false;
+    taken_ = false;
+    return true;
+  }
+  ~KeptMemory() { ::operator delete(data_, std::align_val_t{64}); }
+
+ private:
+  static constexpr std::size_t kBytes = std::size_t{256} << 10;
+  char* data_ = nullptr;
+  bool taken_ = false;
+};
+
 class Scratch {
  public:
   Scratch(std::int64_t elements, std::size_t element_size, int pieces)
       : piece_bytes_((static_cast<std::size_t>(elements) * element_size + 63) / 64 * 64), data_(small_) {
     const std::size_t bytes = piece_bytes_ * static_cast<std::size_t>(pieces);
-    if (bytes > sizeof small_) data_ = static_cast<char*>(::operator new(bytes, std::align_val_t{64}));
+    if (bytes <= sizeof small_) return;
+    data_ = KeptMemory::of_this_thread().take(bytes);
+    if (data_ != nullptr) return;
+    data_ = static_cast<char*>(::operator new(bytes, std::align_val_t{64}));
     if (bytes >= kMuch) ask_for_large_pages(data_, bytes);
   }
   ~Scratch() {
-    if (data_ != small_) ::operator delete(data_, std::align_val_t{64});
+    if (data_ != small_ && !KeptMemory::of_this_thread().take_back(data_))
+      ::operator delete(data_, std::align_val_t{64});
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;

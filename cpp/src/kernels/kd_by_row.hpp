@@ -179,19 +179,18 @@ void for_row(const KdCall<T>& call, const RowScratch<T>& scratch, Body&& body) {
     for (std::int64_t i = 0; i < count; ++i) body(block_at(i, count, call.classes), scratch.blocks[i]);
     return;
   }
-  constexpr std::int64_t kShare = 8;  // blocks that are worth waking a thread for
   struct Context {
     Body& body;
     std::int64_t count, classes;
     Block<T>* blocks;
   } context{body, count, call.classes, scratch.blocks};
-  call.split_columns((count + kShare - 1) / kShare,
-                     [](void* p, std::int64_t share) {
-                       const Context& c = *static_cast<Context*>(p);
-                       for (std::int64_t i = share * kShare; i < c.count && i < (share + 1) * kShare; ++i)
-                         c.body(block_at(i, c.count, c.classes), c.blocks[i]);
-                     },
-                     &context, call.threads);
+  call.split_columns(
+      count, call.threads,
+      [](void* p, std::int64_t begin, std::int64_t end, int) {
+        const Context& c = *static_cast<Context*>(p);
+        for (std::int64_t i = begin; i < end; ++i) c.body(block_at(i, c.count, c.classes), c.blocks[i]);
+      },
+      &context);
 }
 
 template <bool Hard, bool Soft, class T>

@@ -87,9 +87,12 @@ KDLOSS_INLINE KdSums kd_tile(const KdCall<T>& call, const Chunk<T>& chunk, std::
   if (any_hard || any_soft) {
     if (any_soft) gather(chunk.teacher, at, count, classes, tile.t);
     if (any(any_soft ? ~soft : ~hard)) hide_unused(tile, classes, rows, any_soft);
-    const NextTile<T> next{{chunk.student, at, classes, tile.s},
-                           {chunk.teacher, at, classes, tile.t},
-                           {chunk.grad, at, classes, tile.s}};
+    // What lies behind the last tile may be another thread's, and a line to write would be taken from it.
+    static constexpr Chunk<T> kNothing{};
+    const Chunk<T>& ahead = at + n < chunk.count ? chunk : kNothing;
+    const NextTile<T> next{{ahead.student, at, classes, tile.s},
+                           {ahead.teacher, at, classes, tile.t},
+                           {ahead.grad, at, classes, tile.s}};
     with_parts(any_hard, any_soft, [&](auto with_hard, auto with_soft) {
       const Rows<with_hard.value, with_soft.value, T> in_lanes(call, tile, rows, next);
       in_lanes.losses(loss);

@@ -13,7 +13,7 @@ namespace {
 // Rows [first, first + count) of a call's arrays.
 template <class T>
 struct Chunk {
-  std::int64_t first, count;
+  std::int64_t first = 0, count = 0;
   Matrix<const T> student, teacher, soft_labels;
   Matrix<T> grad, hess;
 };
