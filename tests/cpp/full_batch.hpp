@@ -80,19 +80,21 @@ struct FullBatch : Batch<T> {
   static std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 };
 
-// Soft labels of every kind in turn: one class, all classes, two, and one with nearly all.
+// Soft labels of every kind in turn: one class, all classes, two, one with nearly all, and one whose sum is
+// not quite 1.
 template <class T>
 void fill_probabilities(Random& random, std::int64_t i, std::int64_t classes, T* y) {
   std::fill(y, y + classes, T(0));
   const std::int64_t one = random.below(classes), other = random.below(classes);
-  if (i % 4 == 0) y[one] = 1;
-  if (i % 4 == 1) {
+  if (i % 5 == 0) y[one] = 1;
+  if (i % 5 == 1) {
     double total = 0;
     for (std::int64_t c = 0; c < classes; ++c) total += y[c] = static_cast<T>(random.uniform(0.01, 1));
     for (std::int64_t c = 0; c < classes; ++c) y[c] = static_cast<T>(static_cast<double>(y[c]) / total);
   }
-  if (i % 4 == 2) y[one] = T(0.25), y[other] += T(0.75);
-  if (i % 4 == 3) y[one] = T(1e-6), y[other] += T(1) - T(1e-6);
+  if (i % 5 == 2) y[one] = T(0.25), y[other] += T(0.75);
+  if (i % 5 == 3) y[one] = T(1e-6), y[other] += T(1) - T(1e-6);
+  if (i % 5 == 4) y[one] = T(0.9995);
 }
 
 // Rows of all kinds with the options of `uses` (Use).

@@ -33,7 +33,7 @@ void blend_row(const KdCall<T>& call, const Plans<T>& plans, const T* s, const M
   const std::int64_t classes = call.classes;
   const InRow<T> layout{classes};
   const double keep = 1 - call.label_smoothing, share = call.label_smoothing / static_cast<double>(classes);
-  std::int64_t wanted = 1;  // classes that are not 0 in y
+  std::int64_t wanted = 1;  // classes that are not 0 in y; 2 for one that is not 1 either
   if (call.labels.are_soft()) {
     for (std::int64_t c = 0; c < classes; ++c) g[c] = *at(labels, row, c);
     const auto wanted_ones = layout.template sums<1>([&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
@@ -43,6 +43,7 @@ void blend_row(const KdCall<T>& call, const Plans<T>& plans, const T* s, const M
     plan.label = -1;
     while (wanted > 0 && g[++plan.label] == 0) {
     }
+    if (wanted == 1 && g[plan.label] != 1) wanted = 2;
   }
   if (plan.label < 0) {
     plan = plans.unlabelled(plan.weight);

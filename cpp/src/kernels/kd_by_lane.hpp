@@ -71,7 +71,7 @@ void blend_tile(const KdCall<T>& call, const Plans<T>& plans, Tile<T> tile, Tile
   for (std::int64_t c = 0; c < classes; ++c, index = index + L(1)) {
     const L s = load(tile.s + c * n), y = soft_labels ? where(uses_hard, load(tile.g + c * n), L(0))
                                                       : where(label == index, L(1), L(0));
-    wanted = wanted + where(y == L(0), L(0), L(1));
+    wanted = wanted + where(y == L(0), L(0), where(y == L(1), L(1), L(2)));  // 1: one class, for certain
     last = where(y == L(0), last, index);
     L g = fma(keep, y, share);
     if (call.class_weight != nullptr) g = g * L(static_cast<T>(call.class_weight[c]));
