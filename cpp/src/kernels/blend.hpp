@@ -64,7 +64,7 @@ void blend_row(const KdCall<T>& call, const Plans<T>& plans, const T* s, const M
   for (std::int64_t c = 0; call.class_weight != nullptr && c < classes; ++c)
     g[c] = static_cast<T>(static_cast<double>(g[c]) * call.class_weight[c]);
 
-  const L ms = layout.largest([&](std::int64_t c) KDLOSS_INLINE_LAMBDA { return load(s + c); });
+  const L ms = largest_of(layout, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA { return load(s + c); });
   std::int64_t top = 0;
   while (top + L::kCount < classes && !any(load(s + top) == ms)) top += L::kCount;
   while (top + 1 < classes && s[top] != first(ms)) ++top;

@@ -26,7 +26,7 @@ KDLOSS_INLINE Lanes<T> variance(Lanes<T> p, const Peak<Lanes<T>>& peak) {
 template <class Layout, class T>
 Peak<Lanes<T>> peak_of(const Layout& layout, const T* p) {
   using L = Lanes<T>;
-  const L top = layout.largest([&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return load(p + i); });
+  const L top = largest_of(layout, [&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return load(p + i); });
   const auto rest = layout.template sums<1>([&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
     const L x = load(p + i);
     return Some<L, 1>{where(x == top, L(0), x)};

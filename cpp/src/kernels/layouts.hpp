@@ -73,12 +73,6 @@ struct InRow {
   KDLOSS_INLINE void each(Body&& body) const {
     for_columns<T>({0, classes}, [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA { body(c); });
   }
-  template <class F>
-  KDLOSS_INLINE Lanes<T> largest(F&& f) const {
-    Lanes<T> most(-__builtin_inf());
-    each([&](std::int64_t i) KDLOSS_INLINE_LAMBDA { most = max(f(i), most); });
-    return kdloss::KDLOSS_ISA::largest(most);
-  }
   // The sums of the N numbers that f(i) gives.
   template <int N, class F>
   KDLOSS_INLINE Some<Number, N> sums(F&& f) const {
@@ -97,6 +91,7 @@ struct InRow {
     for (int i = 0; i < N; ++i) result.x[i] = Number(all[i]);
     return result;
   }
+  static Lanes<T> largest_in_row(Lanes<T> x) { return largest(x); }
   static Lanes<T> as_lanes(Number x) { return static_cast<T>(first(x)); }
   static Number as_number(Lanes<T> x) { return static_cast<double>(first(x)); }
 };
@@ -111,12 +106,6 @@ struct InLanes {
   KDLOSS_INLINE void each(Body&& body) const {
     for (std::int64_t c = 0; c < classes; ++c) body(c * Lanes<T>::kCount);
   }
-  template <class F>
-  KDLOSS_INLINE Lanes<T> largest(F&& f) const {
-    Lanes<T> most(-__builtin_inf());
-    each([&](std::int64_t i) KDLOSS_INLINE_LAMBDA { most = max(f(i), most); });
-    return most;
-  }
   template <int N, class F>
   KDLOSS_INLINE Some<Number, N> sums(F&& f) const {
     RunningSums<T, N> running;
@@ -125,9 +114,18 @@ struct InLanes {
     for (int i = 0; i < N; ++i) result.x[i] = running.total(i);
     return result;
   }
+  static Lanes<T> largest_in_row(Lanes<T> x) { return x; }
   static Lanes<T> as_lanes(Number x) { return x; }
   static Number as_number(Lanes<T> x) { return x; }
 };
+
+// The largest of the numbers f(i), in a row or in each.
+template <class Layout, class F>
+KDLOSS_INLINE auto largest_of(const Layout& layout, F&& f) {
+  decltype(f(0)) most(-__builtin_inf());
+  layout.each([&](std::int64_t i) KDLOSS_INLINE_LAMBDA { most = max(f(i), most); });
+  return Layout::largest_in_row(most);
+}
 
 }  // namespace
 }  // namespace kdloss::KDLOSS_ISA

@@ -27,7 +27,7 @@ typename Layout::Number softmax(const Layout& layout, const T* x, const Temperat
   using L = Lanes<T>;
   using Number = typename Layout::Number;
   constexpr bool log = W != Want::kSoftmax;
-  const L m = layout.largest([&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return load(x + i); });
+  const L m = largest_of(layout, [&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return load(x + i); });
   const L k(tau.k), zero(tau.zero);
   const auto sums = layout.template sums<log ? 2 : 1>([&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
     const L v = load(x + i), below = v - m, e = exp_any(below, k, zero);
