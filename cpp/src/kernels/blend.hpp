@@ -32,18 +32,19 @@ void blend_row(const KdCall<T>& call, const Plans<T>& plans, const T* s, const M
   using L = Lanes<T>;
   const std::int64_t classes = call.classes;
   const InRow<T> layout{classes};
-  const double keep = 1 - call.label_smoothing, share = call.label_smoothing / static_cast<double>(classes);
+  const T keep = static_cast<T>(1 - call.label_smoothing);
+  const T share = static_cast<T>(call.label_smoothing / static_cast<double>(classes));
+  const T* const y = call.labels.are_soft() ? at(labels, row) : nullptr;
   std::int64_t wanted = 1;  // classes that are not 0 in y; 2 for one that is not 1 either
-  if (call.labels.are_soft()) {
-    for (std::int64_t c = 0; c < classes; ++c) g[c] = *at(labels, row, c);
-    const auto wanted_ones = layout.template sums<1>([&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
-      return Some<L, 1>{where(load(g + c) == L(0), L(0), L(1))};
+  if (y != nullptr) {
+    const auto ones = layout.template sums<1>([&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
+      return Some<L, 1>{where(load(y + c) == L(0), L(0), L(1))};
     });
-    wanted = static_cast<std::int64_t>(first(wanted_ones.x[0]));
+    wanted = static_cast<std::int64_t>(first(ones.x[0]));
     plan.label = -1;
-    while (wanted > 0 && g[++plan.label] == 0) {
+    while (wanted > 0 && y[++plan.label] == 0) {
     }
-    if (wanted == 1 && g[plan.label] != 1) wanted = 2;
+    if (wanted == 1 && y[plan.label] != 1) wanted = 2;
   }
   if (plan.label < 0) {
     plan = plans.unlabelled(plan.weight);
@@ -54,13 +55,8 @@ void blend_row(const KdCall<T>& call, const Plans<T>& plans, const T* s, const M
     plan.hard &= plan.target_sum > 0 || call.both_parts;
     return;
   }
-  if (wanted == 1) {
-    for (std::int64_t c = 0; c < classes; ++c) g[c] = static_cast<T>(share);
-    g[plan.label] = static_cast<T>(keep + share);
-  } else if (share > 0) {
-    for (std::int64_t c = 0; c < classes; ++c)
-      g[c] = static_cast<T>(keep * static_cast<double>(g[c]) + share);
-  }
+  for (std::int64_t c = 0; c < classes; ++c) g[c] = y == nullptr ? share : keep * y[c] + share;
+  if (y == nullptr) g[plan.label] = keep + share;
   for (std::int64_t c = 0; call.class_weight != nullptr && c < classes; ++c)
     g[c] = static_cast<T>(static_cast<double>(g[c]) * call.class_weight[c]);
 
