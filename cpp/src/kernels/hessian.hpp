@@ -2,8 +2,8 @@
 //
 //     hess = hard_weight p1 (1 - p1) + soft_weight p (1 - p)
 //
-// 1 - p loses its digits where p is close to 1. At most one class has more than three quarters, and there 1 -
-// p is the sum of all others.
+// 1 - p loses its digits where p is close to 1: where a class has more than three quarters, which at most one
+// does, the sum of all others stands for it.
 #pragma once
 
 #include "layouts.hpp"
