@@ -1,6 +1,7 @@
 """The command line as a child process: what each command leaves."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -347,7 +348,9 @@ def test_demo(tmp_path):
 def test_ctrl_c_leaves_nothing():
     before = tree()
     arguments = [sys.executable, "-m", "kdloss", *TRAIN, "--epochs", "1000000"]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+    # A shell's background jobs, and all that they start, ignore Ctrl-C.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         while not Path("run").exists():
             assert process.poll() is None
             time.sleep(0.01)
