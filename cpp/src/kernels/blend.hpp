@@ -25,7 +25,7 @@ KDLOSS_INLINE Lanes<T> wanted_gap(Lanes<T> g, Lanes<T> ms, Lanes<T> s) {
 }
 
 // Completes the plan of one row with its target, that of the given row of labels or the plan's own, and
-// leaves in g what blend_gradient() takes away. s is contiguous.
+// leaves in g what blend_gradient() takes away. s and the row of labels are contiguous.
 template <class T>
 void blend_row(const KdCall<T>& call, const Plans<T>& plans, const T* s, const Matrix<const T>& labels,
                std::int64_t row, T* g, RowPlan& plan) {
