@@ -119,40 +119,41 @@ void blend_tile(const KdCall<T>& call, const Plans<T>& plans, Tile<T> tile, Tile
 
 // The sums of all rows: each lane with its own label and perhaps its own power.
 template <bool Hard, bool Soft, int Power, Way way, class T>
-__attribute__((noinline)) void add_lanes(const Groups<T>& given, const Frame<T>& given_frame, Lanes<T> label,
+__attribute__((noinline)) void add_lanes(const Groups<T>& all, const Frame<T>& frames, Lanes<T> labels,
                                          Lanes<T> own_powers, Mask<T> in_reach, const NextTile<T>& next_tile,
                                          Sums<Lanes<T>>& to) {
-  using L = Lanes<T>;
-  const Groups<T> groups = given;
-  const Frame<T> frame = given_frame;
+  using V = Vector<T>;
   NextTile<T> next = next_tile;
-  L class_index(T(0));
-  Sums<L> run;
-  Totals<L> total;
-  for_groups<T>(groups.count, [&](auto parts, std::int64_t i) KDLOSS_INLINE_LAMBDA {
-    constexpr int P = parts.value;
-    if (i % (NextLines<T>::kAtOnce * L::kCount) == 0) {
-      // A tile's rows are read side by side, which no processor foresees.
-      next.s.template ask<false>();
-      if constexpr (Soft) next.t.template ask<false>();
-      next.grad.template ask<true>();
-    }
-    if (__builtin_expect(run_ends(i / L::kCount), 0)) total.add(run), run = Sums<L>();
-    const Frame<T, P> f = repeated<P>(frame);
-    const Terms<T, P> several = finish_groups<Hard, Soft, Power, way>(
-        begin_groups<Soft, way>(groups, i, f), groups, i, f, repeated<P>(own_powers), repeated<P>(in_reach));
-    for (int j = 0; j < P / kParts; ++j) {
-      Terms<T> x = section(several, j);
-      if constexpr (Hard) {
-        const Mask<T> here = label == class_index;
-        run.label = where(here, x.e1, run.label);
-        x.e1 = where(here, L(0), x.e1);
-        class_index = class_index + L(1);
-      }
-      add<Hard, Soft>(run, x);
-    }
-  });
-  to = total.with(run);  // not the result: GCC would build that in memory, addition by addition
+  for (int part = 0; part < kParts; ++part) {
+    const Groups<T> groups = all.part(part);
+    const Frame<T, 1> frame = part_of(frames, part);
+    const V label = part_of(labels, part), powers = part_of(own_powers, part);
+    const Mask<T, 1> reached = part_of(in_reach, part);
+    V class_index(T(0));
+    Sums<V> run;
+    Totals<V> total;
+    for_groups<T>(
+        groups.count,
+        [&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return begin_groups<Soft, way>(groups, i, frame); },
+        [&](const Reduced<T, 1>& begun, std::int64_t i) KDLOSS_INLINE_LAMBDA {
+          if (part == 0 && i % (NextLines<T>::kAtOnce * Groups<T>::kSize) == 0) {
+            // A tile's rows are read side by side, which no processor foresees.
+            next.s.template ask<false>();
+            if constexpr (Soft) next.t.template ask<false>();
+            next.grad.template ask<true>();
+          }
+          Terms<T, 1> x = finish_groups<Hard, Soft, Power, way>(begun, groups, i, frame, powers, reached);
+          if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) total.add(run), run = Sums<V>();
+          if constexpr (Hard) {
+            const Mask<T, 1> here = label == class_index;
+            run.label = where(here, x.e1, run.label);
+            x.e1 = where(here, V(0), x.e1);
+            class_index = class_index + V(1);
+          }
+          add<Hard, Soft>(run, x);
+        });
+    set_part(to, part, total.with(run));
+  }
 }
 
 // A row in each lane.

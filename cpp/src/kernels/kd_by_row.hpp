@@ -96,31 +96,33 @@ KDLOSS_INLINE Extent<T> extent(const RowInput<T>& row, Span block) {
 }
 
 // ---- Second reading: the sums
-// Adds the terms of all groups to the sums, but for e1 of the given class. What will be read next lies so far
-// ahead; grad, where the first group's gradient will be written, may be null.
+// The sums of all groups, but for e1 of the given class. What will be read next lies so far ahead; grad,
+// where the first group's gradient will be written, may be null.
 template <bool Hard, bool Soft, int Power, Way way, class T>
-__attribute__((noinline)) void add_groups(const Groups<T>& given, const Frame<T>& given_frame,
+__attribute__((noinline)) void add_groups(const Groups<T>& all, const Frame<T>& whole_frame,
                                           std::int64_t label, std::int64_t ahead, const T* grad,
                                           Sums<Lanes<T>>& to) {
-  using L = Lanes<T>;
-  const Groups<T> groups = given;
-  const Frame<T> frame = given_frame;
-  Sums<L> run;
-  Totals<L> total;
-  for_groups_begun_ahead<T>(
-      groups.count,
-      [&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return begin_groups<Soft, way>(groups, i, frame); },
-      [&](const Reduced<T>& begun, std::int64_t i) KDLOSS_INLINE_LAMBDA {
-        prefetch(groups.s + i, ahead);
-        if constexpr (Soft) prefetch(groups.t + i, ahead);
-        if (grad != nullptr) prefetch<true>(grad, i);
-        Terms<T> x = finish_groups<Hard, Soft, Power, way>(begun, groups, i, frame, L(0), L(0) == L(0));
-        if (Hard && __builtin_expect(i <= label && label < i + L::kCount, 0))
-          x.e1 = where(lane_index<T>() == L(static_cast<T>(label - i)), L(0), x.e1);
-        if (__builtin_expect(run_ends(i / L::kCount), 0)) total.add(run), run = Sums<L>();
-        add<Hard, Soft>(run, x);
-      });
-  to = total.with(run);  // not the result: GCC would build that in memory, addition by addition
+  using V = Vector<T>;
+  for (int part = 0; part < kParts; ++part, label -= V::kCount) {
+    const Groups<T> groups = all.part(part);
+    const Frame<T, 1> frame = part_of(whole_frame, part);
+    Sums<V> run;
+    Totals<V> total;
+    for_groups<T>(
+        groups.count,
+        [&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return begin_groups<Soft, way>(groups, i, frame); },
+        [&](const Reduced<T, 1>& begun, std::int64_t i) KDLOSS_INLINE_LAMBDA {
+          prefetch(groups.s + i, ahead);
+          if constexpr (Soft) prefetch(groups.t + i, ahead);
+          if (grad != nullptr) prefetch<true>(grad, i);
+          Terms<T, 1> x = finish_groups<Hard, Soft, Power, way>(begun, groups, i, frame, V(0), V(0) == V(0));
+          if (Hard && __builtin_expect(i <= label && label < i + V::kCount, 0))
+            x.e1 = where(lane_index<T, 1>() == V(static_cast<T>(label - i)), V(0), x.e1);
+          if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) total.add(run), run = Sums<V>();
+          add<Hard, Soft>(run, x);
+        });
+    set_part(to, part, total.with(run));
+  }
 }
 
 // False where the gaps need their rounding errors and were computed without.

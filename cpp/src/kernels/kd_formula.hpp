@@ -130,13 +130,12 @@ struct Frame {
       : Frame(ms_, mt_, temperature.k, temperature.inverse) {}
 };
 
-// The same for several Lanes side by side.
-template <int P, class T>
-KDLOSS_INLINE Frame<T, P> repeated(const Frame<T>& one) {
-  Frame<T, P> f;
-  f.ms = repeated<P>(one.ms), f.mt = repeated<P>(one.mt);
-  f.dm.value = repeated<P>(one.dm.value), f.dm.error = repeated<P>(one.dm.error);
-  f.k = repeated<P>(one.k), f.inverse_tau = repeated<P>(one.inverse_tau);
+template <class T>
+KDLOSS_INLINE Frame<T, 1> part_of(const Frame<T>& whole, int i) {
+  Frame<T, 1> f;
+  f.ms = part_of(whole.ms, i), f.mt = part_of(whole.mt, i);
+  f.dm = {part_of(whole.dm.value, i), part_of(whole.dm.error, i)};
+  f.k = part_of(whole.k, i), f.inverse_tau = part_of(whole.inverse_tau, i);
   return f;
 }
 
@@ -249,10 +248,6 @@ KDLOSS_INLINE Terms<T, P> wide_terms(Lanes<T, P> s, Lanes<T, P> t, const Frame<T
   return x;
 }
 template <class T, int P>
-KDLOSS_INLINE Terms<T> section(const Terms<T, P>& x, int i) {
-  return {section(x.e1, i), section(x.et, i), section(x.es, i), section(x.de, i), section(x.gap, i)};
-}
-template <class T, int P>
 KDLOSS_INLINE Terms<T, P> where(Mask<T, P> m, const Terms<T, P>& yes, const Terms<T, P>& no) {
   return {where(m, yes.e1, no.e1), where(m, yes.et, no.et), where(m, yes.es, no.es), where(m, yes.de, no.de),
           where(m, yes.gap, no.gap)};
@@ -281,6 +276,11 @@ struct Sums {
     others = others + x.others, label = label + x.label;
   }
 };
+template <class T>
+KDLOSS_INLINE void set_part(Sums<Lanes<T>>& sums, int i, const Sums<Vector<T>>& x) {
+  set_part(sums.zt, i, x.zt), set_part(sums.zs, i, x.zs), set_part(sums.d, i, x.d);
+  set_part(sums.moved, i, x.moved), set_part(sums.others, i, x.others), set_part(sums.label, i, x.label);
+}
 // Of runs of terms.
 template <class L>
 struct Totals {

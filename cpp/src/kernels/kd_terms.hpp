@@ -19,36 +19,31 @@ struct Groups {
   T* terms;
   std::int64_t apart, count;
 
+  Groups moved(std::int64_t i) const { return {s + i, t + i, terms + i, apart, count}; }
   Groups from(std::int64_t first, std::int64_t number) const {
-    const std::int64_t i = first * kSize;
-    return {s + i, t + i, terms + i, apart, number};
+    Groups some = moved(first * kSize);
+    some.count = number;
+    return some;
   }
+  // What begins with that native vector of each group.
+  Groups part(int i) const { return moved(i * Vector<T>::kCount); }
 };
 
-// Calls body(parts, i) for all groups, by the index of their first element: kBusyParts at a time (parts.value
-// says how many it is), and the last by themselves.
-template <class T, class Body>
-KDLOSS_INLINE void for_groups(std::int64_t count, Body&& body) {
-  constexpr std::int64_t n = Groups<T>::kSize, many = Lanes<T, kBusyParts>::kCount;
-  std::int64_t i = 0;
-  for (; i + many <= count * n; i += many) body(Constant<kBusyParts>{}, i);
-  if constexpr (many > n)
-    for (; i < count * n; i += n) body(Constant<kParts>{}, i);
-}
-
-// Calls finish(begin(i), i) for all groups, one at a time. Where the registers hold two of them each is begun
-// a round before it is finished: a processor looks ahead over some hundred operations, which is two or three
-// groups, and finds as much to do at once as their chains of dependent operations are short.
+// Calls finish(begin(i), i) for all groups, by the index of their first element: each is begun a round before
+// it is finished. A processor looks ahead over some hundred operations, which is two or three native vectors
+// of logits, and finds as much to do at once as their chains of dependent operations are short. Loops with
+// long chains take one native vector of each group, and then the next of each: two at once need more
+// registers than AVX2 has (256 x 1000: a twentieth slower), and two groups at once, not begun ahead, were
+// slower with AVX-512 too (128 x 100: 7.2 microseconds, now 6.6).
 template <class T, class Begin, class Finish>
-KDLOSS_INLINE void for_groups_begun_ahead(std::int64_t count, Begin&& begin, Finish&& finish) {
+KDLOSS_INLINE void for_groups(std::int64_t count, Begin&& begin, Finish&& finish) {
   constexpr std::int64_t n = Groups<T>::kSize;
-  constexpr bool ahead = kParts == 1;
   if (count == 0) return;
   const std::int64_t last = (count - 1) * n;
   auto next = begin(0);
   for (std::int64_t i = 0; i <= last; i += n) {
-    const auto now = ahead ? next : begin(i);
-    if (ahead) next = begin(i < last ? i + n : last);
+    const auto now = next;
+    next = begin(i < last ? i + n : last);
     finish(now, i);
   }
 }
@@ -130,39 +125,50 @@ KDLOSS_INLINE Terms<T, P> finish_groups(const Reduced<T, P>& begun, const Groups
 
 // ---- The divergence of rows that are near their teacher, term by term
 // p = a es, q = b et, and u = (gap + tau_log_ratio) / tau.
-template <class T>
+template <class T, int P = kParts>
 struct NearFactors {
-  Lanes<T> a, b, tau_log_ratio, tau;
+  Lanes<T, P> a, b, tau_log_ratio, tau;
 };
+template <class T>
+KDLOSS_INLINE Vector<T> near_part(const Groups<T>& groups, const Frame<T, 1>& frame,
+                                  const NearFactors<T, 1>& factor, Mask<T, 1> in_reach) {
+  using V = Vector<T>;
+  const Mask<T, 1> from_difference = et_is_es_minus_de(V(0) - factor.tau_log_ratio * frame.inverse_tau);
+  const bool all_from_difference = !any(~from_difference), any_wide = any(~in_reach);
+  V run(T(0));
+  Total<V> kl;
+  for_groups<T>(
+      groups.count,
+      [&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
+        return logit_gap(load<1>(groups.s + i), load<1>(groups.t + i), frame) + factor.tau_log_ratio;
+      },
+      [&](V tau_u, std::int64_t i) KDLOSS_INLINE_LAMBDA {
+        const V es = load<1>(groups.terms + i), de = load<1>(groups.terms + groups.apart + i);
+        V et = es - de;
+        if (__builtin_expect(!all_from_difference, 0)) {
+          const V t_below = load<1>(groups.t + i) - frame.mt, zero = V(T(-Format<T>::kBias)) / frame.k;
+          const V own = where(in_reach, exp_normal(t_below, frame.k), exp_to_zero(t_below, frame.k, zero));
+          et = where(from_difference, et, own);
+        }
+        const V q = factor.b * et, difference = fma(factor.a, es, V(0) - q);
+        V k = near_kl_term(q, tau_u, difference, factor.tau, frame.inverse_tau);
+        if (__builtin_expect(any_wide, 0))  // what the teacher masks: q = 0, and the term is p
+          k = where(et == V(0), factor.tau * factor.tau * difference, k);
+        if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) kl.add(run), run = V(0);
+        run = run + k;
+      });
+  return kl.with(run);
+}
 template <class T>
 Lanes<T> near_terms(const Groups<T>& groups, const Frame<T>& frame, const NearFactors<T>& factor,
                     Mask<T> in_reach) {
-  const Mask<T> from_difference = et_is_es_minus_de(Lanes<T>(0) - factor.tau_log_ratio * frame.inverse_tau);
-  const bool all_from_difference = !any(~from_difference), any_wide = any(~in_reach);
-  Lanes<T> run(T(0));
-  Total<Lanes<T>> kl;
-  for_groups<T>(groups.count, [&](auto parts, std::int64_t i) KDLOSS_INLINE_LAMBDA {
-    constexpr int P = parts.value;
-    using L = Lanes<T, P>;
-    const Frame<T, P> f = repeated<P>(frame);
-    const L s = load<P>(groups.s + i), t = load<P>(groups.t + i);
-    const L es = load<P>(groups.terms + i), de = load<P>(groups.terms + groups.apart + i);
-    const L b = repeated<P>(factor.b), tau = repeated<P>(factor.tau);
-    L et = es - de;
-    if (__builtin_expect(!all_from_difference, 0)) {
-      const L t_below = t - f.mt, zero = L(T(-Format<T>::kBias)) / f.k;
-      const L own = where(repeated<P>(in_reach), exp_normal(t_below, f.k), exp_to_zero(t_below, f.k, zero));
-      et = where(repeated<P>(from_difference), et, own);
-    }
-    const L q = b * et, difference = fma(repeated<P>(factor.a), es, L(0) - q);
-    const L tau_u = logit_gap(s, t, f) + repeated<P>(factor.tau_log_ratio);
-    L k = near_kl_term(q, tau_u, difference, tau, f.inverse_tau);
-    if (__builtin_expect(any_wide, 0))  // what the teacher masks: q = 0, and the term is p
-      k = where(et == L(0), tau * tau * difference, k);
-    if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) kl.add(run), run = Lanes<T>(0);
-    for (int j = 0; j < P / kParts; ++j) run = run + section(k, j);
-  });
-  return kl.with(run);
+  Lanes<T> kl;
+  for (int i = 0; i < kParts; ++i) {
+    const NearFactors<T, 1> own{part_of(factor.a, i), part_of(factor.b, i), part_of(factor.tau_log_ratio, i),
+                                part_of(factor.tau, i)};
+    set_part(kl, i, near_part(groups.part(i), part_of(frame, i), own, part_of(in_reach, i)));
+  }
+  return kl;
 }
 
 // ---- The gradient, which follows from the terms alone

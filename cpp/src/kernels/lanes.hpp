@@ -3,7 +3,7 @@
 // A Lanes value is always 64 bytes, held in as many native vectors as the target needs (one with AVX-512,
 // two with AVX2, four with SSE2 or NEON). Because the number of lanes never changes, neither does the order
 // in which sums are taken, and a result has the same bits on every instruction set with a fused multiply-add.
-// Lanes<T, P> is as many native vectors as it says: several such values side by side, or a part of one.
+// Lanes<T, P> is as many native vectors as it says: Lanes<T, 1>, or Vector<T>, is one part of a Lanes.
 #pragma once
 
 #include <cstdint>
@@ -49,9 +49,6 @@ struct Bits<double> {
 };
 
 constexpr int kParts = 64 / kNativeBytes;
-// The parts that a loop of long dependent chains takes at a time: one alone leaves the arithmetic idle (128 x
-// 100 with AVX-512: 7.4 microseconds one by one, 6.9 two by two).
-constexpr int kBusyParts = kParts < 2 ? 2 : kParts;
 template <class T, int P = kParts>
 struct Lanes {
   static constexpr int kCount = P * kNativeBytes / static_cast<int>(sizeof(T));
@@ -348,24 +345,20 @@ struct Total {
   }
 };
 
-// Several Lanes side by side: the same ones, and one of them.
-template <int P, class T>
-KDLOSS_INLINE Lanes<T, P> repeated(Lanes<T> x) {
-  Lanes<T, P> r;
-  KDLOSS_EACH_PART r.part[i] = x.part[i % kParts];
+// One native vector of a Lanes or a Mask.
+template <class T>
+KDLOSS_INLINE Vector<T> part_of(const Lanes<T>& x, int i) {
+  Vector<T> r;
+  r.part[0] = x.part[i];
   return r;
 }
-template <int P, class T>
-KDLOSS_INLINE Mask<T, P> repeated(Mask<T> x) {
-  Mask<T, P> r;
-  KDLOSS_EACH_PART r.part[i] = x.part[i % kParts];
-  return r;
+template <class T>
+KDLOSS_INLINE Mask<T, 1> part_of(const Mask<T>& x, int i) {
+  return {{x.part[i]}};
 }
-template <class T, int P>
-KDLOSS_INLINE Lanes<T> section(Lanes<T, P> x, int which) {
-  Lanes<T> r;
-  for (int i = 0; i < kParts; ++i) r.part[i] = x.part[which * kParts + i];
-  return r;
+template <class T>
+KDLOSS_INLINE void set_part(Lanes<T>& x, int i, Vector<T> value) {
+  x.part[i] = value.part[0];
 }
 
 template <class T, int P>
@@ -375,8 +368,7 @@ KDLOSS_INLINE T first(Lanes<T, P> x) {
 // 0, 1, 2, ...: which lane each is.
 template <class T, int P = kParts>
 KDLOSS_INLINE Lanes<T, P> lane_index() {
-  alignas(64) static constexpr T index[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
-                                              16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+  alignas(64) static constexpr T index[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   return load<P>(index);
 }
 template <class T, int P>
