@@ -76,7 +76,7 @@ kdloss::View<const T> view(const std::vector<T>& x, std::int64_t rows, std::int6
   return {x.data(), rows, classes};
 }
 
-const std::int64_t kClasses[] = {1, 3, 17, 144, 224, 225, 300, 2100};
+const std::int64_t kClasses[] = {1, 3, 17, 144, 256, 257, 300, 2100};
 
 // The same numbers in a batch of floats and as halves.
 template <class Half>

@@ -59,7 +59,7 @@ Batch<T> mixed_batch(std::int64_t rows, std::int64_t classes) {
 struct Shape {
   std::int64_t rows, classes;
 };
-const Shape kShapes[] = {{12289, 10}, {1003, 224}, {801, 225}, {67, 2000}, {3, 70001}, {1, 131072}};
+const Shape kShapes[] = {{12289, 10}, {1003, 256}, {801, 257}, {67, 2000}, {3, 70001}, {1, 131072}};
 
 }  // namespace
 
@@ -105,7 +105,7 @@ KD_CASE(same_bits.in_a_forked_child) {
 }
 
 KD_CASE_EACH_TYPE(same_bits.rows_in_blocks) {
-  for (auto [rows, classes] : {Shape{70, 1}, {70, 10}, {70, 224}, {70, 225}, {70, 1500}}) {
+  for (auto [rows, classes] : {Shape{70, 1}, {70, 10}, {70, 256}, {70, 257}, {70, 1500}}) {
     const Batch<T> batch = mixed_batch<T>(rows, classes);
     kdloss::Options options;
     options.reduction = kdloss::Reduction::kSum;

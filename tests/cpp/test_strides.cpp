@@ -7,7 +7,7 @@
 
 namespace {
 
-const std::int64_t kClasses[] = {1, 3, 17, 144, 224, 225, 300};
+const std::int64_t kClasses[] = {1, 3, 17, 144, 256, 257, 300};
 // The last: rows packed 128, 32 and 16 at a time (or half as many), and one by one.
 const std::int64_t kRows[] = {1, 5, 16, 33, 181};
 
@@ -87,7 +87,7 @@ KD_CASE_EACH_TYPE(strides.beyond_caches) {
 
 // Classes that lie whole pages apart are copied, 128 rows at a time.
 KD_CASE_EACH_TYPE(strides.columns_in_pages) {
-  for (std::int64_t classes : {24, 25, 224, 225})
+  for (std::int64_t classes : {24, 25, 256, 257})
     for (std::int64_t rows : {127, 128, 150, 300})
       for (double alpha : {0.0, 0.5, 1.0}) {
         Batch<T> batch = random_batch<T>(rows, classes);
@@ -120,7 +120,7 @@ KD_CASE_EACH_TYPE(strides.columns_in_pages) {
 // The same beside a teacher of another type, whose rows are copied in another form.
 KD_CASE_EACH_TYPE(strides.columns_in_pages_and_another_type) {
   using Other = std::conditional_t<sizeof(T) == sizeof(float), double, float>;
-  for (std::int64_t classes : {25, 100, 224})
+  for (std::int64_t classes : {25, 100, 256})
     for (std::int64_t rows : {100, 129, 145, 300}) {
       Batch<T> batch = random_batch<T>(rows, classes);
       std::vector<Other> other(batch.teacher.begin(), batch.teacher.end());

@@ -7,7 +7,7 @@
 
 namespace {
 
-const std::int64_t kClasses[] = {1, 2, 5, 144, 224, 225, 300, 1100};
+const std::int64_t kClasses[] = {1, 2, 5, 144, 256, 257, 300, 1100};
 constexpr std::int64_t kRows = 18, kRow = 5;  // the row that is changed
 
 template <class T>

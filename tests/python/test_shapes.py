@@ -53,7 +53,7 @@ def test_many_classes(classes, dtype):
     assert_right(*batch(2, classes, dtype))
 
 
-@pytest.mark.parametrize("classes", [1, 3, 16, 17, 144, 224, 225, 160])
+@pytest.mark.parametrize("classes", [1, 3, 16, 17, 144, 256, 257, 160])
 def test_rows(classes, dtype):
     """Any number of rows gives the bits of the first rows of a batch that was compared."""
     student, teacher, labels = batch(35, classes, dtype)
@@ -72,7 +72,7 @@ def test_a_million_classes(dtype):
 
 
 @pytest.mark.parametrize(
-    "classes", [1, 2, 7, 8, 9, 15, 16, 17, 33, 144, 200, 224, 225, 1025, 2049, 9000]
+    "classes", [1, 2, 7, 8, 9, 15, 16, 17, 33, 144, 200, 256, 257, 1025, 2049, 9000]
 )
 def test_softmax_functions(classes, dtype):
     logits = batch(18, classes, dtype)[0] * 4

@@ -16,7 +16,7 @@ namespace kdloss::KDLOSS_ISA {
 namespace {
 
 // Up to here a tile stays in the first cache and the transposes cost less than a row's logarithms and sums.
-constexpr std::int64_t kMostLaneClasses = 224;
+constexpr std::int64_t kMostLaneClasses = 256;
 
 template <bool Both, class F>
 KDLOSS_INLINE void with_lane_power(int power, F&& f) {
