@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from .instruction_set import keep_to_avx2
 from .threads import fix_threads
 
 # --quick leaves out the batches of hundreds of megabytes and takes fewer rounds.
@@ -39,6 +40,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", help="names, with commas between them; all by default")
     parser.add_argument("--threads", type=int, default=2, help="threads for everyone (2)")
     parser.add_argument(
+        "--avx2", action="store_true", help="keep everyone to AVX2 on a processor with AVX-512"
+    )
+    parser.add_argument(
         "--budget",
         type=float,
         help="seconds for each shape, type and mode (20), three rounds at least",
@@ -57,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the peers that are here at every shape; print the tables, write the files."""
     options = parse_arguments(arguments)
     fix_threads(options.threads)
+    if options.avx2:
+        keep_to_avx2()
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         try:
@@ -97,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     machine = report.machine(load)
     headline = f"{machine['processor']}, threads: {options.threads}"
+    if options.avx2:
+        headline += ", AVX2 only"
     if load is not None:
         headline += f", load before the run: {load:.1f}"
     lines = [headline, "", report.tables(results)]
@@ -113,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (options.out / "speed.md").write_text(text + "\n")
         record = {
             "threads": options.threads,
+            "AVX2 only": options.avx2,
             "machine": machine,
             "missing": missing,
             "left out": left_out,

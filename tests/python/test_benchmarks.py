@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import kdloss
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -58,6 +60,24 @@ def test_speed(tmp_path: Path) -> None:
         for name in names
     }
     assert all(r["times"]["median"] > 0 and r["times"]["rounds"] >= 3 for r in record["results"])
+
+
+@pytest.mark.parametrize("arguments", [(), ("--avx2",)])
+def test_speed_says_which_instruction_set_ran(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    config = kdloss.show_config()
+    isa = config["isa"]
+    if arguments:
+        isa = "x86-64-v3"
+        if isa not in config["available_isas"]:
+            pytest.skip("no AVX2 here")
+    text, record = run(
+        tmp_path,
+        "benchmarks",
+        *("--peers", "kdloss", "--shapes", "2x3", "--dtypes", "float32", "--budget", "0.01"),
+        *arguments,
+    )
+    assert record["machine"]["kdloss.show_config()"]["isa"] == isa
+    assert record["AVX2 only"] == ("AVX2 only" in text) == bool(arguments)
     assert record["small call"]["ratio"] > 0
     assert (tmp_path / "out" / "speed.png").stat().st_size > 0
     assert (tmp_path / "out" / "speed.md").read_text().strip() == text.strip()
