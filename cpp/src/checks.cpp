@@ -4,9 +4,11 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <type_traits>
 
 #include "halves.hpp"
 #include "kernel_table.hpp"
+#include "sums.hpp"
 
 namespace kdloss {
 namespace {
@@ -52,23 +54,6 @@ bool all(const double* x, std::int64_t count, Fits fits) {
   return yes;
 }
 
-// Sums of weights side by side, of every eighth row, which the compiler keeps in vectors.
-struct WeightSums {
-  double sums[8] = {};
-  double total() const {
-    return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
-  }
-};
-double sum_of(const double* weight, std::int64_t rows) {
-  if (weight == nullptr) return static_cast<double>(rows);
-  WeightSums w;
-  std::int64_t i = 0;
-  for (; i + 8 <= rows; i += 8)
-    for (int j = 0; j < 8; ++j) w.sums[j] += weight[i + j];
-  for (; i < rows; ++i) w.sums[i % 8] += weight[i];
-  return w.total();
-}
-
 // One number of a matrix of any type, for messages.
 double element(const AnyView& v, std::int64_t row, std::int64_t c) {
   const std::int64_t at = row * v.row_stride + c * v.class_stride;
@@ -95,16 +80,20 @@ bool rows_fit(const Labels& labels, const Options& o, std::int64_t rows, std::in
   const bool padding_is_no_class = o.ignore_index < 0 || o.ignore_index >= classes;
   const auto all_are_classes = [&](const auto* y) {
     const auto last = static_cast<std::uint64_t>(classes - 1);
-    std::uint64_t outside = 0;  // the sign of a label, or of what is left up to the last class
-    for (std::int64_t i = 0; i < rows; ++i) {
-      const auto label = static_cast<std::uint64_t>(static_cast<std::int64_t>(y[i * labels.stride]));
-      outside |= label | (last - label);
-    }
-    return padding_is_no_class && static_cast<std::int64_t>(outside) >= 0;
+    const auto look = [&](auto stride) {
+      std::uint64_t outside = 0;  // the sign of a label, or of what is left up to the last class
+      for (std::int64_t i = 0; i < rows; ++i) {
+        const auto label = static_cast<std::uint64_t>(static_cast<std::int64_t>(y[i * stride]));
+        outside |= label | (last - label);
+      }
+      return padding_is_no_class && static_cast<std::int64_t>(outside) >= 0;
+    };
+    // Where it knows the distance the compiler looks at several labels at a time.
+    return labels.stride == 1 ? look(std::integral_constant<int, 1>{}) : look(labels.stride);
   };
   if (!labels.are_indices() ||
       (labels.data != nullptr ? all_are_classes(labels.data) : all_are_classes(labels.data32))) {
-    total = sum_of(o.sample_weight, rows);
+    total = o.sample_weight == nullptr ? static_cast<double>(rows) : sum_of(o.sample_weight, rows);
     return true;
   }
   if (o.sample_weight != nullptr) return false;
@@ -122,7 +111,7 @@ bool rows_fit(const Labels& labels, const Options& o, std::int64_t rows, std::in
 // Row by row, for the first that does not fit and for those that do not count, which may hold anything.
 double check_each_row(const Labels& labels, const Options& o, std::int64_t rows, std::int64_t classes,
                       bool has_teacher, bool one_row) {
-  WeightSums counted;
+  EightSums counted;
   for (std::int64_t i = 0; i < rows; ++i) {
     const double weight = o.sample_weight == nullptr ? 1 : o.sample_weight[i];
     check_weight("sample_weight", i, weight);

@@ -8,6 +8,7 @@
 #include "checks.hpp"
 #include "dispatch.hpp"
 #include "kdloss/kdloss.hpp"
+#include "sums.hpp"
 
 namespace kdloss {
 namespace {
@@ -78,8 +79,10 @@ Parts run(KdCall<T>& call, const Options& o, Student student = {}) {
   if (call.labels.are_soft()) check_probabilities(call, kernel, threads);
   const std::int64_t rows_per_sum = kernel.rows_per_sum(classes);
   const std::int64_t sum_count = (rows + rows_per_sum - 1) / rows_per_sum;
-  Scratch sums(sum_count, sizeof(KdSums), 1);
-  call.sums = sums.piece<KdSums>(0);
+  Scratch memory(sum_count, sizeof(double), call.both_parts ? 4 : 1);
+  double* sums[4] = {};
+  for (int i = 0; i < (call.both_parts ? 4 : 1); ++i) sums[i] = memory.piece<double>(i);
+  call.sums = {sums[0], sums[1], sums[2], sums[3]};
   if (threads > 1 && rows < kRowsForThread * threads && classes >= kManyClasses) {
     call.split_columns = parallel_for;
     call.threads = threads;
@@ -92,17 +95,15 @@ Parts run(KdCall<T>& call, const Options& o, Student student = {}) {
       rows, classes, groups, kernel.kd_scratch(call), threads,
       [&](std::int64_t begin, std::int64_t end, T* scratch) { kernel.kd(call, begin, end, scratch); });
 
-  KdSums total;
-  for (std::int64_t i = 0; i < sum_count; ++i)
-    total.loss += call.sums[i].loss, total.hard += call.sums[i].hard, total.soft += call.sums[i].soft,
-        total.labelled += call.sums[i].labelled;
   if (o.reduction == Reduction::kNone) return {};
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  Parts parts{total.loss, total.labelled > 0 ? total.hard : nan,
-              call.teacher.data != nullptr ? total.soft : nan};
+  const auto total = [&](const double* x) { return x == nullptr ? nan : sum_of(x, sum_count); };
+  const double labelled = total(call.sums.labelled);
+  Parts parts{total(call.sums.loss), labelled > 0 ? total(call.sums.hard) : nan,
+              call.teacher.data != nullptr ? total(call.sums.soft) : nan};
   if (o.reduction == Reduction::kMean) {
     if (divisor > 0) parts.loss /= divisor, parts.soft /= divisor;
-    parts.hard /= o.normalizer > 0 ? o.normalizer : total.labelled;
+    parts.hard /= o.normalizer > 0 ? o.normalizer : labelled;
   }
   return parts;
 }

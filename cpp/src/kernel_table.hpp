@@ -39,10 +39,11 @@ constexpr double kProbabilityTolerance = 1e-3;
 using Task = void (*)(void* context, std::int64_t begin, std::int64_t end, int thread);
 using Runner = void (*)(std::int64_t count, int threads, Task task, void* context);
 
-// Sums over some rows, times the rows' weights. Rows that do not count have added 0.
+// Sums over the same number of rows each, times the rows' weights. Rows that do not count have added 0.
 struct KdSums {
-  double loss = 0, hard = 0, soft = 0;
-  double labelled = 0;  // the weights of the rows that have a hard part
+  double* loss = nullptr;
+  double *hard = nullptr, *soft = nullptr;  // these three only where both parts are asked for
+  double* labelled = nullptr;               // the weights of the rows that have a hard part
 };
 
 // An array to write to, in the type of its elements.
@@ -71,7 +72,7 @@ struct KdCall : Arrays {
   double grad_scale = 1, hess_scale = 1;                // 1 / weight of the rows that count, for the mean
   bool both_parts = false;                              // hard and soft whatever alpha is
   T *loss = nullptr, *hard = nullptr, *soft = nullptr;  // (rows,)
-  KdSums* sums = nullptr;          // one for every rows_per_sum rows, so that their order never changes
+  KdSums sums;                     // one for every rows_per_sum rows, so that their order never changes
   Runner split_columns = nullptr;  // spreads the columns of one row over threads; null: does not
   int threads = 1;
 };

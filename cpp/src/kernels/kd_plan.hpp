@@ -89,7 +89,8 @@ class Plans {
       std::int64_t others = 0;
       for (int i = 0; i < count; ++i) {
         const std::int64_t label = y[i * call_.labels.stride];
-        to[i] = static_cast<T>(label), others |= (label < 0) | (label == call_.ignore_index);
+        to[i] = static_cast<T>(static_cast<std::int32_t>(label));  // AVX2 cannot convert the longer one
+        others |= (label < 0) | (label == call_.ignore_index);
       }
       return others == 0;
     };

@@ -20,6 +20,15 @@ KDLOSS_INLINE void record(const KdCall<T>& call, std::int64_t row, const RowPlan
   if (call.soft != nullptr) call.soft[row] = static_cast<T>(plan.soft ? parts.soft : absent);
 }
 
+// The sum over some rows: rows_per_sum of them, of which this is the i-th number.
+struct SumOfRows {
+  double loss, hard, soft, labelled;
+};
+KDLOSS_INLINE void record(const KdSums& sums, std::int64_t i, const SumOfRows& x) {
+  sums.loss[i] = x.loss;
+  if (sums.hard != nullptr) sums.hard[i] = x.hard, sums.soft[i] = x.soft, sums.labelled[i] = x.labelled;
+}
+
 template <class T>
 struct ScratchOf {
   double* careful;
@@ -41,8 +50,8 @@ void hide_unused(Tile<T> tile, std::int64_t classes, const TileRows<T>& rows, bo
 
 // The sums of a tile's losses, which go to the caller too: rows [at, at + count) of a chunk.
 template <class T>
-KDLOSS_INLINE KdSums tile_sums(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t at, int count,
-                               TileRows<T>& rows, TileLoss<T>& loss) {
+KDLOSS_INLINE SumOfRows tile_sums(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t at, int count,
+                                  TileRows<T>& rows, TileLoss<T>& loss) {
   using D = Lanes<double>;
   constexpr int n = Lanes<T>::kCount;
   for (int i = count; i < n; ++i) loss.hard[i] = loss.soft[i] = rows.target_rest[i] = 0;
@@ -66,8 +75,8 @@ KDLOSS_INLINE KdSums tile_sums(const KdCall<T>& call, const Chunk<T>& chunk, std
 // Rows [at, at + count) of a chunk, at most as many as there are lanes. Inline: a call would cost ten classes
 // a thirtieth.
 template <class T>
-KDLOSS_INLINE KdSums kd_tile(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t at, int count,
-                             const Plans<T>& plans, TileRows<T>& rows, const ScratchOf<T>& scratch) {
+KDLOSS_INLINE SumOfRows kd_tile(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t at, int count,
+                                const Plans<T>& plans, TileRows<T>& rows, const ScratchOf<T>& scratch) {
   using L = Lanes<T>;
   constexpr int n = L::kCount;
   const std::int64_t classes = call.classes;
@@ -133,7 +142,7 @@ void kd_lanes(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf<T>& 
     const std::int64_t first = chunk.first + at;
     const int count = static_cast<int>(chunk.count - at < n ? chunk.count - at : n);
     rows.fill(call, plans, first, count);
-    call.sums[first / n] = kd_tile(call, chunk, at, count, plans, rows, scratch);
+    record(call.sums, first / n, kd_tile(call, chunk, at, count, plans, rows, scratch));
   }
 }
 
@@ -189,8 +198,9 @@ void kd_row_by_row(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf
       for (std::int64_t c = 0; grad != nullptr && c < classes; ++c) grad[c] = 0;
       for (std::int64_t c = 0; hess != nullptr && c < classes; ++c) hess[c] = 0;
     }
-    call.sums[r] = {mixed(plan, parts), used(plan.weight, parts.hard), used(plan.weight, parts.soft),
-                    plan.hard ? plan.weight : 0};
+    record(call.sums, r,
+           {mixed(plan, parts), used(plan.weight, parts.hard), used(plan.weight, parts.soft),
+            plan.hard ? plan.weight : 0});
     record(call, r, plan, parts);
   }
 }
