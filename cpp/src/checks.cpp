@@ -4,10 +4,9 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
-#include <type_traits>
 
+#include "dispatch.hpp"
 #include "halves.hpp"
-#include "kernel_table.hpp"
 #include "sums.hpp"
 
 namespace kdloss {
@@ -73,38 +72,26 @@ void check_inputs(const Labels& labels, bool has_teacher, double alpha) {
 // Whether all rows fit, seen at full speed, and the weight of those that count. False where check_each_row()
 // must look: for a message, or for rows that do not count.
 bool rows_fit(const Labels& labels, const Options& o, std::int64_t rows, std::int64_t classes,
-              bool has_teacher, double& total) {
+              bool has_teacher, CountedRows& counted) {
   const bool has_labels = labels.are_indices() || labels.are_soft();
   if (o.alphas != nullptr && !(has_labels && has_teacher && all(o.alphas, rows, is_share))) return false;
   if (!all(o.taus, rows, is_tau) || !all(o.sample_weight, rows, is_weight)) return false;
   const bool padding_is_no_class = o.ignore_index < 0 || o.ignore_index >= classes;
-  const auto all_are_classes = [&](const auto* y) {
-    const auto last = static_cast<std::uint64_t>(classes - 1);
-    const auto look = [&](auto stride) {
-      std::uint64_t outside = 0;  // the sign of a label, or of what is left up to the last class
-      for (std::int64_t i = 0; i < rows; ++i) {
-        const auto label = static_cast<std::uint64_t>(static_cast<std::int64_t>(y[i * stride]));
-        outside |= label | (last - label);
-      }
-      return padding_is_no_class && static_cast<std::int64_t>(outside) >= 0;
-    };
-    // Where it knows the distance the compiler looks at several labels at a time.
-    return labels.stride == 1 ? look(std::integral_constant<int, 1>{}) : look(labels.stride);
-  };
-  if (!labels.are_indices() ||
-      (labels.data != nullptr ? all_are_classes(labels.data) : all_are_classes(labels.data32))) {
-    total = o.sample_weight == nullptr ? static_cast<double>(rows) : sum_of(o.sample_weight, rows);
+  counted.all_have_class =
+      labels.are_indices() && padding_is_no_class && kernels().are_classes(labels, classes);
+  if (counted.all_have_class || !labels.are_indices()) {
+    counted.weight = o.sample_weight == nullptr ? static_cast<double>(rows) : sum_of(o.sample_weight, rows);
     return true;
   }
   if (o.sample_weight != nullptr) return false;
-  std::int64_t counted = 0, others = 0;  // some are unlabelled or padding
+  std::int64_t count = 0, others = 0;  // some are unlabelled or padding
   const std::int64_t least = has_teacher ? kUnlabelled : 0;
   for (std::int64_t i = 0; i < rows; ++i) {
     const std::int64_t y = labels[i];
     const bool counts = y != o.ignore_index;
-    counted += counts, others += counts & ((y < least) | (y >= classes));
+    count += counts, others += counts & ((y < least) | (y >= classes));
   }
-  total = static_cast<double>(counted);
+  counted.weight = static_cast<double>(count);
   return others == 0;
 }
 
@@ -169,8 +156,8 @@ void check_options(const Options& o, std::int64_t classes) {
                                 "', expected it with 'mean' alone");
 }
 
-double check_rows(const AnyView& student, const Labels& labels, const Options& o, const char* student_name,
-                  bool has_teacher, bool one_row) {
+CountedRows check_rows(const AnyView& student, const Labels& labels, const Options& o,
+                       const char* student_name, bool has_teacher, bool one_row) {
   const std::int64_t rows = student.rows, classes = student.classes;
   if (labels.are_soft()) {
     const AnyView& p = labels.probabilities;
@@ -183,13 +170,14 @@ double check_rows(const AnyView& student, const Labels& labels, const Options& o
                                 std::to_string(rows) + ",), one label for each row of logits");
   }
   if (rows > 0 && o.alphas == nullptr) check_inputs(labels, has_teacher, o.alpha);
-  double total = 0;
-  if (!rows_fit(labels, o, rows, classes, has_teacher, total))
-    total = check_each_row(labels, o, rows, classes, has_teacher, one_row);
+  CountedRows counted;
+  if (!rows_fit(labels, o, rows, classes, has_teacher, counted))
+    counted.weight = check_each_row(labels, o, rows, classes, has_teacher, one_row);
   // Its inverse scales the gradient.
-  if (o.sample_weight != nullptr && total > 0)
-    check_number("the sum of sample_weight", -1, total, has_inverse(total), "one with a finite inverse");
-  return total;
+  if (o.sample_weight != nullptr && counted.weight > 0)
+    check_number("the sum of sample_weight", -1, counted.weight, has_inverse(counted.weight),
+                 "one with a finite inverse");
+  return counted;
 }
 
 void refuse_probabilities(const AnyView& p, std::int64_t row, bool has_teacher) {

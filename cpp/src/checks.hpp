@@ -19,11 +19,15 @@ void check_same_shape(const char* name, std::int64_t rows, std::int64_t classes,
 // What does not belong to a row: alpha and tau as numbers, class weights, smoothing, the normalizer.
 void check_options(const Options& options, std::int64_t classes);
 
-// The sum of the weights (1 without weights) of the rows that count. Refuses the first of them whose alpha,
+struct CountedRows {
+  double weight = 0;            // the sum of the weights (1 without weights) of the rows that count
+  bool all_have_class = false;  // whether each of all rows is known to have a class index for its label
+};
+// Looks at all rows. Refuses the first of them whose alpha,
 // tau, weight or label is none, or whose label or teacher is wanted and absent. one_row: the label is called
 // "label" and stands alone. Soft labels are not looked into.
-double check_rows(const AnyView& student, const Labels& labels, const Options& options,
-                  const char* student_name, bool has_teacher, bool one_row);
+CountedRows check_rows(const AnyView& student, const Labels& labels, const Options& options,
+                       const char* student_name, bool has_teacher, bool one_row);
 // Says what is wrong with a row of soft labels.
 [[noreturn]] void refuse_probabilities(const AnyView& probabilities, std::int64_t row, bool has_teacher);
 

@@ -31,9 +31,8 @@ Output output(const AnyView& student, const View<T>& v, const char* name) {
   return {v.data, kScalar<T>, v.row_stride, v.class_stride};
 }
 
-// The weight of the rows that count.
 template <class T>
-double check(const KdCall<T>& call, const Options& options, Student student) {
+CountedRows check(const KdCall<T>& call, const Options& options, Student student) {
   if (student.one_row)
     check_classes(student.name, call.classes);
   else
@@ -63,11 +62,11 @@ void check_probabilities(const KdCall<T>& call, const KernelsFor<T>& kernel, int
 // Computes a call that has its arrays; what the options say is added to it here.
 template <class T>
 Parts run(KdCall<T>& call, const Options& o, Student student = {}) {
-  const double weight = check(call, o, student);
+  const CountedRows counted = check(call, o, student);
   const std::int64_t rows = call.rows, classes = call.classes;
-  const double divisor = o.normalizer > 0 ? o.normalizer : weight;  // of the mean
+  const double divisor = o.normalizer > 0 ? o.normalizer : counted.weight;  // of the mean
   const double scale = o.reduction == Reduction::kMean && divisor > 0 ? 1 / divisor : 1;
-  call.ignore_index = o.ignore_index;
+  call.all_have_class = counted.all_have_class, call.ignore_index = o.ignore_index;
   call.alpha = o.alpha, call.alphas = o.alphas;
   call.tau = o.tau, call.taus = o.taus;
   call.sample_weight = o.sample_weight, call.class_weight = o.class_weight;

@@ -65,6 +65,7 @@ struct Arrays {
 template <class T>
 struct KdCall : Arrays {
   Labels labels;
+  bool all_have_class = false;  // what the checks have seen: each row has a class index
   std::int64_t ignore_index = -100;
   double alpha = 0.5, tau = 4;
   const double *alphas = nullptr, *taus = nullptr, *sample_weight = nullptr, *class_weight = nullptr;
@@ -110,6 +111,7 @@ struct KernelsFor {
 struct Kernels {
   KernelsFor<float> for_float;
   KernelsFor<double> for_double;
+  bool (*are_classes)(const Labels&, std::int64_t classes);  // whether all labels are class indices
   template <class T>
   const KernelsFor<T>& of() const {
     if constexpr (sizeof(T) == sizeof(float))

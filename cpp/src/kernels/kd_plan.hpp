@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../kernel_table.hpp"
+#include "labels.hpp"
 #include "layouts.hpp"
 
 namespace kdloss::KDLOSS_ISA {
@@ -85,17 +86,14 @@ class Plans {
       for (int i = 0; i < count; ++i) to[i] = -1;
       return true;
     }
-    const auto write = [&](const auto* y) KDLOSS_INLINE_LAMBDA {
+    return with_indices(call_.labels, first, [&](const auto* y, std::int64_t stride) KDLOSS_INLINE_LAMBDA {
+      for (int i = 0; i < count; ++i)  // AVX2 cannot convert the longer integers
+        to[i] = static_cast<T>(static_cast<std::int32_t>(y[i * stride]));
+      if (call_.all_have_class) return true;
       std::int64_t others = 0;
-      for (int i = 0; i < count; ++i) {
-        const std::int64_t label = y[i * call_.labels.stride];
-        to[i] = static_cast<T>(static_cast<std::int32_t>(label));  // AVX2 cannot convert the longer one
-        others |= (label < 0) | (label == call_.ignore_index);
-      }
+      for (int i = 0; i < count; ++i) others |= (y[i * stride] < 0) | (y[i * stride] == call_.ignore_index);
       return others == 0;
-    };
-    const std::int64_t at = first * call_.labels.stride;
-    return call_.labels.data != nullptr ? write(call_.labels.data + at) : write(call_.labels.data32 + at);
+    });
   }
   // Whether targets are more than a class with a weight.
   bool blended() const { return call_.labels.are_soft() || call_.label_smoothing > 0; }

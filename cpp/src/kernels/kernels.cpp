@@ -1,4 +1,5 @@
 // Every kernel, compiled once for each instruction set: KDLOSS_ISA names this one.
+#include "labels.hpp"
 #include "probabilities.hpp"
 #include "softmax.hpp"
 
@@ -16,7 +17,7 @@ constexpr KernelsFor<T> kernels_for() {
           softmax_rows<Want::kLogSumExp, T>,
           softmax_scratch<T>};
 }
-constexpr Kernels kKernels = {kernels_for<float>(), kernels_for<double>()};
+constexpr Kernels kKernels = {kernels_for<float>(), kernels_for<double>(), are_classes};
 
 }  // namespace
 
