@@ -172,9 +172,9 @@ class Rows {
         uses_hard_(load(rows.uses_hard) == L(1)),
         uses_soft_(load(rows.uses_soft) == L(1)),
         label_(load(rows.label)),
-        tau_(load(rows.tau)) {
-    look();
-    frame_ = {extent_.ms, extent_.mt, load(rows.k), load(rows.inverse_tau)};
+        tau_(load(rows.tau)),
+        extent_(look()),
+        frame_(extent_.ms, extent_.mt, load(rows.k), load(rows.inverse_tau)) {
     add(next);
     if constexpr (Soft) soft_ = soft_result(sums_, frame_.inverse_tau);
   }
@@ -231,7 +231,7 @@ class Rows {
   }
 
  private:
-  void look() {
+  Extent<L> look() {
     const L label = label_;  // locals: what belongs to the object GCC would write back at every step
     Extent<L> extent;
     L label_s(T(0)), class_index(T(0));
@@ -243,7 +243,8 @@ class Rows {
         class_index = class_index + L(1);
       }
     }
-    extent_ = extent, label_s_ = label_s;
+    label_s_ = label_s;
+    return extent;
   }
 
   void add(const NextTile<T>& next) {
@@ -296,9 +297,9 @@ class Rows {
   const Groups<T> groups_;
   const Mask<T> uses_hard_, uses_soft_;
   const L label_, tau_;
-  Extent<L> extent_;
   L label_s_;
-  Frame<T> frame_;
+  const Extent<L> extent_;
+  const Frame<T> frame_;
   L powers_;
   Mask<T> in_reach_;
   int power_ = 0;
