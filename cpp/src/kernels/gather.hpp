@@ -26,7 +26,7 @@ template <class T>
 void scatter(const T* tile, std::int64_t first, int count, std::int64_t classes, const Matrix<T>& to) {
   constexpr int n = Lanes<T>::kCount;
   T* p = at(to, first);
-  if (count == n && to.class_stride == 1) return transpose_back<n>(tile, n, p, to.row_stride, classes);
+  if (count == n && to.class_stride == 1) return transpose_back<n, true>(tile, n, p, to.row_stride, classes);
   if (count == n && to.row_stride == 1) {
     for (std::int64_t c = 0; c < classes; ++c) store(p + c * to.class_stride, load(tile + c * n));
     return;

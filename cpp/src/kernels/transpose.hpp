@@ -20,12 +20,21 @@ KDLOSS_INLINE __m512 high_pairs(__m512 a, __m512 b) { return _mm512_unpackhi_ps(
 KDLOSS_INLINE __m512d low_pairs(__m512d a, __m512d b) { return _mm512_unpacklo_pd(a, b); }
 KDLOSS_INLINE __m512d high_pairs(__m512d a, __m512d b) { return _mm512_unpackhi_pd(a, b); }
 KDLOSS_INLINE __m512 put_together(const __m128* p) {
-  const __m512 two = _mm512_insertf32x4(_mm512_castps128_ps512(p[0]), p[1], 1);
-  return _mm512_insertf32x4(_mm512_insertf32x4(two, p[2], 2), p[3], 3);
+  // From memory these need no shuffles, of which turn() has enough; insertions would.
+  const __m512 two = _mm512_mask_broadcast_f32x4(_mm512_castps128_ps512(p[0]), 0x00f0, p[1]);
+  return _mm512_mask_broadcast_f32x4(_mm512_mask_broadcast_f32x4(two, 0x0f00, p[2]), 0xf000, p[3]);
 }
 KDLOSS_INLINE void take_apart(__m512 v, __m128* p) {
   p[0] = _mm512_castps512_ps128(v), p[1] = _mm512_extractf32x4_ps(v, 1);
   p[2] = _mm512_extractf32x4_ps(v, 2), p[3] = _mm512_extractf32x4_ps(v, 3);
+}
+KDLOSS_INLINE void turn_pieces(__m512* v) {
+  const __m512 ab_low = _mm512_shuffle_f32x4(v[0], v[1], 0x44),
+               ab_high = _mm512_shuffle_f32x4(v[0], v[1], 0xee);
+  const __m512 cd_low = _mm512_shuffle_f32x4(v[2], v[3], 0x44),
+               cd_high = _mm512_shuffle_f32x4(v[2], v[3], 0xee);
+  v[0] = _mm512_shuffle_f32x4(ab_low, cd_low, 0x88), v[1] = _mm512_shuffle_f32x4(ab_low, cd_low, 0xdd);
+  v[2] = _mm512_shuffle_f32x4(ab_high, cd_high, 0x88), v[3] = _mm512_shuffle_f32x4(ab_high, cd_high, 0xdd);
 }
 #elif defined(__AVX2__)
 KDLOSS_INLINE __m256 low_pairs(__m256 a, __m256 b) { return _mm256_unpacklo_ps(a, b); }
@@ -37,6 +46,10 @@ KDLOSS_INLINE __m256 put_together(const __m128* p) {
 }
 KDLOSS_INLINE void take_apart(__m256 v, __m128* p) {
   p[0] = _mm256_castps256_ps128(v), p[1] = _mm256_extractf128_ps(v, 1);
+}
+KDLOSS_INLINE void turn_pieces(__m256* v) {
+  const __m256 low = _mm256_permute2f128_ps(v[0], v[1], 0x20);
+  v[1] = _mm256_permute2f128_ps(v[0], v[1], 0x31), v[0] = low;
 }
 #else
 #if defined(__clang__)
@@ -60,6 +73,7 @@ KDLOSS_INLINE Native<double> high_pairs(Native<double> a, Native<double> b) {
 }
 KDLOSS_INLINE Native<float> put_together(const Native<float>* p) { return p[0]; }
 KDLOSS_INLINE void take_apart(Native<float> v, Native<float>* p) { p[0] = v; }
+KDLOSS_INLINE void turn_pieces(Native<float>*) {}
 #endif
 
 typedef float Piece __attribute__((vector_size(16)));
@@ -79,7 +93,7 @@ KDLOSS_INLINE void store_pieces(T* p, std::int64_t stride, Native<T> v) {
   for (int i = 0; i < kPieces; ++i) __builtin_memcpy(p + i * stride, &piece[i], sizeof(Piece));
 }
 
-// Turns the squares in v[0], v[1], ...
+// Turns the squares in v[0], v[1], ... (and turn_pieces() the square of whole pieces)
 template <class T>
 KDLOSS_INLINE void turn(Native<T>* v) {
   if constexpr (sizeof(T) == sizeof(float)) {
@@ -116,8 +130,10 @@ KDLOSS_INLINE void transpose(const T* from, std::int64_t from_stride, T* to, std
     }
   }
 }
-// And back: to[r, c] = from[c, r]. The processor cannot guess the next address of a large stride.
-template <int kRows, class T>
+// And back: to[r, c] = from[c, r], from a tile, which is near, or not. A tile's rows are written a native
+// vector at a time. Elsewhere that is slower, since memory has more to do than the processor; there lines are
+// asked for, since it cannot guess the next address of a large stride.
+template <int kRows, bool kNear, class T>
 KDLOSS_INLINE void transpose_back(const T* from, std::int64_t from_stride, T* to, std::int64_t to_stride,
                                   std::int64_t columns) {
   constexpr std::int64_t n = kSide<T>, kAhead = 12, kStep = kNativeBytes / sizeof(T);
@@ -126,9 +142,26 @@ KDLOSS_INLINE void transpose_back(const T* from, std::int64_t from_stride, T* to
       for (std::int64_t c = 0; c < columns; ++c) to[r * to_stride + c] = from[c * from_stride + r];
     return;
   }
-  for (std::int64_t column = 0; column < columns; column += n) {
+  std::int64_t column = 0;
+  for (; kNear && column + kStep <= columns; column += kStep) {
+    for (std::int64_t r = 0; r < kRows; r += kStep) {
+      Native<T> v[kPieces][n];
+      for (int p = 0; p < kPieces; ++p) {
+        for (int i = 0; i < n; ++i) v[p][i] = load_native(from + (column + p * n + i) * from_stride + r);
+        turn<T>(v[p]);
+      }
+      for (int i = 0; i < n; ++i) {
+        Native<float> row[kPieces];
+        for (int p = 0; p < kPieces; ++p) row[p] = (Native<float>)v[p][i];
+        turn_pieces(row);
+        for (int p = 0; p < kPieces; ++p)
+          store_native(to + (r + p * n + i) * to_stride + column, (Native<T>)row[p]);
+      }
+    }
+  }
+  for (; column < columns; column += n) {
     const std::int64_t c = column + n <= columns ? column : columns - n;
-    for (std::int64_t ahead = kAhead; ahead < kAhead + n; ++ahead)
+    for (std::int64_t ahead = kAhead; !kNear && ahead < kAhead + n; ++ahead)
       for (std::int64_t r = 0; r < kRows; r += 64 / sizeof(T)) prefetch(from + r, (c + ahead) * from_stride);
     for (std::int64_t r = 0; r < kRows; r += kStep) {
       Native<T> v[n];
@@ -193,7 +226,7 @@ void transpose_back_far(const T* from, std::int64_t from_stride, T* to, std::int
     for (std::int64_t r = 0; r < kRows; r += n) {
       for (std::int64_t i = kNearColumns; i < 2 * kNearColumns; ++i)
         prefetch(from + r, (c + i) * from_stride);
-      transpose_back<n>(near + r, kRows, to + r * to_stride + c, to_stride, count);
+      transpose_back<n, false>(near + r, kRows, to + r * to_stride + c, to_stride, count);
     }
   }
 }
@@ -236,7 +269,7 @@ void pack_rows(const Matrix<const T>& from, std::int64_t row, std::int64_t count
     T* const to = block + r * stride;
     if (n > 1 && from.row_stride == 1)
       return n > 2 * Lanes<T>::kCount ? transpose_back_far<n>(p, from.class_stride, to, stride, classes)
-                                      : transpose_back<n>(p, from.class_stride, to, stride, classes);
+                                      : transpose_back<n, false>(p, from.class_stride, to, stride, classes);
     for (std::int64_t i = 0; i < n; ++i) {
       const T* const one = p + i * from.row_stride;
       T* const copy = to + i * stride;
