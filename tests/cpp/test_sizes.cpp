@@ -89,6 +89,30 @@ KD_CASE_EACH_TYPE(sizes.two_classes_of_a_distant_student) {
     }
 }
 
+// A student that wants what lies far down for its teacher: the teacher's distance and the gap back from there
+// are rounded, each by a share of that distance, and two classes may err in opposite directions. All distances
+// about the reaches of the plain path, in logits and in units of tau.
+KD_CASE_EACH_TYPE(sizes.student_wants_what_its_teacher_does_not) {
+  Comparison<T> comparison;
+  Random random(19);
+  for (std::int64_t classes : {4, 100, 300})
+    for (double tau : {1.0, 2.0, 8.0})
+      for (double distance : {21.5, 31.5, 44.5, 63.5, 79.5, 31.5 * tau, 44.5 * tau, 79.5 * tau}) {
+        Batch<T> batch = random_batch<T>(classes == 4 ? 2000 : 200, classes, tau);
+        for (std::int64_t i = 0; i < batch.rows; ++i) {
+          const double s0 = random.uniform(-60, 60), t0 = random.uniform(-60, 60);
+          const std::int64_t wanted = i % 2 == 0 ? 2 : classes / 2;
+          for (std::int64_t c = 0; c < classes; ++c) {
+            const bool in_wanted = c < wanted;
+            batch.s(i, c) = static_cast<T>(s0 - (in_wanted ? random.uniform(0, 2 * tau) : distance));
+            batch.t(i, c) = static_cast<T>(t0 - random.uniform(0, 0.5) - (in_wanted ? distance - 0.5 : 0));
+          }
+          batch.labels[static_cast<std::size_t>(i)] = 0;
+        }
+        comparison.add(batch);
+      }
+}
+
 KD_CASE_EACH_TYPE(sizes.chunks) {
   Comparison<T> comparison;
   for (std::int64_t border : {8192, 16384, 24576})

@@ -212,7 +212,8 @@ class Row {
         count_(block_count(call.classes)),
         whole_(look()),
         frame_(L(whole_.ms), L(whole_.mt), temperature) {
-    const bool plain_gaps = !any(~plain_gap_is_in_reach(frame_));
+    const bool plain_gaps = whole_.spread_t() <= Reach<T>::kTeacher * temperature.tau &&
+                            !any(~plain_gap_is_in_reach(frame_));
     for_row(call, scratch, [&](Span span, Block<T>& block) { add(span, block, plain_gaps); });
     for (std::int64_t i = 0; i < count_; ++i)
       sums_.add(scratch.blocks[i].sums), any_wide_ |= scratch.blocks[i].wide;
@@ -290,8 +291,9 @@ class Row {
 
   void add(Span span, Block<T>& block, bool plain_gaps) {
     const T spread_s = whole_.ms - block.extent.lowest_s, spread_t = whole_.mt - block.extent.lowest_t;
-    const T reach = Reach<T>::kSoftened * temperature_.tau;
-    const bool in_reach = Soft ? spread_s <= reach && spread_t <= reach : spread_s <= Reach<T>::kStudent;
+    const bool in_reach = Soft ? spread_s <= Reach<T>::kSoftened * temperature_.tau &&
+                                     spread_t <= Reach<T>::kTeacherSoftened * temperature_.tau
+                               : spread_s <= Reach<T>::kStudent;
     const bool powers = in_reach && spread_t <= Reach<T>::kTeacher && spread_s <= Reach<T>::kStudent;
     block.power = powers ? temperature_.power : 0, block.wide = !in_reach;
     if (!in_reach) {

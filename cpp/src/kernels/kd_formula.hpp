@@ -63,13 +63,15 @@ struct Reach;
 template <>
 struct Reach<float> {
   // How far below its row's largest a logit may lie, in units of tau: exp(-80) is normal, 2^(80 log2 e) an
-  // exponent. A teacher's not as far: es comes from t - mt, rounded once, and the gap, rounded twice, and
-  // where the student wants what the teacher does not, each may be 2^-24 of that distance: 8e-6 of es
-  // together.
-  static constexpr float kSoftened = 80, kTeacherSoftened = 45;
-  // In logits, for p1's exponential taken as a power of es: t - mt is rounded to 2^-24 of itself, and that
-  // error comes back as (t - mt) 2^-24 in exp(s - ms): 3.8e-6 at 64.
-  static constexpr float kTeacher = 64;
+  // exponent. A teacher's not as far. es comes from t - mt and the gap, and where the student wants what the
+  // teacher does not, the rounding of either is a half-ulp of that distance: 1.9e-6 each from 32 to 64, and
+  // in the ratio of two classes that err in opposite directions 7.6e-6. Without a fused multiply-add, the
+  // products with k are rounded too.
+  static constexpr float kSoftened = 80, kTeacherSoftened = kFused ? 45 : 22;
+  // The same for what rounds more: in logits, for p1's exponential taken as a power of es, which multiplies
+  // the errors of the polynomials too; in units of tau, for gaps without their rounding errors, where s - t is
+  // rounded once more.
+  static constexpr float kTeacher = kFused ? 32 : 22;
   // The same for the student: es^n = exp(s - ms) and its multiples are normal numbers down to here. Denormal
   // ones would halve the speed; beyond, exp(s - ms) may be taken as 2^-100, far below kTail.
   static constexpr float kStudent = 69;
@@ -87,7 +89,7 @@ struct Reach<float> {
 template <>
 struct Reach<double> {
   static constexpr double kSoftened = 700, kTeacherSoftened = 700;
-  static constexpr double kTeacher = 3600;  // 4e-13
+  static constexpr double kTeacher = 1000;
   static constexpr double kStudent = 620;
   static constexpr double kTail = 1e-250;
   static constexpr double kOffset = 256;

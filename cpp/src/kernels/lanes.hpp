@@ -29,6 +29,13 @@ constexpr int kNativeBytes = 32;
 constexpr int kNativeBytes = 16;
 #endif
 
+// Whether a multiplication and an addition are rounded once.
+#if defined(__FMA__) || defined(__ARM_NEON)
+constexpr bool kFused = true;
+#else
+constexpr bool kFused = false;
+#endif
+
 // A number known at compile time, for a lambda: x.value.
 template <auto N>
 struct Constant {
