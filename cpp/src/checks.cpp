@@ -122,10 +122,17 @@ std::string shape(std::int64_t rows, std::int64_t classes) {
 
 void check_tau(double tau) { check_tau(-1, tau); }
 
-void check_classes(const char* name, std::int64_t rows, std::int64_t classes) {
-  if (classes < 1)
-    throw std::invalid_argument(std::string(name) + " has shape " + shape(rows, classes) +
-                                ", expected at least one class");
+void check_matrix(const char* name, const void* data, std::int64_t rows, std::int64_t classes) {
+  if (classes < 1 || rows < 0)
+    throw std::invalid_argument(std::string(name) + " has shape " + shape(rows, classes) + ", expected " +
+                                (classes < 1 ? "at least one class" : "no negative number of rows"));
+  check_present(name, data, rows, classes);
+}
+
+void check_present(const char* name, const void* data, std::int64_t rows, std::int64_t classes) {
+  if (data == nullptr && rows > 0)
+    throw std::invalid_argument(std::string(name) + " is absent, expected an array of shape " +
+                                shape(rows, classes));
 }
 
 void check_classes(const char* name, std::int64_t classes) {
@@ -173,8 +180,9 @@ CountedRows check_rows(const AnyView& student, const Labels& labels, const Optio
   CountedRows counted;
   if (!rows_fit(labels, o, rows, classes, has_teacher, counted))
     counted.weight = check_each_row(labels, o, rows, classes, has_teacher, one_row);
-  // Its inverse scales the gradient.
-  if (o.sample_weight != nullptr && counted.weight > 0)
+  // The mean's inverse scales the gradient.
+  const bool divides = o.reduction == Reduction::kMean && o.normalizer == 0;
+  if (divides && o.sample_weight != nullptr && counted.weight > 0)
     check_number("the sum of sample_weight", -1, counted.weight, has_inverse(counted.weight),
                  "one with a finite inverse");
   return counted;

@@ -10,7 +10,9 @@ namespace kdloss {
 std::string shape(std::int64_t rows, std::int64_t classes);
 
 void check_tau(double tau);
-void check_classes(const char* name, std::int64_t rows, std::int64_t classes);
+// An array that is wanted: with classes, and with data where it has rows.
+void check_matrix(const char* name, const void* data, std::int64_t rows, std::int64_t classes);
+void check_present(const char* name, const void* data, std::int64_t rows, std::int64_t classes);
 // For the logits of one row.
 void check_classes(const char* name, std::int64_t classes);
 void check_same_shape(const char* name, std::int64_t rows, std::int64_t classes, const char* other_name,

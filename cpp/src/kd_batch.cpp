@@ -25,18 +25,15 @@ struct Student {
 
 template <class T>
 Output output(const AnyView& student, const View<T>& v, const char* name) {
-  if (v.data == nullptr && v.rows * v.classes > 0)
-    throw std::invalid_argument(std::string(name) + " is absent, expected an array of the student's shape");
   check_same_shape("student_logits", student.rows, student.classes, name, v.rows, v.classes);
+  check_present(name, v.data, v.rows, v.classes);
   return {v.data, kScalar<T>, v.row_stride, v.class_stride};
 }
 
 template <class T>
 CountedRows check(const KdCall<T>& call, const Options& options, Student student) {
-  if (student.one_row)
-    check_classes(student.name, call.classes);
-  else
-    check_classes(student.name, call.rows, call.classes);
+  if (student.one_row) check_classes(student.name, call.classes);
+  check_matrix(student.name, call.student.data, call.rows, call.classes);
   const bool has_teacher = call.teacher.data != nullptr;
   if (has_teacher)
     check_same_shape(student.name, call.rows, call.classes, "teacher", call.teacher.rows,

@@ -56,8 +56,9 @@ void check_rows(const char* name, const View<const T>& v) {
 
 template <class T>
 double kl_divergence(View<const T> q, View<const T> p, Reduction reduction, T* row_divergences) {
-  check_classes("q", q.rows, q.classes);
+  check_matrix("q", q.data, q.rows, q.classes);
   check_same_shape("q", q.rows, q.classes, "p", p.rows, p.classes);
+  check_present("p", p.data, p.rows, p.classes);
   check_rows("q", q);
   check_rows("p", p);
   double total = 0;

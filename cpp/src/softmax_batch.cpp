@@ -11,10 +11,13 @@ template <class T>
 void run(typename KernelsFor<T>::Softmax KernelsFor<T>::* which, View<const T> logits, double tau,
          View<T> out, T* row_out, int num_threads) {
   check_tau(tau);
-  check_classes("logits", logits.rows, logits.classes);
-  // log_sum_exp writes no matrix, and its numbers may have no address if there are none.
-  if (which != &KernelsFor<T>::log_sum_exp)
+  check_matrix("logits", logits.data, logits.rows, logits.classes);
+  if (which == &KernelsFor<T>::log_sum_exp) {
+    check_present("out", row_out, logits.rows, 1);
+  } else {
     check_same_shape("logits", logits.rows, logits.classes, "out", out.rows, out.classes);
+    check_present("out", out.data, out.rows, out.classes);
+  }
   SoftmaxCall<T> call;
   call.student = logits;
   call.grad = {out.data, kScalar<T>, out.row_stride, out.class_stride};

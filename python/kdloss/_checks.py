@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._convert import as_vector
+from ._convert import as_array, as_vector
 
 Array = npt.NDArray[Any]
 
@@ -34,7 +34,7 @@ def check_labels(
     Without a number of classes every label from 0 on is a class. Where `unused` (rows,) is true,
     whatever is there becomes -100. Messages call the labels `name`.
     """
-    array = np.asarray(labels)
+    array = as_array(labels, name)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, not {array.dtype}")
     if array.shape != (rows,):

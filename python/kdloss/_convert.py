@@ -6,13 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def as_array(value: Any, name: str) -> NDArray[Any]:
-    """``value`` as a NumPy array: by ``numpy.asarray``, or through DLPack for arrays on the CPU."""
+def refuse_mask(value: Any, name: str) -> None:
+    """Refuse a masked array, which would be read as if it had no mask."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{name} is a masked array, whose mask would be ignored; mask a class with -inf, "
-            "or a row with the label -100"
+            "or a row with the label -100 or the weight 0"
         )
+
+
+def as_array(value: Any, name: str) -> NDArray[Any]:
+    """``value`` as a NumPy array: by ``numpy.asarray``, or through DLPack for arrays on the CPU."""
+    refuse_mask(value, name)
     if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack_device__"):
         device, _ = value.__dlpack_device__()
         if device != 1:  # kDLCPU
@@ -20,6 +25,8 @@ def as_array(value: Any, name: str) -> NDArray[Any]:
                 f"{name} is a {type(value).__name__} on a device (DLPack type {int(device)}), "
                 "expected an array in the memory of the CPU"
             )
+        if hasattr(value, "resolve_neg"):
+            value = value.resolve_neg()  # DLPack does not know a tensor's pending sign
         try:
             return np.from_dlpack(value)
         except (BufferError, RuntimeError, TypeError):
@@ -28,6 +35,11 @@ def as_array(value: Any, name: str) -> NDArray[Any]:
         return np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} is no array of numbers: {error}") from None
+    except (RuntimeError, TypeError) as error:  # a tensor that requires gradients, for one
+        hint = "; pass its .float()" if "BFloat16" in str(error) else ""
+        raise TypeError(
+            f"{name} is a {type(value).__name__} that NumPy cannot read: {error}{hint}"
+        ) from None
 
 
 def as_floats(value: Any, name: str, dtype: str = "", halves: bool = False) -> NDArray[Any]:

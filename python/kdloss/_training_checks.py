@@ -19,7 +19,7 @@ from ._checks import (
     check_weights,
     look_like_probabilities,
 )
-from ._convert import as_vector
+from ._convert import as_vector, refuse_mask
 from ._settings import Settings
 from ._training_rows import Rows, take
 from .teacher import check_teacher_weights
@@ -137,6 +137,7 @@ def _check_data(
 
     name = f"{prefix}labels"
     labels = np.full(rows, UNLABELLED) if given.labels is None else given.labels
+    refuse_mask(labels, name)
     if not _is_array(labels):
         labels = np.asarray(labels)
     if len(labels.shape) == 2 and _is_float(labels.dtype):
@@ -180,6 +181,7 @@ def check_rows(
     name: str, value: Any, *, rows: int | None = None, columns: int | None = None
 ) -> Any:
     """Return `value` (rows, columns) as it is if it can be read in slices, else as an array."""
+    refuse_mask(value, name)
     if not _is_array(value):
         value = np.asarray(value)
     if value.dtype.kind not in "fiub" and not _is_float(value.dtype):

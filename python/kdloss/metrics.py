@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ._checks import PADDING as PADDING
 from ._checks import SUM_TOLERANCE, check_labels, check_soft_labels, check_weights
 from ._checks import UNLABELLED as UNLABELLED
+from ._convert import as_array
 
 Array = npt.NDArray[Any]
 
@@ -355,12 +356,12 @@ def _mean(values: Array, w: Array | None) -> float:
 def _labelled_rows(
     probabilities: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None = None
 ) -> tuple[Array, Array, Array | None]:
-    p = np.asarray(probabilities)
+    p = as_array(probabilities, "probabilities")
     if p.dtype.kind not in "fiu":
         raise TypeError(f"probabilities must be real numbers, not {p.dtype}")
     if p.ndim != 2 or p.shape[1] == 0:
         raise ValueError(f"probabilities must have shape (N, C) with C >= 1, not {p.shape}")
-    y = np.asarray(labels)
+    y = as_array(labels, "labels")
     w = None if weights is None else check_weights(weights, len(p))
     rows = np.arange(len(p)) if w is None else np.flatnonzero(w)
     if y.dtype.kind == "f" and y.ndim == 2:

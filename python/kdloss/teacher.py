@@ -44,9 +44,10 @@ def ensemble_logits(
     Returns
     -------
     ndarray (rows, classes)
-        The mixture's logits, tau times its log-probabilities, so that at ``tau`` each row is
-        normalised: of the widest type of the teachers that are read, float32 for halves. -inf
-        where every teacher masks; a row is NaN where a teacher's has NaN, +inf, or -inf alone.
+        The mixture's logits: tau times its log-probabilities, less their largest in each row, so
+        that no digits are lost to an offset. Of the widest type of the teachers that are read,
+        float32 for halves. -inf where every teacher masks; a row is NaN where a teacher's has NaN,
+        +inf, or -inf alone.
         Computed in float64, in blocks of rows: beside the result, memory does not grow with the
         number of rows or of teachers.
 
@@ -88,12 +89,13 @@ def ensemble_logits(
         logs_of_shares = [log_softmax_temp(t[rows].astype(np.float64), tau) + w for w, t in used]
         shares = np.stack(logs_of_shares)  # (teachers, rows, classes)
         # NaN is the business of its own row; log 0 = -inf is what every teacher's mask means.
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(invalid="ignore", divide="ignore", under="ignore"):
             largest = shares.max(axis=0)
             largest[largest == -np.inf] = 0
             shares -= largest
             total = np.exp(shares, out=shares).sum(axis=0)
-            result[rows] = tau * (np.log(total, out=total) + largest)
+            logs = np.log(total, out=total) + largest
+            result[rows] = tau * (logs - logs.max(axis=1, keepdims=True))
     return result
 
 
@@ -264,8 +266,8 @@ def entropy_temp(logits: ArrayLike, tau: float = 1.0) -> NDArray[Any]:
     result = np.empty(len(array), as_floats(array[:0], "logits").dtype)
     for rows in _blocks(array):
         log_p = log_softmax_temp(array[rows].astype(np.float64), tau)
-        p = np.exp(log_p)
-        with np.errstate(invalid="ignore"):  # 0 * -inf, for a masked class
+        with np.errstate(invalid="ignore", under="ignore"):  # 0 * -inf, for a masked class
+            p = np.exp(log_p)
             terms = np.multiply(p, -log_p)
         terms[p == 0] = 0
         result[rows] = terms.sum(axis=1)

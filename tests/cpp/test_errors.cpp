@@ -161,12 +161,12 @@ KD_CASE_EACH_TYPE(errors.absent) {
   {
     Call<T> call;
     call.grad.data = nullptr;
-    call.grad_is_refused("grad is absent, expected an array of the student's shape");
+    call.grad_is_refused("grad is absent, expected an array of shape (3, 4)");
   }
   {
     Call<T> call;
     call.hess.data = nullptr;
-    call.hess_is_refused("hess is absent, expected an array of the student's shape");
+    call.hess_is_refused("hess is absent, expected an array of shape (3, 4)");
   }
   {
     Call<T> call;  // wanted by one row alone
@@ -176,6 +176,51 @@ KD_CASE_EACH_TYPE(errors.absent) {
     call.labels = call.batch.label_view(), call.teacher = {}, call.options.alphas = others;
     call.is_refused("teacher is absent, expected logits where alpha is not 1");
   }
+}
+
+// Arrays without an address, and a number of rows that is none.
+KD_CASE_EACH_TYPE(errors.no_arrays) {
+  Call<T> call;
+  const kdloss::View<const T> none(nullptr, 3, 4);
+  const std::string absent = " is absent, expected an array of shape (3, 4)";
+  call.student = none;
+  call.is_refused("student_logits" + absent);
+  CHECK_THROWS(Invalid, "student_logits has shape (-3, 4), expected no negative number of rows",
+               kdloss::kd_loss_batch<T>({call.batch.student.data(), -3, 4}, {}, call.labels));
+  CHECK_THROWS(Invalid, "student is absent, expected an array of shape (1, 4)",
+               kdloss::kd_loss_single<T>(nullptr, call.teacher.data, 4, 0));
+  CHECK_THROWS(Invalid, "logits" + absent, kdloss::cross_entropy_hard<T>(none, call.labels));
+  CHECK_THROWS(Invalid, "logits" + absent, kdloss::softmax_temp<T>(none, 1, call.grad));
+  CHECK_THROWS(Invalid, "out" + absent,
+               kdloss::log_softmax_temp<T>(call.teacher, 1, kdloss::View<T>(nullptr, 3, 4)));
+  CHECK_THROWS(Invalid, "out is absent, expected an array of shape (3, 1)",
+               kdloss::log_sum_exp<T>(call.teacher, 1, nullptr));
+  const std::vector<T> quarters(12, T(0.25));
+  const kdloss::View<const T> q(quarters.data(), 3, 4);
+  CHECK_THROWS(Invalid, "q" + absent, kdloss::kl_divergence<T>(none, q));
+  CHECK_THROWS(Invalid, "p" + absent, kdloss::kl_divergence<T>(q, none));
+}
+
+// What may be written may be read.
+KD_CASE_EACH_TYPE(errors.a_writable_view_is_a_readable_one) {
+  Call<T> call;
+  const kdloss::View<T> student(call.batch.student.data(), 3, 4);
+  CHECK(kdloss::kd_loss_batch<T>(student, call.teacher, call.labels) ==
+        kdloss::kd_loss_batch<T>(call.student, call.teacher, call.labels));
+}
+
+// Their sum is of no concern where nothing is divided by it.
+KD_CASE_EACH_TYPE(errors.weights_whose_sum_overflows) {
+  Call<T> call;
+  const double weights[] = {1e308, 1e308, 0};
+  call.options.sample_weight = weights;
+  call.is_refused("the sum of sample_weight is inf, expected one with a finite inverse");
+  for (auto reduction : {kdloss::Reduction::kSum, kdloss::Reduction::kNone}) {
+    call.options.reduction = reduction;
+    CHECK(kdloss::kd_loss_batch<T>(call.student, call.teacher, call.labels, call.options) >= 0);
+  }
+  call.options.reduction = kdloss::Reduction::kMean, call.options.normalizer = 1e308;
+  CHECK(kdloss::kd_loss_batch<T>(call.student, call.teacher, call.labels, call.options) >= 0);
 }
 
 // Checked at any alpha; the first bad row is named.

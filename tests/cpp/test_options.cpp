@@ -292,6 +292,21 @@ KD_CASE_EACH_TYPE(options.masked_classes) {
   }
 }
 
+// A weight that only doubles hold, on a class that no row wants, changes nothing.
+KD_CASE_EACH_TYPE(options.weights_of_unwanted_classes_may_be_huge) {
+  for (std::int64_t classes : {5, 256, 257, 300}) {
+    FullBatch<T> batch = full_batch<T>(17, classes, kSoftLabels | kClassWeights);
+    std::fill(batch.probabilities.begin(), batch.probabilities.end(), T(0));
+    for (std::int64_t i = 0; i < batch.rows; ++i)
+      batch.probabilities[batch.at(i * classes)] = T(0.25),
+                                       batch.probabilities[batch.at(i * classes + 1)] = T(0.75);
+    const Outcome<T> before = outcome(batch);
+    batch.class_weight[2] = 1e300;
+    const Outcome<T> after = outcome(batch);
+    CHECK_AT(before.loss == after.loss && before.grad == after.grad, classes, " classes");
+  }
+}
+
 // kBound is twice kExact, to the last bit of a normal number, and changes nothing else.
 KD_CASE_EACH_TYPE(options.bound_is_twice_the_diagonal) {
   for_full_batches<T>(35, [](FullBatch<T> batch, const std::string& name) {

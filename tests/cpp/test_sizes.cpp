@@ -90,8 +90,8 @@ KD_CASE_EACH_TYPE(sizes.two_classes_of_a_distant_student) {
 }
 
 // A student that wants what lies far down for its teacher: the teacher's distance and the gap back from there
-// are rounded, each by a share of that distance, and two classes may err in opposite directions. All distances
-// about the reaches of the plain path, in logits and in units of tau.
+// are rounded, each by a share of that distance, and two classes may err in opposite directions. All
+// distances about the reaches of the plain path, in logits and in units of tau.
 KD_CASE_EACH_TYPE(sizes.student_wants_what_its_teacher_does_not) {
   Comparison<T> comparison;
   Random random(19);

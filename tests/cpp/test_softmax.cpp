@@ -77,6 +77,16 @@ KD_CASE_EACH_TYPE(softmax.log_sum_exp_close_to_its_largest_term) {
   CHECK_HOLDS(worst);
 }
 
+// A temperature below the type's range divides the largest logit, 0, all the same.
+KD_CASE_EACH_TYPE(softmax.log_sum_exp_at_the_least_temperatures) {
+  for (std::int64_t classes : {3, 144, 145, 1100})
+    for (double tau : {1e-46, 1e-310, 5e-324}) {
+      const std::vector<T> row(static_cast<std::size_t>(classes), T(0));
+      const double found = static_cast<double>(outputs(row, tau).log_sum_exp[0]);
+      CHECK_AT(std::fabs(found / std::log(static_cast<double>(classes)) - 1) < 1e-6, classes, " classes");
+    }
+}
+
 KD_CASE_EACH_TYPE(softmax.masks) {
   for (std::int64_t classes : {2, 5, 144, 145, 1100})
     for (T mask : {-kInfinityOf<T>, std::numeric_limits<T>::lowest()}) {

@@ -14,7 +14,7 @@ REDUCTION = "expected 'mean', 'sum' or 'none'"
 THREADS = "expected at least 1 (and at most 65536), or None"
 MASKED = (
     "is a masked array, whose mask would be ignored; mask a class with -inf, "
-    "or a row with the label -100"
+    "or a row with the label -100 or the weight 0"
 )
 
 

@@ -44,9 +44,7 @@ def test_an_ensemble_is_the_mean_of_softened_probabilities(teachers, weights, ta
     logits = ensemble_logits(teachers, weights, tau=tau)
     expected = mixture(teachers, np.ones(3) if weights is None else np.divide(weights, 1e300), tau)
     np.testing.assert_allclose(softmax_temp(logits, tau), expected, rtol=tolerances.ROUNDING)
-    np.testing.assert_allclose(
-        np.exp(logits / tau).sum(axis=1), 1, rtol=tolerances.ROUNDING
-    )  # normalised, so that they are tau times log-probabilities
+    np.testing.assert_array_equal(logits.max(axis=1), 0)
 
 
 def test_probabilities_that_no_type_holds_have_their_logarithms(teachers):
@@ -59,6 +57,21 @@ def test_probabilities_that_no_type_holds_have_their_logarithms(teachers):
 def test_one_teacher_is_itself_but_for_a_number_per_row(teachers):
     shift = ensemble_logits(teachers[:1], tau=2.0) - teachers[0]
     np.testing.assert_allclose(shift, shift[:, :1] + 0 * shift, rtol=tolerances.ROUNDING)
+
+
+@pytest.mark.parametrize("tau", [1e-3, 4.0, 1e6])
+def test_one_teacher_keeps_its_digits_at_any_tau(teachers, tau):
+    teacher = teachers[0].astype(np.float32)
+    found = ensemble_logits([teacher], tau=tau)
+    expected = teacher - teacher.max(axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=tolerances.PROMISE["float32"])
+
+
+def test_what_underflows_is_no_error(teachers):
+    far = [np.array([[0.0, -1e5]]), np.array([[0.0, -1e6]])]
+    with np.errstate(all="raise"):
+        assert ensemble_logits(far, tau=1.0)[0, 0] == 0
+        assert entropy_temp([[0.0, -800.0], [0.0, -740.0]], tau=1.0).max() < 1e-300
 
 
 def test_the_mean_of_logits_is_the_geometric_mean(teachers):

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace kdloss {
 
@@ -37,6 +38,9 @@ struct View {
   View(T* data_, std::int64_t rows_, std::int64_t classes_, std::int64_t row_stride_,
        std::int64_t class_stride_)
       : data(data_), rows(rows_), classes(classes_), row_stride(row_stride_), class_stride(class_stride_) {}
+  // What may be written may be read.
+  template <class U, class = std::enable_if_t<std::is_same_v<const U, T> && !std::is_const_v<U>>>
+  View(const View<U>& v) : View(v.data, v.rows, v.classes, v.row_stride, v.class_stride) {}
 };
 
 // The same for reading, of whichever of the four types.

@@ -74,7 +74,8 @@ void blend_tile(const KdCall<T>& call, const Plans<T>& plans, Tile<T> tile, Tile
     wanted = wanted + where(y == L(0), L(0), where(y == L(1), L(1), L(2)));  // 1: one class, for certain
     last = where(y == L(0), last, index);
     L g = fma(keep, y, share);
-    if (call.class_weight != nullptr) g = g * L(static_cast<T>(call.class_weight[c]));
+    // A weight may be beyond the type's range where its class is not wanted.
+    if (call.class_weight != nullptr) g = where(g == L(0), L(0), g * L(static_cast<T>(call.class_weight[c])));
     store(tile.g + c * n, g);
     if (run_ends(c)) total_of_runs.add(run), run = L(0);
     run = run + g;

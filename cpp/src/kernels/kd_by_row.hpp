@@ -212,8 +212,8 @@ class Row {
         count_(block_count(call.classes)),
         whole_(look()),
         frame_(L(whole_.ms), L(whole_.mt), temperature) {
-    const bool plain_gaps = whole_.spread_t() <= Reach<T>::kTeacher * temperature.tau &&
-                            !any(~plain_gap_is_in_reach(frame_));
+    const bool plain_gaps =
+        whole_.spread_t() <= Reach<T>::kTeacher * temperature.tau && !any(~plain_gap_is_in_reach(frame_));
     for_row(call, scratch, [&](Span span, Block<T>& block) { add(span, block, plain_gaps); });
     for (std::int64_t i = 0; i < count_; ++i)
       sums_.add(scratch.blocks[i].sums), any_wide_ |= scratch.blocks[i].wide;

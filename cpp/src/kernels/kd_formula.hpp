@@ -69,8 +69,8 @@ struct Reach<float> {
   // products with k are rounded too.
   static constexpr float kSoftened = 80, kTeacherSoftened = kFused ? 45 : 22;
   // The same for what rounds more: in logits, for p1's exponential taken as a power of es, which multiplies
-  // the errors of the polynomials too; in units of tau, for gaps without their rounding errors, where s - t is
-  // rounded once more.
+  // the errors of the polynomials too; in units of tau, for gaps without their rounding errors, where s - t
+  // is rounded once more.
   static constexpr float kTeacher = kFused ? 32 : 22;
   // The same for the student: es^n = exp(s - ms) and its multiples are normal numbers down to here. Denormal
   // ones would halve the speed; beyond, exp(s - ms) may be taken as 2^-100, far below kTail.

@@ -41,7 +41,8 @@ typename Layout::Number softmax(const Layout& layout, const T* x, const Temperat
   });
   const auto log_z = [&] { return log1p((sums.x[1] - Number(1)) + sums.x[0]); };
   if constexpr (W == Want::kLogSumExp) {
-    return layout.as_number(m) / Number(exact_tau) + log_z();
+    const Number most = layout.as_number(m), tau_number(exact_tau);  // which may be 0 in the number's type
+    return where(most == Number(0), Number(0), most / tau_number) + log_z();
   } else {
     const L factor = log ? L(tau.inverse) : layout.as_lanes(Number(1) / sums.x[0]);
     // An infinite m makes log_softmax NaN.
