@@ -153,16 +153,21 @@ RECIPES: dict[str, Callable[[Digits], Iterator[Result]]] = {
 }
 
 
+def mean_and_spread(scores: np.ndarray, digits: int) -> str:
+    """Write the mean ± the standard deviation over the seeds, which one seed does not have."""
+    mean = f"{scores.mean():.{digits}f}"
+    return mean if len(scores) == 1 else f"{mean} ± {scores.std(ddof=1):.{digits}f}"
+
+
 def print_table(title: str, scores: dict[str, list[tuple[float, float]]]) -> None:
     """Print mean ± standard deviation over the seeds, of accuracies and of likelihoods."""
     print(f"\n{title}\n{'student':36}{'accuracy, %':>14}{'NLL, nats':>16}")
     for name, pairs in scores.items():
         accuracy, nll = np.array(pairs).T
-        spread = (lambda x: x.std(ddof=1)) if len(pairs) > 1 else (lambda x: math.nan)
         print(
             f"{name:36}"
-            + f"{100 * accuracy.mean():.1f} ± {100 * spread(accuracy):.1f}".rjust(14)
-            + f"{nll.mean():.3f} ± {spread(nll):.3f}".rjust(16)
+            + mean_and_spread(100 * accuracy, 1).rjust(14)
+            + mean_and_spread(nll, 3).rjust(16)
         )
 
 

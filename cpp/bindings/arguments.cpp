@@ -161,7 +161,8 @@ py::object as_number_or_rows(py::handle object, const char* name, py::ssize_t ro
     return {};
   }
   const bool many = is_ndarray(object) ? py::reinterpret_borrow<py::array>(object).ndim() > 0
-                                       : py::hasattr(object, "__len__") && !PyUnicode_Check(object.ptr());
+                                       : !PyUnicode_Check(object.ptr()) && PyObject_Size(object.ptr()) >= 0;
+  PyErr_Clear();  // a number has no size, nor has a tensor without axes
   if (!many) {
     number = as_number(object, name);
     return {};

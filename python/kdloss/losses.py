@@ -104,7 +104,8 @@ def kd_loss_batch(
         1e-3 of 1, of which a row of zeros is unlabelled; a one-hot row has the bits of its class.
         None only where ``alpha`` is 0.
     alpha : float or array_like (rows,), default 0.5
-        The weight of the hard loss, in [0, 1]. What has weight 0 is not used, and may hold NaN.
+        The weight of the hard loss, in [0, 1]. The logits of a part of weight 0 are not used, and
+        may hold NaN.
     tau : float or array_like (rows,), default 4
         Temperature, in units of the logits, > 0.
     reduction : {"mean", "sum", "none"}, default "mean"
@@ -115,7 +116,7 @@ def kd_loss_batch(
         The label of padding. It wins over -1, should it be -1.
     sample_weight : array_like (rows,) of float, optional
         Each row's weight, finite and >= 0. A row of weight 0 is padding. What padding holds in any
-        array is not looked at.
+        other array is not looked at.
     class_weight : array_like (classes,) of float, optional
         The weight w of each class's term of the target, finite and >= 0, as PyTorch's ``weight``
         under reduction "none" and "sum". It does not enter the mean's divisor.
@@ -367,9 +368,10 @@ def kd_loss_parts(
     KDParts
         ``(loss, hard, soft)``. With "mean", hard is the weighted mean over the labelled rows and
         soft, with its factor tau^2, that over all rows that count, so that with unlabelled rows in
-        the batch the loss is no mixture of the two; NaN where there is nothing to average. A
-        ``normalizer`` divides all three. With "none", hard is NaN in rows without a label, and
-        neither part has the row's weight.
+        the batch the loss is no mixture of the two. Over no rows at all the loss and soft are 0;
+        hard is NaN where no row has a label, and soft without a teacher. A ``normalizer`` divides
+        all three. With "none", hard is NaN in unlabelled rows, all are 0 in padding, and neither
+        part has the row's weight.
 
     Raises
     ------
@@ -496,8 +498,8 @@ def cross_entropy_hard(
     Examples
     --------
     >>> import kdloss
-    >>> kdloss.cross_entropy_hard([[0.0, -40.0]], [0])
-    4.248354255291589e-18
+    >>> print(f"{kdloss.cross_entropy_hard([[0.0, -40.0]], [0]):.12g}")
+    4.24835425529e-18
     """
     return _core.cross_entropy_hard(
         logits, None, labels, 1.0, 1.0, reduction, ignore_index, sample_weight,

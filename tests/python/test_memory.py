@@ -161,6 +161,63 @@ def test_foreign_arrays_on_the_cpu_are_read_in_place(batch):
     assert (student.reads, teacher.reads, labels.reads) == (1, 1, 1)
 
 
+class Tensor(OnCpu):
+    """What a PyTorch tensor with a pending sign does: DLPack gives the numbers without it."""
+
+    def resolve_neg(self):
+        return OnCpu(-self.array)
+
+
+def test_a_pending_sign_is_read(batch):
+    student, teacher, labels = batch
+    found = kdloss.kd_loss_batch(Tensor(-student), Tensor(-teacher), labels, **OPTIONS)
+    assert found == kdloss.kd_loss_batch(student, teacher, labels, **OPTIONS)
+
+
+class Unreadable:
+    """What a PyTorch tensor does that requires a gradient, or whose type NumPy does not know."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __dlpack_device__(self):
+        return 1, 0
+
+    def __dlpack__(self, **options):
+        raise BufferError
+
+    def __array__(self, *args, **options):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (RuntimeError("it requires grad"), "it requires grad$"),
+        (TypeError("ScalarType BFloat16"), r"ScalarType BFloat16; pass its \.float\(\)$"),
+    ],
+    ids=["gradient", "bfloat16"],
+)
+def test_what_numpy_cannot_read_is_named(error, hint):
+    with pytest.raises(TypeError, match=f"teacher is a Unreadable that NumPy cannot read: {hint}"):
+        kdloss.kd_loss_batch(np.zeros((1, 3)), Unreadable(error), [0])
+
+
+class Scalar:
+    """What a tensor without axes does: it has a length that it refuses to tell."""
+
+    def __len__(self):
+        raise TypeError("len() of a 0-d tensor")
+
+    def __float__(self):
+        return 3.0
+
+
+def test_a_tensor_without_axes_is_a_number(batch):
+    found = kdloss.kd_loss_batch(*batch, alpha=0.3, tau=Scalar())
+    assert found == kdloss.kd_loss_batch(*batch, **OPTIONS)
+
+
 # ---- No copies -----------------------------------------------------------------------------------
 
 FUNCTIONS = {

@@ -26,6 +26,10 @@ def task():
         ({"X": np.zeros((150, 0))}, ValueError, r"X must have shape \(N, > 0\), not \(150, 0\)"),
         ({"X": np.zeros((150, 5), complex)}, TypeError, "X must be real numbers, not complex128"),
         ({"X": [["a"]] * 150}, TypeError, "X must be real numbers, not <U1"),
+        ({"X": np.ma.zeros((150, 5))}, TypeError, "X is a masked array"),
+        ({"labels": np.ma.zeros(150, int)}, TypeError, "labels is a masked array"),
+        ({"labels": np.ma.ones((150, 3))}, TypeError, "labels is a masked array"),
+        ({"teacher_logits": np.ma.zeros((150, 3))}, TypeError, "teacher_logits is a masked array"),
         ({"labels": np.zeros(149, int)}, ValueError, r"labels .* \(150,\), .* not \(149,\)"),
         ({"labels": np.zeros(150)}, TypeError, "labels must be integers, not float64"),
         ({"labels": np.arange(150)}, ValueError, r"\[0, 4\), .* row 4 has label 4"),
@@ -87,6 +91,13 @@ def test_bad_data_is_named_and_changes_nothing(task, change, error, message):
         student.fit(**arguments)
     assert (student.weights == weights).all()
     assert student.history == history
+
+
+def test_a_masked_array_is_not_predicted_for(task):
+    student = LinearStudent(epochs=1).fit(*task)
+    for method in (student.logits, student.predict, student.predict_proba):
+        with pytest.raises(TypeError, match="X is a masked array"):
+            method(np.ma.array(task.X))
 
 
 def test_a_sparse_matrix_is_refused(task):
