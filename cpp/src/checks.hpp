@@ -23,11 +23,11 @@ void check_options(const Options& options, std::int64_t classes);
 
 struct CountedRows {
   double weight = 0;            // the sum of the weights (1 without weights) of the rows that count
-  bool all_have_class = false;  // whether each of all rows is known to have a class index for its label
+  bool all_have_class = false;  // true only if every row was seen to have a class index
 };
-// Looks at all rows. Refuses the first of them whose alpha,
-// tau, weight or label is none, or whose label or teacher is wanted and absent. one_row: the label is called
-// "label" and stands alone. Soft labels are not looked into.
+// Looks at all rows. Refuses the first whose alpha, tau, weight or label is none, or whose label or teacher
+// is wanted and absent. one_row: the label is called "label" and stands alone. Soft labels are not looked
+// into.
 CountedRows check_rows(const AnyView& student, const Labels& labels, const Options& options,
                        const char* student_name, bool has_teacher, bool one_row);
 // Says what is wrong with a row of soft labels.

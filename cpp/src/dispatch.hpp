@@ -1,9 +1,6 @@
 // The instruction sets that this build holds, and the one that runs.
 #pragma once
 
-#include <string>
-#include <vector>
-
 #include "kernel_table.hpp"
 
 namespace kdloss {

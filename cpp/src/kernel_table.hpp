@@ -19,8 +19,7 @@ static inline T* at(const Matrix<T>& m, std::int64_t r, std::int64_t c = 0) {
   return m.data + r * m.row_stride + c * m.class_stride;
 }
 
-// Rows whose classes lie apart are packed together, so many at a time at the most, and less than kFewRows
-// more at the end.
+// Rows whose classes lie apart are packed together, at most kPackedRows + kFewRows - 1 at a time.
 constexpr std::int64_t kPackedRows = 128, kFewRows = 16;
 
 constexpr std::int64_t kBeyondCaches = 1 << 20;  // elements of an array that no cache is expected to hold
@@ -70,7 +69,7 @@ struct KdCall : Arrays {
   double alpha = 0.5, tau = 4;
   const double *alphas = nullptr, *taus = nullptr, *sample_weight = nullptr, *class_weight = nullptr;
   double label_smoothing = 0;
-  double grad_scale = 1, hess_scale = 1;                // 1 / weight of the rows that count, for the mean
+  double grad_scale = 1, hess_scale = 1;                // 1 / the mean's divisor; twice that for kBound
   bool both_parts = false;                              // hard and soft whatever alpha is
   T *loss = nullptr, *hard = nullptr, *soft = nullptr;  // (rows,)
   KdSums sums;                     // one for every rows_per_sum rows, so that their order never changes

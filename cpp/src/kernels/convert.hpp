@@ -41,19 +41,17 @@ template <class T>
 void write_rows(const T* block, std::int64_t row, std::int64_t count, std::int64_t classes,
                 const Output& to) {
   if (to.type == kScalar<T>) return unpack_rows(block, row, count, classes, typed<T>(to));
-  if constexpr (sizeof(T) == sizeof(float)) {
-    with_scalar(to.type, [&](auto element) {
-      using E = decltype(element);
-      if constexpr (sizeof(E) == sizeof(std::uint16_t)) {
-        const Matrix<E> m = typed<E>(to);
-        for (std::int64_t i = 0; i < count; ++i) {
-          E* const p = at(m, row + i);
-          const T* const from = block + i * block_stride<T>(classes);
-          for (std::int64_t c = 0; c < classes; ++c) narrow(from[c], p[c * m.class_stride]);
-        }
+  with_scalar(to.type, [&](auto element) {
+    using E = decltype(element);
+    if constexpr (sizeof(E) < sizeof(float) && sizeof(T) == sizeof(float)) {
+      const Matrix<E> m = typed<E>(to);
+      for (std::int64_t i = 0; i < count; ++i) {
+        E* const p = at(m, row + i);
+        const T* const from = block + i * block_stride<T>(classes);
+        for (std::int64_t c = 0; c < classes; ++c) narrow(from[c], p[c * m.class_stride]);
       }
-    });
-  }
+    }
+  });
 }
 
 }  // namespace

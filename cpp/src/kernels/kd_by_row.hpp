@@ -177,22 +177,14 @@ double near_block(const BlockGroups<T>& groups, const Frame<T>& frame, const Nea
 template <class T, class Body>
 void for_row(const KdCall<T>& call, const RowScratch<T>& scratch, Body&& body) {
   const std::int64_t count = block_count(call.classes);
-  if (call.split_columns == nullptr) {
-    for (std::int64_t i = 0; i < count; ++i) body(block_at(i, count, call.classes), scratch.blocks[i]);
-    return;
-  }
-  struct Context {
-    Body& body;
-    std::int64_t count, classes;
-    Block<T>* blocks;
-  } context{body, count, call.classes, scratch.blocks};
+  auto run = [&](std::int64_t begin, std::int64_t end) KDLOSS_INLINE_LAMBDA {
+    for (std::int64_t i = begin; i < end; ++i) body(block_at(i, count, call.classes), scratch.blocks[i]);
+  };
+  if (call.split_columns == nullptr) return run(0, count);
+  using Run = decltype(run);
   call.split_columns(
       count, call.threads,
-      [](void* p, std::int64_t begin, std::int64_t end, int) {
-        const Context& c = *static_cast<Context*>(p);
-        for (std::int64_t i = begin; i < end; ++i) c.body(block_at(i, c.count, c.classes), c.blocks[i]);
-      },
-      &context);
+      [](void* p, std::int64_t begin, std::int64_t end, int) { (*static_cast<Run*>(p))(begin, end); }, &run);
 }
 
 template <bool Hard, bool Soft, class T>

@@ -39,10 +39,11 @@ class Plans {
  public:
   explicit Plans(const KdCall<T>& call)
       : call_(call),
+        weighted_(call.alphas != nullptr || call.sample_weight != nullptr),
         plain_(call.taus == nullptr &&
                (call.labels.are_soft() ||
-                (call.labels.are_indices() && (call.label_smoothing > 0 || call.class_weight == nullptr)))),
-        weighted_(call.alphas != nullptr || call.sample_weight != nullptr) {}
+                (call.labels.are_indices() ? call.label_smoothing > 0 || call.class_weight == nullptr
+                                           : !weighted_))) {}
 
   RowPlan operator[](std::int64_t row) const {
     const double weight = call_.sample_weight == nullptr ? 1 : call_.sample_weight[row];
@@ -78,11 +79,12 @@ class Plans {
     const std::int64_t y = call_.labels[row];
     return y >= 0 && y != call_.ignore_index;
   }
-  // Writes the labels of these rows (-1 where they are soft). True if each has a class (or all are soft), and
-  // they are uniform() or weighted().
-  bool all_alike(std::int64_t first, int count, T* to) const {
+  // Writes the labels of these rows (-1 where they are no indices), unless rows have more of their own. True
+  // if each has a class, or none has, and they are uniform() or weighted(). Classes are few here: a label of
+  // more bits is that of padding, and replaced later.
+  bool read_labels(std::int64_t first, int count, T* to) const {
     if (!plain_) return false;
-    if (call_.labels.are_soft()) {
+    if (!call_.labels.are_indices()) {
       for (int i = 0; i < count; ++i) to[i] = -1;
       return true;
     }
@@ -100,8 +102,8 @@ class Plans {
 
  private:
   const KdCall<T>& call_;
-  bool plain_;     // no row has more of its own than a label, a weight and an alpha
-  bool weighted_;  // and some have these two
+  bool weighted_;  // rows have weights or alphas
+  bool plain_;     // and no more of their own than these and a label
 };
 
 // weight * value, where a weight of 0 means that the value, infinite or not, is not used.

@@ -13,18 +13,19 @@ namespace {
 
 // Writes what the caller wants to know of a row.
 template <class T>
-KDLOSS_INLINE void record(const KdCall<T>& call, std::int64_t row, const RowPlan& plan, RowParts parts) {
+KDLOSS_INLINE void record_row(const KdCall<T>& call, std::int64_t row, const RowPlan& plan, RowParts parts) {
   const double absent = plan.counts ? __builtin_nan("") : 0;
   if (call.loss != nullptr) call.loss[row] = static_cast<T>(mixed(plan, parts));
   if (call.hard != nullptr) call.hard[row] = static_cast<T>(plan.hard ? parts.hard : absent);
   if (call.soft != nullptr) call.soft[row] = static_cast<T>(plan.soft ? parts.soft : absent);
 }
 
-// The sum over some rows: rows_per_sum of them, of which this is the i-th number.
+// The sums over rows_per_sum rows.
 struct SumOfRows {
   double loss, hard, soft, labelled;
 };
-KDLOSS_INLINE void record(const KdSums& sums, std::int64_t i, const SumOfRows& x) {
+// Writes the i-th.
+KDLOSS_INLINE void record_sum(const KdSums& sums, std::int64_t i, const SumOfRows& x) {
   sums.loss[i] = x.loss;
   if (sums.hard != nullptr) sums.hard[i] = x.hard, sums.soft[i] = x.soft, sums.labelled[i] = x.labelled;
 }
@@ -65,7 +66,7 @@ KDLOSS_INLINE SumOfRows tile_sums(const KdCall<T>& call, const Chunk<T>& chunk, 
   }
   if (call.loss != nullptr || call.hard != nullptr || call.soft != nullptr)
     for (int i = 0; i < count; ++i)
-      record(call, chunk.first + at + i, rows.plan(i), {loss.hard[i], loss.soft[i]});
+      record_row(call, chunk.first + at + i, rows.plan(i), {loss.hard[i], loss.soft[i]});
   if (!call.both_parts) return {sum(loss_sum), 0, 0, 0};
   double labelled = 0;
   for (int i = 0; i < count; ++i) labelled += rows.uses_hard[i] != 0 ? rows.weight[i] : 0;
@@ -142,7 +143,7 @@ void kd_lanes(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf<T>& 
     const std::int64_t first = chunk.first + at;
     const int count = static_cast<int>(chunk.count - at < n ? chunk.count - at : n);
     rows.fill(call, plans, first, count);
-    record(call.sums, first / n, kd_tile(call, chunk, at, count, plans, rows, scratch));
+    record_sum(call.sums, first / n, kd_tile(call, chunk, at, count, plans, rows, scratch));
   }
 }
 
@@ -198,10 +199,10 @@ void kd_row_by_row(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf
       for (std::int64_t c = 0; grad != nullptr && c < classes; ++c) grad[c] = 0;
       for (std::int64_t c = 0; hess != nullptr && c < classes; ++c) hess[c] = 0;
     }
-    record(call.sums, r,
-           {mixed(plan, parts), used(plan.weight, parts.hard), used(plan.weight, parts.soft),
-            plan.hard ? plan.weight : 0});
-    record(call, r, plan, parts);
+    record_sum(call.sums, r,
+               {mixed(plan, parts), used(plan.weight, parts.hard), used(plan.weight, parts.soft),
+                plan.hard ? plan.weight : 0});
+    record_row(call, r, plan, parts);
   }
 }
 

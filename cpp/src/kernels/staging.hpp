@@ -10,7 +10,7 @@
 namespace kdloss::KDLOSS_ISA {
 namespace {
 
-// Rows [first, first + count) of a call's arrays.
+// Rows [first, first + count) of a call's arrays: row i of each is the call's row first + i.
 template <class T>
 struct Chunk {
   std::int64_t first = 0, count = 0;

@@ -59,7 +59,7 @@ struct TileRows {
   // Rows [first, first + count). Lanes without a row repeat the last one, so that they cost no branch of
   // their own; what comes of them is not used.
   void fill(const KdCall<T>& call, const Plans<T>& plans, std::int64_t first, int count) {
-    const bool alike = plans.all_alike(first, count, label) && (count == kCount || plans.uniform());
+    const bool alike = plans.read_labels(first, count, label) && (count == kCount || plans.uniform());
     if (!alike)
       set_one_by_one(call, plans, first, count);
     else if (plans.weighted())

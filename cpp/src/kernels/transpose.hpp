@@ -79,7 +79,7 @@ KDLOSS_INLINE void turn_pieces(Native<float>*) {}
 typedef float Piece __attribute__((vector_size(16)));
 constexpr int kPieces = kNativeBytes / 16;
 
-// Pieces of rows that lie stride apart.
+// A native vector whose piece i lies at p + i * stride.
 template <class T>
 KDLOSS_INLINE Native<T> load_pieces(const T* p, std::int64_t stride) {
   Piece piece[kPieces];
@@ -93,7 +93,7 @@ KDLOSS_INLINE void store_pieces(T* p, std::int64_t stride, Native<T> v) {
   for (int i = 0; i < kPieces; ++i) __builtin_memcpy(p + i * stride, &piece[i], sizeof(Piece));
 }
 
-// Turns the squares in v[0], v[1], ... (and turn_pieces() the square of whole pieces)
+// Turns the squares in v[0], v[1], ...; turn_pieces() turns the one square of whole pieces.
 template <class T>
 KDLOSS_INLINE void turn(Native<T>* v) {
   if constexpr (sizeof(T) == sizeof(float)) {
