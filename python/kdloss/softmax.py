@@ -171,7 +171,8 @@ def _along(
         return function(logits, tau, out)  # type: ignore[no-any-return]
     rows, shape, axis = _rows_along(logits, axis)
     if out is not None:
-        _check_out(out, np.moveaxis(np.broadcast_to(rows[:0].dtype.type(), shape), -1, axis))
+        dtype = as_floats(rows[:0], "logits").dtype
+        _check_out(out, np.moveaxis(np.broadcast_to(dtype.type(), shape), -1, axis))
     result: NDArray[Any] = np.moveaxis(function(rows, tau, None).reshape(shape), -1, axis)
     if out is None:
         return result
@@ -183,11 +184,10 @@ def _check_out(out: Any, like: NDArray[Any]) -> None:
     """Refuse an ``out`` that cannot take what has the shape and the type of ``like``."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out is of type {type(out).__name__}, expected a NumPy array")
-    dtype = np.float64 if like.dtype.kind != "f" or like.dtype.itemsize > 4 else np.float32
-    if out.shape != like.shape or out.dtype != dtype:
+    if out.shape != like.shape or out.dtype != like.dtype:
         raise ValueError(
             f"out has shape {out.shape} and dtype {out.dtype}, "
-            f"expected {like.shape} and {np.dtype(dtype)}"
+            f"expected {like.shape} and {like.dtype}"
         )
     if not out.flags.writeable:
         raise ValueError("out is read-only, expected a writeable array")

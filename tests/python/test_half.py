@@ -237,3 +237,12 @@ def test_cross_entropy_hard(half, classes):
         found = kdloss.cross_entropy_hard(logits, labels, reduction=reduction)
         single = kdloss.cross_entropy_hard(logits.astype(np.float32), labels, reduction=reduction)
         assert same(np.atleast_1d(found), np.atleast_1d(single))
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4), (3, 2, 4)], ids=str)
+@pytest.mark.parametrize("function", [kdloss.softmax_temp, kdloss.log_softmax_temp])
+def test_softmax_of_halves_is_written_to_floats(half, shape, function):
+    logits = np.arange(np.prod(shape)).reshape(shape).astype(half)
+    out = np.empty(shape, np.float32)
+    assert function(logits, out=out) is out
+    np.testing.assert_array_equal(out, function(logits.astype(np.float32)))
