@@ -1,5 +1,9 @@
 """kdloss: the knowledge-distillation loss, exact and fast, on NumPy arrays."""
 
+from importlib import import_module
+from typing import Any
+
+from . import metrics as metrics
 from ._config import show_config
 from ._core import __version__ as __version__
 from .losses import (
@@ -39,3 +43,10 @@ __all__ = [
     "softmax_temp",
     "teacher_agreement",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``kdloss.plots`` when it is asked for: most programs draw nothing."""
+    if name == "plots":
+        return import_module("kdloss.plots")
+    raise AttributeError(f"module 'kdloss' has no attribute {name!r}")

@@ -2,6 +2,8 @@
 
 from importlib import metadata
 
+import pytest
+
 import kdloss
 
 
@@ -39,3 +41,19 @@ def test_configuration_prints_on_one_line(capsys):
     assert set(config) == {"isa", "available_isas", "threads", "compiler", "openmp", "version"}
     assert "\n" not in str(config)
     assert config["openmp"].startswith("lib")
+
+
+def test_plots_are_there_when_they_are_asked_for(child):
+    code = """
+import json, sys, kdloss
+kdloss.metrics.accuracy, kdloss.plots.reliability_diagram
+print(json.dumps(sorted(sys.modules)))
+"""
+    modules = set(child(code))
+    assert "kdloss.plots" in modules
+    assert "matplotlib" not in modules
+
+
+def test_what_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'kdloss' has no attribute 'plot'"):
+        kdloss.plot  # noqa: B018

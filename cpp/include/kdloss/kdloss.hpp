@@ -17,7 +17,7 @@
 //
 // Values: NaN in a row makes that row's results NaN and no other's. -inf is a masked class: probability 0; a
 // student that masks a class which the teacher or the label wants has loss +inf, beside a finite gradient. A
-// row that is all -inf or holds +inf gives NaN. A part of weight 0 counts 0, and its inputs are not read.
+// row that is all -inf or holds +inf gives NaN. A part of weight 0 counts 0, and its logits are not read.
 //
 // Errors: std::invalid_argument, before anything is written, with the argument's name, what was found and
 // what was expected. T is float or double, and for the kd_loss functions Float16 or BFloat16 too, whose rows
