@@ -46,6 +46,11 @@ def calls(shape: tuple[int, int], dtype: str) -> dict[str, Call]:
             s=masked_student, t=masked_teacher, y=np.where(labels % 7 == 0, 1, labels)
         ),
         "a student equal to its teacher": loss_and_grad(s=teacher),
+        "both models times 3": loss_and_grad(s=3 * student, t=3 * teacher),
+        "a student times 30": loss_and_grad(s=30 * student),
+        "no labels": lambda: kdloss.kd_loss_and_grad(
+            student, teacher, None, alpha=0.0, tau=TAU, out=out
+        ),
         "a tenth unlabelled": loss_and_grad(y=np.where(rng.random(rows) < 0.1, -1, labels)),
         "float16 teacher": loss_and_grad(t=teacher.astype(np.float16)),
         "bfloat16 teacher": loss_and_grad(t=teacher.astype(ml_dtypes.bfloat16)),
@@ -56,6 +61,9 @@ def calls(shape: tuple[int, int], dtype: str) -> dict[str, Call]:
         "parts": lambda: kdloss.kd_loss_parts(student, teacher, labels, alpha=ALPHA, tau=TAU),
         "F-order": lambda: kdloss.kd_loss_and_grad(
             columns["s"], columns["t"], labels, alpha=ALPHA, tau=TAU, out=columns_out
+        ),
+        "F-order, but for the teacher": lambda: kdloss.kd_loss_and_grad(
+            columns["s"], teacher, labels, alpha=ALPHA, tau=TAU, out=columns_out
         ),
     }
 
