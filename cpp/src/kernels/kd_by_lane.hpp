@@ -233,7 +233,8 @@ class Rows {
 
  private:
   Extent<L> look() {
-    const L label = label_;  // locals: what belongs to the object GCC would write back at every step
+    // Locals, and a copy in the end: what belongs to the object GCC would write back at every step.
+    const L label = label_;
     Extent<L> extent;
     L label_s(T(0)), class_index(T(0));
     for (std::int64_t i = 0; i < call_.classes * n; i += n) {
@@ -245,7 +246,7 @@ class Rows {
       }
     }
     label_s_ = label_s;
-    return extent;
+    return {extent.ms, extent.mt, extent.lowest_s, extent.lowest_t};
   }
 
   void add(const NextTile<T>& next) {
