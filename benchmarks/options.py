@@ -4,6 +4,7 @@
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from .data import ALPHA, TAU, batches
@@ -18,6 +19,8 @@ def calls(shape: tuple[int, int], dtype: str) -> dict[str, Call]:
 
     import kdloss
 
+    # Told, since with a runtime that spins kdloss would use one.
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     rows, classes = shape
     rng = np.random.default_rng(shape)
     student, teacher, labels, out = batches(shape, dtype)["ordinary"]
@@ -26,7 +29,8 @@ def calls(shape: tuple[int, int], dtype: str) -> dict[str, Call]:
     columns_out = np.empty_like(columns["s"])
     masked_student, masked_teacher = student.copy(), teacher.copy()
     masked_student[:, ::7] = masked_teacher[:, ::7] = -np.inf
-    plain = {"alpha": ALPHA, "tau": TAU, "out": out}
+    told = {"alpha": ALPHA, "tau": TAU, "num_threads": threads}
+    plain = told | {"out": out}
 
     def loss_and_grad(t=teacher, y=labels, s=student, **options):
         options = plain | options
@@ -48,22 +52,20 @@ def calls(shape: tuple[int, int], dtype: str) -> dict[str, Call]:
         "a student equal to its teacher": loss_and_grad(s=teacher),
         "both models times 3": loss_and_grad(s=3 * student, t=3 * teacher),
         "a student times 30": loss_and_grad(s=30 * student),
-        "no labels": lambda: kdloss.kd_loss_and_grad(
-            student, teacher, None, alpha=0.0, tau=TAU, out=out
-        ),
+        "no labels": loss_and_grad(y=None, alpha=0.0),
         "a tenth unlabelled": loss_and_grad(y=np.where(rng.random(rows) < 0.1, -1, labels)),
         "float16 teacher": loss_and_grad(t=teacher.astype(np.float16)),
         "bfloat16 teacher": loss_and_grad(t=teacher.astype(ml_dtypes.bfloat16)),
         "soft labels": loss_and_grad(y=kdloss.softmax_temp(teacher)),
         "Hessian": lambda: kdloss.kd_loss_grad_hess(
-            student, teacher, labels, alpha=ALPHA, tau=TAU, out=(grad, hess)
+            student, teacher, labels, **told, out=(grad, hess)
         ),
-        "parts": lambda: kdloss.kd_loss_parts(student, teacher, labels, alpha=ALPHA, tau=TAU),
+        "parts": lambda: kdloss.kd_loss_parts(student, teacher, labels, **told),
         "F-order": lambda: kdloss.kd_loss_and_grad(
-            columns["s"], columns["t"], labels, alpha=ALPHA, tau=TAU, out=columns_out
+            columns["s"], columns["t"], labels, **told, out=columns_out
         ),
         "F-order, but for the teacher": lambda: kdloss.kd_loss_and_grad(
-            columns["s"], teacher, labels, alpha=ALPHA, tau=TAU, out=columns_out
+            columns["s"], teacher, labels, **told, out=columns_out
         ),
     }
 

@@ -33,15 +33,18 @@ Bind = Callable[[Array, Array, Array, float, float, Array], Bound]
 
 
 def kdloss_() -> Bind:
-    """This package."""
+    """This package, told its threads: with a runtime that spins it would use one."""
     from kdloss import kd_loss_and_grad, kd_loss_batch
+
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
 
     def bind(
         student: Array, teacher: Array, labels: Array, alpha: float, tau: float, out: Array
     ) -> Bound:
+        options: dict[str, Any] = {"alpha": alpha, "tau": tau, "num_threads": threads}
         return Bound(
-            lambda: kd_loss_batch(student, teacher, labels, alpha=alpha, tau=tau),
-            lambda: kd_loss_and_grad(student, teacher, labels, alpha=alpha, tau=tau, out=out),
+            lambda: kd_loss_batch(student, teacher, labels, **options),
+            lambda: kd_loss_and_grad(student, teacher, labels, **options, out=out),
         )
 
     return bind

@@ -31,7 +31,11 @@ void register_config(py::module_& module) {
     config["threads"] = kdloss::max_threads();
     config["compiler"] = KDLOSS_COMPILER;
     config["openmp"] = openmp_library();
+    config["wait_policy"] = kdloss::wait_policy() == kdloss::WaitPolicy::kBrief ? "brief" : "long";
     config["version"] = KDLOSS_VERSION;
     return config;
   });
+  // Now, while the environment says what python/kdloss/_load.py wants; again where that came too late.
+  kdloss::read_wait_policy();
+  module.def("read_wait_policy", kdloss::read_wait_policy);
 }

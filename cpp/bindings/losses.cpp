@@ -150,13 +150,16 @@ py::object kd_loss_grad_hess(Given given) {
 
 py::object kd_loss_parts(Given given) {
   const Arguments a(given);
+  py::object grad = py::none();
+  if (given[kShared] != Py_None) grad = a.to_write(given[kShared], "grad_out", true);
   return with_any_type(a.student, [&](auto zero) -> py::object {
     using T = decltype(zero);
     RowResult<T> loss(a), hard(a), soft(a);
     const auto s = view<const T>(a.student);
+    const auto g = grad.is_none() ? kdloss::View<T>() : view<T>(py::reinterpret_borrow<py::array>(grad));
     const kdloss::Parts parts = without_interpreter(a.student.size(), [&] {
       return kdloss::kd_loss_parts<T>(s, a.teacher_view, a.labels_view, a.options, loss.data, hard.data,
-                                      soft.data);
+                                      soft.data, g);
     });
     return named_tuple<kKDParts>(loss.or_number(parts.loss), hard.or_number(parts.hard),
                                  soft.or_number(parts.soft));
@@ -221,7 +224,7 @@ void register_losses(py::module_& module) {
   def_fast<kd_loss_batch, kShared>(module, "kd_loss_batch");
   def_fast<kd_loss_and_grad, kShared + 1>(module, "kd_loss_and_grad");
   def_fast<kd_loss_grad_hess, kShared + 3>(module, "kd_loss_grad_hess");
-  def_fast<kd_loss_parts, kShared>(module, "kd_loss_parts");
+  def_fast<kd_loss_parts, kShared + 1>(module, "kd_loss_parts");
   def_fast<cross_entropy_hard, kShared>(module, "cross_entropy_hard");
   module.def("kd_loss_single", kd_loss_single);
   module.def("kl_divergence", kl_divergence);

@@ -1,4 +1,5 @@
 // The loss of a batch: its checks, its rows spread over threads, its mean.
+#include <algorithm>
 #include <atomic>
 #include <limits>
 #include <stdexcept>
@@ -104,6 +105,18 @@ Parts run(KdCall<T>& call, const Options& o, Student student = {}) {
   return parts;
 }
 
+// Whether a part may have weight 0 whose value is asked for all the same. The gradient must not use its
+// logits, which may hold NaN.
+template <class T>
+bool has_unused_parts(const KdCall<T>& call, const Options& o) {
+  const bool has_teacher = call.teacher.data != nullptr,
+             has_labels = call.labels.are_indices() || call.labels.are_soft();
+  const auto unused = [&](double alpha) { return (alpha == 0 && has_labels) || (alpha == 1 && has_teacher); };
+  if (o.alphas == nullptr ? unused(o.alpha) : std::any_of(o.alphas, o.alphas + call.rows, unused))
+    return true;
+  return o.class_weight != nullptr && std::count(o.class_weight, o.class_weight + call.classes, 0.0) > 0;
+}
+
 // Halves are computed in float: they are widened as they are read.
 template <class T>
 KdCall<RowLoss<T>> call_on(const View<const T>& student, const AnyView& teacher, const Labels& labels,
@@ -143,10 +156,15 @@ double kd_loss_grad_hess(View<const T> student, AnyView teacher, const Labels& l
 
 template <class T>
 Parts kd_loss_parts(View<const T> student, AnyView teacher, const Labels& labels, const Options& options,
-                    RowLoss<T>* row_losses, RowLoss<T>* row_hard, RowLoss<T>* row_soft) {
+                    RowLoss<T>* row_losses, RowLoss<T>* row_hard, RowLoss<T>* row_soft, View<T> grad) {
   auto call = call_on(student, teacher, labels, row_losses);
+  if (grad.data != nullptr) call.grad = output(call.student, grad, "grad");
   call.both_parts = true, call.hard = row_hard, call.soft = row_soft;
-  return run(call, options);
+  if (grad.data == nullptr || !has_unused_parts(call, options)) return run(call, options);
+  call.grad = {};
+  const Parts parts = run(call, options);
+  kd_loss_and_grad(student, teacher, labels, grad, options);
+  return parts;
 }
 
 template <class T>
@@ -175,7 +193,7 @@ double cross_entropy_hard(View<const T> logits, const Labels& labels, const Opti
   template double kd_loss_grad_hess(View<const T>, AnyView, const Labels&, View<T>, View<T>, const Options&, \
                                     RowLoss<T>*);                                                            \
   template Parts kd_loss_parts(View<const T>, AnyView, const Labels&, const Options&, RowLoss<T>*,           \
-                               RowLoss<T>*, RowLoss<T>*);                                                    \
+                               RowLoss<T>*, RowLoss<T>*, View<T>);                                           \
   template double cross_entropy_hard(View<const T>, const Labels&, const Options&, RowLoss<T>*);
 KDLOSS_INSTANTIATE(float)
 KDLOSS_INSTANTIATE(double)

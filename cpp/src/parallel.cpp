@@ -1,12 +1,15 @@
 #include "parallel.hpp"
 
+#include <dlfcn.h>
 #include <omp.h>
 #include <pthread.h>
+#include <strings.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <limits>
 #include <string>
@@ -21,16 +24,60 @@ namespace {
 // on two cores with AVX2, 0.7 elements a nanosecond).
 constexpr std::int64_t kGrain = 4096;
 
-// A thread without work spins for some 5 milliseconds and then sleeps, and waking it has been seen to take 7.
-// So work that one thread does in 3 milliseconds is spread only where calls follow each other quickly, or the
-// caller says how many threads.
-constexpr std::int64_t kWorthWaking = 1 << 21;
-constexpr std::chrono::milliseconds kQuickly{5};
-bool calls_follow_quickly() {
-  using Clock = std::chrono::steady_clock;
-  static std::atomic<Clock::rep> last{std::numeric_limits<Clock::rep>::min() / 2};
-  const Clock::rep now = Clock::now().time_since_epoch().count();
-  return now - last.exchange(now, std::memory_order_relaxed) < Clock::duration(kQuickly).count();
+// Threads that sleep cost 25 to 60 microseconds to wake, and 150 beside a BLAS whose own threads still look
+// for work. So such a call is spread only from half a millisecond of work on, smaller ones where they follow
+// each other before the threads sleep (measured on two cores with AVX-512, spin count 1000: after a matrix
+// product 2^18 elements take 193 microseconds on one thread and 253 on two, 2^20 take 768 and 835, 2^22 3.4
+// and 2.9 ms; after a pause 193 and 120, 765 and 416, 3.4 and 1.7).
+constexpr std::int64_t kWorthWaking = 1 << 20;
+
+// Threads that spin take a processor from whatever the caller does next: 4 to 8 milliseconds of a matrix
+// product. That is worth it where they save more.
+constexpr std::int64_t kWorthSpinning = 1 << 25;
+
+// Whether a call begins before the threads of the last one sleep. Calls that may use threads are watched.
+using Clock = std::chrono::steady_clock;
+std::atomic<Clock::rep> last_end{std::numeric_limits<Clock::rep>::min() / 2};
+thread_local bool watched = false;
+Clock::rep now() { return Clock::now().time_since_epoch().count(); }
+bool follows_quickly() {
+  constexpr Clock::duration kSpin = std::chrono::microseconds(20);
+  return now() - last_end.load(std::memory_order_relaxed) < kSpin.count();
+}
+void end_call() {
+  if (watched) last_end.store(now(), std::memory_order_relaxed);
+}
+
+// What libgomp makes of its environment: it spins 300,000 times, some milliseconds, if nobody says otherwise.
+WaitPolicy policy_of_libgomp() {
+  constexpr unsigned long long kBriefly = 10000;  // some 0.2 milliseconds
+  if (const char* const spins = std::getenv("GOMP_SPINCOUNT")) {
+    char* end = nullptr;
+    const unsigned long long count = std::strtoull(spins, &end, 10);
+    // With a suffix it is thousands or more, and "infinite" is no number.
+    return end != spins && *end == '\0' && count <= kBriefly ? WaitPolicy::kBrief : WaitPolicy::kLong;
+  }
+  const char* const policy = std::getenv("OMP_WAIT_POLICY");
+  return policy != nullptr && strcasecmp(policy, "passive") == 0 ? WaitPolicy::kBrief : WaitPolicy::kLong;
+}
+
+// LLVM's and Intel's runtime tells; libgomp does not.
+WaitPolicy policy_of_runtime() {
+  Dl_info runtime;
+  if (dladdr(reinterpret_cast<void*>(&omp_get_max_threads), &runtime) == 0) return WaitPolicy::kLong;
+  void* const library = dlopen(runtime.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+  if (library == nullptr) return policy_of_libgomp();
+  const auto blocktime = reinterpret_cast<int (*)()>(dlsym(library, "kmp_get_blocktime"));
+  const WaitPolicy policy = blocktime == nullptr ? policy_of_libgomp()
+                            : blocktime() == 0   ? WaitPolicy::kBrief
+                                                 : WaitPolicy::kLong;
+  dlclose(library);
+  return policy;
+}
+
+std::atomic<WaitPolicy>& policy_in_use() {
+  static std::atomic<WaitPolicy> policy{policy_of_runtime()};
+  return policy;
 }
 
 // libgomp's threads do not survive a fork, and a region in the child would wait for them forever, whoever
@@ -81,10 +128,18 @@ int max_threads() {
   return quota() > 0 ? std::min(allowed, quota()) : allowed;
 }
 
+WaitPolicy wait_policy() { return policy_in_use().load(std::memory_order_relaxed); }
+void read_wait_policy() { policy_in_use() = policy_of_runtime(); }
+
 int threads_for(int num_threads, std::int64_t elements) {
+  watched = false;
   if (elements < 2 * kGrain || omp_in_parallel()) return 1;
   const int most = num_threads > 0 ? num_threads : max_threads();
-  if (num_threads <= 0 && most > 1 && elements < kWorthWaking && !calls_follow_quickly()) return 1;
+  if (num_threads <= 0 && most > 1) {
+    const bool brief = wait_policy() == WaitPolicy::kBrief;
+    watched = brief;
+    if (elements < (brief ? kWorthWaking : kWorthSpinning) && !(brief && follows_quickly())) return 1;
+  }
   return static_cast<int>(std::min<std::int64_t>(most, elements / kGrain));
 }
 
@@ -92,6 +147,7 @@ void parallel_for(std::int64_t count, int threads, Task body, void* context) {
   threads = static_cast<int>(std::min<std::int64_t>(threads, count));
   if (threads <= 1) {
     if (count > 0) body(context, 0, count, 0);
+    end_call();
     return;
   }
   // Each thread works through a part of its own from end to end, and then helps the others. So what it asks
@@ -110,6 +166,7 @@ void parallel_for(std::int64_t count, int threads, Task body, void* context) {
       while (const std::int64_t length = part.take(first)) body(context, first, first + length, thread);
     }
   }
+  end_call();
 }
 
 }  // namespace kdloss

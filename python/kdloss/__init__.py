@@ -3,6 +3,9 @@
 from importlib import import_module
 from typing import Any
 
+from . import _load as _load  # before all that imports the core
+
+# isort: split
 from . import metrics as metrics
 from ._config import show_config
 from ._core import __version__ as __version__

@@ -14,8 +14,10 @@ def show_config() -> dict[str, Any]:
         ``isa``, the instruction set in use (``"baseline"``, ``"x86-64-v3"``, ``"x86-64-v4"`` or
         ``"neon"``); ``available_isas``, those that this build and this machine have;
         ``threads``, how many a large call would use now; ``compiler``; ``openmp``, the file of the
-        OpenMP library that this process runs it with;
-        ``version``.
+        OpenMP library that this process runs it with; ``wait_policy``, how its idle threads wait:
+        ``"brief"``, they sleep within a fraction of a millisecond, or ``"long"``, they spin for
+        milliseconds, so that only calls of tens of milliseconds use more than one thread unless
+        ``num_threads`` asks for it (docs/threads.md); ``version``.
 
     Raises
     ------

@@ -10,14 +10,15 @@ import numpy as np
 
 from ._checks import Array
 from ._settings import SCHEDULES, Settings
-from ._training_rows import Batch, Rows
-from .losses import kd_loss_and_grad, kd_loss_parts
+from ._training_rows import Batch, Rows, are_labelled
+from .losses import kd_loss_parts
 from .metrics import MetricSums
 from .softmax import softmax_temp
 
 Record = dict[str, float]
 
 BLOCK_ELEMENTS = 2**20  # rows are evaluated in blocks of about this many numbers: 8 MB in float64
+SCORED_ELEMENTS = 2**18  # logits are scored in blocks of about this many: they stay in a cache
 
 DIVERGED = "the weights have diverged, most likely because learning_rate is too large"
 
@@ -41,18 +42,31 @@ class State:
 
 
 class _Scores:
-    """Weighted means of the loss, its parts and the metrics over the rows of an epoch."""
+    """Weighted means of the loss, its parts and the metrics over the rows of an epoch.
 
-    def __init__(self, tau: float) -> None:
+    Batches are too small to be scored one by one. Their logits are computed side by side in one
+    block, which is scored when it is full.
+    """
+
+    def __init__(self, data: Rows, tau: float, longest: int) -> None:
         self._tau = tau
         self._weight = self._labelled_weight = 0.0
         self._loss = self._hard = self._soft = 0.0
         self._metrics = MetricSums()
-        self._waiting: list[tuple[Array, Array, Array | None]] = []
-        self._waiting_elements = 0
+        rows = max(longest, SCORED_ELEMENTS // data.classes)
+        self._block = np.empty((min(rows, len(data.rows)), data.classes), data.dtype)
+        self._labels: list[Array] = []
+        self._weights: list[Array] = []
+        self._used = 0
 
-    def add(self, logits: Array, batch: Batch) -> float:
-        """Add a batch and return its loss.
+    def place(self, rows: int) -> Array:
+        """Return where the logits of the next batch go."""
+        if self._used + rows > len(self._block):
+            self._score()
+        return self._block[self._used : self._used + rows]
+
+    def add(self, logits: Array, batch: Batch, grad_out: Array | None = None) -> float:
+        """Add a batch whose logits are in their place; return its loss, write its gradient.
 
         A loss that is not finite ends the training, so its batch has no scores.
         """
@@ -63,31 +77,26 @@ class _Scores:
             alpha=batch.alpha,
             tau=self._tau,
             sample_weight=batch.weight,
+            grad_out=grad_out,
         )
-        if math.isfinite(parts.loss):
-            total = _total(batch.weight, logits)
-            self._weight += total
-            self._loss += total * parts.loss
-            self._soft += total * parts.soft
-            labelled = batch.labelled
-            if labelled.any():
-                s, weight = logits[labelled], batch.weight
-                if weight is not None:
-                    weight = weight[labelled]
-                total = _total(weight, s)
-                self._labelled_weight += total
-                self._hard += total * parts.hard
-                # Small batches are scored together: one by one costs more than the step itself.
-                self._waiting.append((s, batch.labels[labelled], weight))
-                self._waiting_elements += s.size
-                if self._waiting_elements >= BLOCK_ELEMENTS:
-                    self._score()
+        if not math.isfinite(parts.loss):
+            return float(parts.loss)
+        total, labelled = _totals(batch)
+        self._weight += total
+        self._loss += total * parts.loss
+        self._soft += total * parts.soft
+        if labelled:
+            self._labelled_weight += labelled
+            self._hard += labelled * parts.hard
+            self._used += len(logits)
+            self._labels.append(batch.labels)
+            if batch.weight is not None:
+                self._weights.append(batch.weight)
         return float(parts.loss)
 
     def means(self) -> Record:
         """Return the scores of all rows so far."""
-        if self._waiting:
-            self._score()
+        self._score()
         hard = self._hard / (self._labelled_weight or math.nan)
         return {
             "loss": self._loss / self._weight,
@@ -98,15 +107,26 @@ class _Scores:
         }
 
     def _score(self) -> None:
-        logits, labels = (np.concatenate([batch[i] for batch in self._waiting]) for i in (0, 1))
-        weights = [weight for _, _, weight in self._waiting if weight is not None]
-        self._waiting, self._waiting_elements = [], 0
-        p = softmax_temp(logits, out=logits)
-        self._metrics.add(p, labels, np.concatenate(weights) if weights else None)
+        if not self._used:
+            return
+        logits, labels = self._block[: self._used], np.concatenate(self._labels)
+        weights = np.concatenate(self._weights) if self._weights else None
+        labelled = are_labelled(labels)
+        if not labelled.all():
+            logits, labels = logits[labelled], labels[labelled]
+            weights = None if weights is None else weights[labelled]
+        self._metrics.add(softmax_temp(logits, out=logits), labels, weights)
+        self._used = 0
+        self._labels.clear()
+        self._weights.clear()
 
 
-def _total(weight: Array | None, rows: Array) -> float:
-    return float(len(rows) if weight is None else weight.sum())
+def _totals(batch: Batch) -> tuple[float, float]:
+    """The weight of all rows, and of the labelled ones."""
+    labelled = are_labelled(batch.labels)
+    if batch.weight is None:
+        return float(len(labelled)), float(np.count_nonzero(labelled))
+    return float(batch.weight.sum()), float(batch.weight[labelled].sum())
 
 
 def train(state: State, settings: Settings, data: Rows, held_out: Rows | None) -> Iterator[State]:
@@ -125,42 +145,37 @@ def _next_epoch(state: State, settings: Settings, data: Rows, held_out: Rows | N
         state.epoch / settings.epochs
     )
     parameters, velocity = state.parameters.copy(), state.velocity.copy()
-    gradient = np.zeros_like(parameters)
+    step = np.zeros_like(parameters)
+    gradient = step if settings.momentum else velocity  # without momentum they are the same
+    gradient[-1] = 0
     longest = min(settings.batch_size, len(data.rows))
-    logits, grad_logits = np.empty((2, longest, data.classes), data.dtype)
-    scores = _Scores(settings.tau)
+    grad_logits = np.empty((longest, data.classes), data.dtype)
+    ones = np.ones(longest, data.dtype)
+    scores = _Scores(data, settings.tau, longest)
     order = data.rows
     if settings.shuffle:
         # A generator per epoch: whoever resumes needs no generator state, only the epoch.
         order = np.random.default_rng((settings.seed, epoch)).permutation(order)
 
     for number, batch in enumerate(data.batches(order, settings.batch_size), start=1):
-        s, grad = logits[: len(batch.rows)], grad_logits[: len(batch.rows)]
+        rows = len(batch.rows)
+        s, grad = scores.place(rows), grad_logits[:rows]
         compute_logits(batch.X, parameters, out=s)
-        kd_loss_and_grad(
-            s,
-            batch.teacher,
-            batch.labels,
-            alpha=batch.alpha,
-            tau=settings.tau,
-            sample_weight=batch.weight,
-            out=grad,
-        )
-        if not math.isfinite(scores.add(s, batch)):
+        if not math.isfinite(scores.add(s, batch, grad_out=grad)):
             raise FloatingPointError(
                 f"the loss is not finite in epoch {epoch}, batch {number}: "
                 + _why_not_finite(batch)
             )
         np.matmul(batch.X.T, grad, out=gradient[:-1])
         if settings.bias:
-            grad.sum(axis=0, out=gradient[-1])
-        velocity *= settings.momentum
-        velocity += gradient
+            np.dot(ones[:rows], grad, out=gradient[-1])  # a sum of few columns is slower
+        if settings.momentum:
+            velocity *= settings.momentum
+            velocity += gradient
         if settings.l2:
-            np.multiply(parameters[:-1], settings.l2, out=gradient[:-1])
-            velocity[:-1] += gradient[:-1]
-        np.multiply(velocity, learning_rate, out=gradient)
-        parameters -= gradient
+            velocity[:-1] += np.multiply(parameters[:-1], settings.l2, out=step[:-1])
+        np.multiply(velocity, learning_rate, out=step)
+        parameters -= step
     if not np.isfinite(parameters).all():
         raise FloatingPointError(f"the weights are not finite after epoch {epoch}: {DIVERGED}")
 
@@ -176,9 +191,11 @@ def _next_epoch(state: State, settings: Settings, data: Rows, held_out: Rows | N
 
 def _validate(parameters: Array, settings: Settings, data: Rows, epoch: int) -> Record:
     """The scores of validation rows, named val_."""
-    scores = _Scores(settings.tau)
-    for batch in data.batches(data.rows, block_rows(parameters)):
-        if not math.isfinite(scores.add(compute_logits(batch.X, parameters), batch)):
+    longest = min(block_rows(parameters), len(data.rows))
+    scores = _Scores(data, settings.tau, longest)
+    for batch in data.batches(data.rows, longest):
+        s = compute_logits(batch.X, parameters, out=scores.place(len(batch.rows)))
+        if not math.isfinite(scores.add(s, batch)):
             raise FloatingPointError(
                 f"the validation loss is not finite after epoch {epoch}: " + _why_not_finite(batch)
             )

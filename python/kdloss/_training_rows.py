@@ -25,11 +25,6 @@ class Batch(NamedTuple):
     weight: Array | None
     rows: Array
 
-    @property
-    def labelled(self) -> Array:
-        """Which rows have a label (B,)."""
-        return np.asarray(self.labels >= 0 if self.labels.ndim == 1 else self.labels.any(axis=1))
-
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
@@ -55,10 +50,13 @@ class Rows:
 
     def batches(self, order: Array, size: int) -> Iterator[Batch]:
         """Yield the rows in this order, `size` at a time."""
+        # Sorted rows are read front to back, which disks like and HDF5 demands. Within a batch the
+        # order has no meaning: it only changes the order of summation.
+        order, whole = order.copy(), len(order) // size * size
+        order[:whole].reshape(-1, size).sort(axis=1)
+        order[whole:].sort()
         for start in range(0, len(order), size):
-            # Sorted rows are read front to back, which disks like and HDF5 demands. Within a batch
-            # the order has no meaning: it only changes the order of summation.
-            rows = np.sort(order[start : start + size])
+            rows = order[start : start + size]
             yield Batch(
                 take(self.X, rows, self.dtype),
                 self.labels[rows]
@@ -83,6 +81,11 @@ class Rows:
         return array if _is_read_in_place(array.dtype) else array.astype(self.dtype)
 
 
+def are_labelled(labels: Array) -> Array:
+    """Which rows have a label (B,), of labels (B,) or (B, C)."""
+    return np.asarray(labels >= 0 if labels.ndim == 1 else labels.any(axis=1))
+
+
 def take(source: Any, rows: Array, dtype: np.dtype[Any]) -> Array:
     """Sorted `rows` of an array, as `dtype`; a run of them is a slice, which copies nothing."""
     return np.asarray(_slice(source, rows), dtype)
@@ -98,4 +101,6 @@ def _is_read_in_place(dtype: np.dtype[Any]) -> bool:
 def _slice(source: Any, rows: Array) -> Any:
     if rows[-1] - rows[0] == len(rows) - 1:
         return source[int(rows[0]) : int(rows[-1]) + 1]
+    if isinstance(source, np.ndarray) and source.flags.c_contiguous:
+        return source.take(rows, axis=0, mode="clip")  # rows exist; four times as fast
     return source[rows]

@@ -351,10 +351,12 @@ def kd_loss_parts(
     label_smoothing: float = 0.0,
     normalizer: float | None = None,
     num_threads: int | None = None,
+    grad_out: NDArray[Any] | None = None,
 ) -> KDParts:
     r"""The loss of `kd_loss_batch` and its two parts, in one pass, for logs.
 
-    Both parts are given whatever ``alpha`` is, where their inputs exist.
+    Both parts are given whatever ``alpha`` is, where their inputs exist. A training loop that logs
+    them gets its gradient in the same pass, by ``grad_out``.
 
     Parameters
     ----------
@@ -362,6 +364,9 @@ def kd_loss_parts(
         As in `kd_loss_batch`.
     class_weight, label_smoothing, normalizer, num_threads
         As in `kd_loss_batch`.
+    grad_out : ndarray (rows, classes), optional
+        Where to write the gradient of the loss, as ``out`` in `kd_loss_and_grad`; by default it is
+        not computed.
 
     Returns
     -------
@@ -376,7 +381,7 @@ def kd_loss_parts(
     Raises
     ------
     ValueError, TypeError
-        As in `kd_loss_batch`.
+        As in `kd_loss_batch`, and for a ``grad_out`` that does not fit.
 
     References
     ----------
@@ -385,13 +390,20 @@ def kd_loss_parts(
     Examples
     --------
     >>> import kdloss
+    >>> import numpy as np
     >>> parts = kdloss.kd_loss_parts([[2.0, 0.5, -1.0]], [[3.0, 1.0, -0.5]], [0], tau=3.0)
     >>> [round(x, 6) for x in parts]
     [0.136202, 0.241311, 0.031092]
+    >>> grad = np.empty((1, 3))
+    >>> parts = kdloss.kd_loss_parts(
+    ...     [[2.0, 0.5, -1.0]], [[3.0, 1.0, -0.5]], [0], tau=3.0, grad_out=grad
+    ... )
+    >>> grad.round(4).tolist()
+    [[-0.1695, 0.1264, 0.0431]]
     """
     parts: KDParts = _core.kd_loss_parts(
         student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight,
-        class_weight, label_smoothing, normalizer, num_threads,
+        class_weight, label_smoothing, normalizer, num_threads, grad_out,
     )  # fmt: skip
     return parts
 

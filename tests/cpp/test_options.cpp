@@ -594,3 +594,21 @@ KD_CASE_EACH_TYPE(options.masked_classes_beside_rows_of_other_parts) {
     for (T x : all.hess) CHECK_AT(std::isfinite(x), classes, " classes");
   }
 }
+
+// In one pass or two, the parts and the gradient are those of two calls.
+KD_CASE_EACH_TYPE(options.parts_with_a_gradient) {
+  for (std::int64_t classes : {4, 17, 150, 300}) {
+    for (const double alpha : {0.0, 0.3, 1.0}) {
+      FullBatch<T> batch = full_batch<T>(35, classes, 0);
+      batch.alpha = alpha;
+      const Outcome<T> apart = outcome(batch);
+      std::vector<T> grad(apart.grad.size(), T(-7));
+      const kdloss::Parts parts =
+          kdloss::kd_loss_parts<T>(batch.student_view(), batch.teacher_view(), batch.target_view(),
+                                   batch.options(), nullptr, nullptr, nullptr, {grad.data(), 35, classes});
+      CHECK_AT(check::same_bits(grad, apart.grad), classes, " classes, alpha ", alpha);
+      CHECK_AT(check::same_bits(parts.loss, apart.parts.loss), classes, " classes, alpha ", alpha);
+      CHECK_AT(check::same_bits(parts.soft, apart.parts.soft), classes, " classes, alpha ", alpha);
+    }
+  }
+}

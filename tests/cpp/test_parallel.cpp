@@ -1,12 +1,16 @@
 // The one parallel loop, and the memory that it and the kernels work in.
+#include <dlfcn.h>
+
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <thread>
 #include <vector>
 
 #include "../../cpp/src/parallel.hpp"
 #include "../../cpp/src/scratch.hpp"
 #include "check.hpp"
+#include "kdloss/kdloss.hpp"
 
 // Whoever is slow, so that the others take what it has left.
 KD_CASE(parallel.every_index_comes_once) {
@@ -61,4 +65,25 @@ KD_CASE(parallel.scratch_is_its_owners_alone) {
     CHECK(holds(outer, 1));
     CHECK(holds(second, 1000));
   }
+}
+
+// The tests run with OMP_WAIT_POLICY=passive (discover.cmake). LLVM's runtime reads its environment once.
+KD_CASE(parallel.threads_that_spin_are_used_for_long_work_alone) {
+  using kdloss::WaitPolicy;
+  constexpr std::int64_t kSome = 1 << 22, kMuch = 1 << 26;
+  const int most = kdloss::max_threads();
+  CHECK(kdloss::wait_policy() == WaitPolicy::kBrief);
+  CHECK(kdloss::threads_for(0, kSome) == most);
+
+  const bool is_llvm = dlsym(RTLD_DEFAULT, "kmp_get_blocktime") != nullptr;
+  setenv("GOMP_SPINCOUNT", "300000", 1);
+  kdloss::read_wait_policy();
+  CHECK(kdloss::wait_policy() == (is_llvm ? WaitPolicy::kBrief : WaitPolicy::kLong));
+  CHECK(kdloss::threads_for(0, kSome) == (is_llvm ? most : 1));
+  CHECK(kdloss::threads_for(0, kMuch) == most);
+  CHECK(kdloss::threads_for(3, kSome) == 3);
+
+  unsetenv("GOMP_SPINCOUNT");
+  kdloss::read_wait_policy();
+  CHECK(kdloss::wait_policy() == WaitPolicy::kBrief);
 }

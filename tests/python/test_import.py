@@ -38,7 +38,8 @@ def test_all_names_are_there_and_sorted():
 def test_configuration_prints_on_one_line(capsys):
     config = kdloss.show_config()
     assert capsys.readouterr().out == ""
-    assert set(config) == {"isa", "available_isas", "threads", "compiler", "openmp", "version"}
+    about = {"isa", "available_isas", "threads", "compiler", "openmp", "wait_policy", "version"}
+    assert set(config) == about
     assert "\n" not in str(config)
     assert config["openmp"].startswith("lib")
 

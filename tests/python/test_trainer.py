@@ -268,10 +268,10 @@ def test_validation_is_scored_after_the_epoch(task, batch_size, block, monkeypat
 
 def test_logits_that_wait_for_their_scores_are_bounded(task, monkeypatch):
     sizes = []
-    monkeypatch.setattr(_epochs, "BLOCK_ELEMENTS", 100)
+    monkeypatch.setattr(_epochs, "SCORED_ELEMENTS", 100)
     monkeypatch.setattr(metrics.MetricSums, "add", lambda _, p, y, w: sizes.append(p.shape))
     LinearStudent(epochs=1, batch_size=10).fit(*task)
-    assert sizes == [(30, 4)] * 5
+    assert sizes == [(20, 4)] * 7 + [(10, 4)]
 
 
 def test_validation_rows_are_read_in_the_type_of_training(task):

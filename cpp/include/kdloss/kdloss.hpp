@@ -50,7 +50,7 @@ struct Options {
   double tau = 4;      // temperature, > 0
   Reduction reduction = Reduction::kMean;
   std::int64_t ignore_index = -100;  // padding: loss 0, gradient 0, not counted, whatever the row holds
-  int num_threads = 0;               // at most; 0: as OpenMP has it, or 1 where waking them would not pay
+  int num_threads = 0;               // at most; 0: as OpenMP has it, or 1 where they would not pay
 
   // Absent where null.
   const double* alphas = nullptr;         // (rows,): each row's own, in the place of alpha
@@ -103,11 +103,12 @@ double kd_loss_grad_hess(View<const T> student_logits, AnyView teacher, const La
                          View<T> hess, const Options& options = {}, RowLoss<T>* row_losses = nullptr);
 
 // The loss and both of its parts, whatever alpha is, for logs. A row pointer that is not null receives every
-// row's value; hard is NaN there for unlabelled rows, and neither part has the row's weight.
+// row's value; hard is NaN there for unlabelled rows, and neither part has the row's weight. grad, if not
+// absent, receives the gradient as in kd_loss_and_grad.
 template <class T>
 Parts kd_loss_parts(View<const T> student_logits, AnyView teacher, const Labels& labels,
                     const Options& options = {}, RowLoss<T>* row_losses = nullptr,
-                    RowLoss<T>* row_hard = nullptr, RowLoss<T>* row_soft = nullptr);
+                    RowLoss<T>* row_hard = nullptr, RowLoss<T>* row_soft = nullptr, View<T> grad = {});
 
 // One row. label may be kUnlabelled.
 template <class T>
@@ -142,5 +143,15 @@ std::string active_isa();
 std::vector<std::string> available_isas();
 // The number of threads that a large call would use now.
 int max_threads();
+
+// How OpenMP's threads wait for more work. Those that spin for milliseconds keep the processors from what
+// comes after a call, a matrix product on a BLAS's own threads for one, which then takes many times as long.
+// So with kLong, which is how runtimes come, a call without num_threads uses one thread unless its work is
+// tens of milliseconds. For kBrief set GOMP_SPINCOUNT=1000 (GCC's runtime) or KMP_BLOCKTIME=0 (LLVM's,
+// Intel's), or for either OMP_WAIT_POLICY=passive, before the program starts. It is read at the first call;
+// read_wait_policy reads it again. docs/threads.md tells more.
+enum class WaitPolicy { kBrief, kLong };
+WaitPolicy wait_policy();
+void read_wait_policy();
 
 }  // namespace kdloss
