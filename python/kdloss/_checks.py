@@ -1,5 +1,8 @@
 """Labels and weights, checked: each message names the argument, the first bad row and its value."""
 
+import sys
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,20 @@ Array = npt.NDArray[Any]
 UNLABELLED = -1
 PADDING = -100
 SUM_TOLERANCE = 1e-3  # a row whose sum is further than this from 1 is not a row of probabilities
+
+
+def warn(message: str) -> None:
+    """Warn the caller of this package: the line shown is the one outside of it."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] == "kdloss":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def shortened(values: Sequence[Any], text: Callable[[Any], str] = repr) -> str:
+    """The first ten of these values for a message, and how many there are beyond."""
+    shown = ", ".join(text(value) for value in values[:10])
+    return shown if len(values) <= 10 else f"{shown} and {len(values) - 10:,} more"
 
 
 def look_like_probabilities(logits: Array) -> bool:

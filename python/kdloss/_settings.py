@@ -34,6 +34,7 @@ class Settings:
     shuffle: bool = True
     seed: int = 0
     patience: int | None = None
+    standardize: bool = False
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -49,6 +50,7 @@ class Settings:
             "seed": whole("seed", self.seed, 0),
             "bias": _truth("bias", self.bias),
             "shuffle": _truth("shuffle", self.shuffle),
+            "standardize": _truth("standardize", self.standardize),
         }
         if self.patience is not None:
             checked["patience"] = whole("patience", self.patience, 1)

@@ -7,18 +7,27 @@ import json
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ._checks import Array
+from ._class_names import check_classes
+from ._columns import Columns
 from ._epochs import State
 from ._settings import Settings
 
-FORMAT = 1
+FORMAT = 2  # 1 had no names, no mean and no scale
 
 
-def write(path: str | os.PathLike[str], settings: Settings, state: State, served: Array) -> None:
+def write(
+    path: str | os.PathLike[str], settings: Settings, state: State, served: Array, columns: Columns
+) -> None:
     """Write the student whose weights and bias are `served` (D + 1, C)."""
+    optional = {"features": columns.features, "mean": columns.mean, "scale": columns.scale}
+    entries: dict[str, Any] = {
+        name: np.asarray(value) for name, value in optional.items() if value is not None
+    }
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
@@ -32,6 +41,8 @@ def write(path: str | os.PathLike[str], settings: Settings, state: State, served
                 bias=served[-1],
                 parameters=state.parameters,
                 velocity=state.velocity,
+                classes=columns.classes,
+                **entries,
             )
             file.flush()
             os.fsync(file.fileno())  # or a crash could leave the new name without its content
@@ -40,7 +51,7 @@ def write(path: str | os.PathLike[str], settings: Settings, state: State, served
         unfinished.unlink(missing_ok=True)
 
 
-def read(path: str | os.PathLike[str]) -> tuple[Settings, State]:
+def read(path: str | os.PathLike[str]) -> tuple[Settings, State, Columns]:
     """Return what `write` wrote; nothing in the file is executed."""
     problem = f"{os.fspath(path)} is not a student written by LinearStudent.save: "
     try:
@@ -49,8 +60,8 @@ def read(path: str | os.PathLike[str]) -> tuple[Settings, State]:
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(problem + "it is no .npz file of plain arrays") from error
     found = arrays["kdloss_student"].tolist() if "kdloss_student" in arrays else "missing"
-    if found != FORMAT:
-        raise ValueError(problem + f"its format is {found}, and this version reads {FORMAT}")
+    if found not in (1, FORMAT):
+        raise ValueError(problem + f"its format is {found}, and this version reads 1 to {FORMAT}")
     try:
         settings = Settings(**json.loads(str(arrays["settings"])))
         history = json.loads(str(arrays["history"]))
@@ -58,6 +69,9 @@ def read(path: str | os.PathLike[str]) -> tuple[Settings, State]:
             raise ValueError(f"its history is {history!r}, not a list")
         weights, bias = arrays["weights"], arrays["bias"]
         parameters, velocity = arrays["parameters"], arrays["velocity"]
+        classes = np.arange(bias.size) if found == 1 else check_classes(arrays["classes"])
+        features = tuple(arrays["features"].tolist()) if "features" in arrays else None
+        mean, scale = arrays.get("mean"), arrays.get("scale")
     except KeyError as error:
         raise ValueError(problem + f"it has no entry {error}") from error
     except (TypeError, ValueError) as error:
@@ -67,6 +81,14 @@ def read(path: str | os.PathLike[str]) -> tuple[Settings, State]:
         and parameters.shape == velocity.shape == (len(weights) + 1, *bias.shape)
         and weights.dtype == bias.dtype == parameters.dtype == velocity.dtype
         and weights.dtype in (np.float32, np.float64)
+        and classes.shape == bias.shape
+        and (features is None or len(features) == len(weights))
+        and settings.standardize == (mean is not None) == (scale is not None)
+        and all(
+            one is None or (one.shape == weights.shape[:1] and one.dtype == weights.dtype)
+            for one in (mean, scale)
+        )
     ):
         raise ValueError(problem + "its arrays do not fit together")
-    return settings, State(parameters, velocity, np.vstack([weights, bias]), history)
+    state = State(parameters, velocity, np.vstack([weights, bias]), history)
+    return settings, state, Columns(features, classes, mean, scale)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,13 +13,24 @@ from ._checks import (
     PADDING,
     UNLABELLED,
     Array,
-    check_labels,
     check_soft_labels,
     check_weights,
     look_like_probabilities,
+    shortened,
+    warn,
 )
+from ._class_names import (
+    check_classes,
+    encode,
+    find_names,
+    matching_columns,
+    read_labels,
+)
+from ._columns import Columns, check_finite, named_features, standardized
 from ._convert import as_vector, refuse_mask
-from ._settings import Settings
+from ._frames import Names, column_names, frame_array, series_array
+from ._settings import Settings, whole
+from ._teacher_check import warn_of_misfit
 from ._training_rows import Rows, take
 from .teacher import check_teacher_weights
 
@@ -38,48 +48,126 @@ class Given(NamedTuple):
     teacher_weights: npt.ArrayLike | None = None
 
 
+class Expected(NamedTuple):
+    """What the arrays must fit, as far as it is known before they are read."""
+
+    features: int | None = None
+    classes: int | None = None
+    feature_names: Names | None = None
+    class_names: Array | None = None  # None: the labels or the teacher's columns may tell
+    teacher_columns: Names | None = None
+
+
 def prepare(
     given: Given,
     validation: float | tuple[Any, ...] | None,
     settings: Settings,
     *,
-    dtype: np.dtype[Any] | None = None,
-    features: int | None = None,
-    classes: int | None = None,
+    n_classes: Any = None,
+    classes: npt.ArrayLike | None = None,
+) -> tuple[Rows, Rows | None, Columns]:
+    """Training and validation rows, and what a new student knows of their columns."""
+    if n_classes is not None:
+        n_classes = whole("n_classes", n_classes, 1)
+    names = None if classes is None else check_classes(classes)
+    if names is not None and n_classes not in (None, len(names)):
+        raise ValueError(f"classes has {len(names)} names, but n_classes is {n_classes}")
+    expected = Expected(
+        None, n_classes if names is None else len(names), column_names("X", given.X), names
+    )
+    data, held_out, expected = _check_all(given, validation, settings, expected)
+    if settings.standardize:
+        data = standardized(data)
+    names = np.arange(data.classes) if expected.class_names is None else expected.class_names
+    columns = Columns(expected.feature_names, names, data.mean, data.scale)
+    return data, _scaled(held_out, columns), columns
+
+
+def prepare_again(
+    given: Given,
+    validation: float | tuple[Any, ...] | None,
+    settings: Settings,
+    columns: Columns,
+    *,
+    features: int,
+    dtype: np.dtype[Any],
 ) -> tuple[Rows, Rows | None]:
-    """Training and validation rows; `dtype`, `features` and `classes` are a trained student's."""
-    data = _check_data(given, settings, features=features, classes=classes)
-    _warn_of_probabilities(data, settings.batch_size)
-    if dtype is not None:
-        data = dataclasses.replace(data, dtype=dtype)
-    if validation is None:
-        return data, None
+    """Training and validation rows for a student that was trained before."""
+    expected = Expected(features, len(columns.classes), columns.features, columns.classes)
+    data, held_out, _ = _check_all(given, validation, settings, expected, dtype)
+    data = dataclasses.replace(data, mean=columns.mean, scale=columns.scale)
+    return data, _scaled(held_out, columns)
+
+
+def _scaled(held_out: Rows | None, columns: Columns) -> Rows | None:
+    if held_out is None:
+        return None
+    return dataclasses.replace(held_out, mean=columns.mean, scale=columns.scale)
+
+
+def _check_all(
+    given: Given,
+    validation: float | tuple[Any, ...] | None,
+    settings: Settings,
+    expected: Expected,
+    dtype: np.dtype[Any] | None = None,
+) -> tuple[Rows, Rows | None, Expected]:
+    """Training and validation rows, checked and told of, and what is now known of their columns."""
+    data, expected = _check_data(given, settings, expected)
+    data = data if dtype is None else dataclasses.replace(data, dtype=dtype)
+    training, held_out = data, None
     if isinstance(validation, tuple):
-        if not 3 <= len(validation) <= 5:
-            raise ValueError(
-                "validation must be (X, labels, teacher_logits), with sample_weight and "
-                f"alpha_per_row after these where there are any, not {len(validation)} values"
-            )
-        other = Given(*validation)
-        if _is_ensemble(other.teacher_logits):
-            other = other._replace(teacher_weights=given.teacher_weights)
-        held_out = _check_data(
-            other, settings, features=data.features, classes=data.classes, prefix="validation "
+        held_out = _check_other(given, validation, settings, expected, data)
+    elif validation is not None:
+        training, held_out = _split(data, validation, settings.seed)
+    check_finite("X", data.X, data.rows, data.dtype, expected.feature_names)
+    if held_out is not None and isinstance(validation, tuple):
+        check_finite("validation X", held_out.X, held_out.rows, data.dtype, expected.feature_names)
+        _warn_of_teachers(held_out, settings.batch_size, "validation ")
+    _warn_of_teachers(data, settings.batch_size)
+    if held_out is not None:
+        _warn_of_missing_classes(training, held_out, expected.class_names)
+    return training, held_out, expected
+
+
+def _check_other(
+    given: Given,
+    validation: tuple[Any, ...],
+    settings: Settings,
+    expected: Expected,
+    data: Rows,
+) -> Rows:
+    """The validation rows of (X, labels, teacher_logits, ...)."""
+    if not 3 <= len(validation) <= 5:
+        raise ValueError(
+            "validation must be (X, labels, teacher_logits), with sample_weight and "
+            f"alpha_per_row after these where there are any, not {len(validation)} values"
         )
-        return data, dataclasses.replace(held_out, dtype=data.dtype)
+    other = Given(*validation)
+    if _is_ensemble(other.teacher_logits):
+        other = other._replace(teacher_weights=given.teacher_weights)
+    names = np.arange(data.classes) if expected.class_names is None else expected.class_names
+    expected = expected._replace(features=data.features, classes=data.classes, class_names=names)
+    held_out, _ = _check_data(other, settings, expected, prefix="validation ")
+    return dataclasses.replace(held_out, dtype=data.dtype)
+
+
+def _split(data: Rows, validation: Any, seed: int) -> tuple[Rows, Rows]:
+    """Training rows, and the share that is held out."""
     if not isinstance(validation, numbers.Real) or isinstance(validation, bool):
         raise TypeError(
             "validation must be a share of the rows or (X, labels, teacher_logits), "
             f"not {type(validation).__name__}"
         )
-    count = round(len(data.rows) * float(validation)) if 0 < validation < 1 else 0
+    share = float(validation)
+    count = round(len(data.rows) * share) if 0 < share < 1 else 0
     if not 0 < count < len(data.rows):
         raise ValueError(
             "validation must be in (0, 1) and leave rows on both sides, "
             f"not {validation} of {len(data.rows)} rows"
         )
     # Epochs count from 1, which leaves the generator (seed, 0) for this.
-    order = np.random.default_rng((settings.seed, 0)).permutation(data.rows)
+    order = np.random.default_rng((seed, 0)).permutation(data.rows)
     held_out_rows, training_rows = np.sort(order[:count]), np.sort(order[count:])
     return (
         dataclasses.replace(data, rows=training_rows),
@@ -87,18 +175,45 @@ def prepare(
     )
 
 
-def _warn_of_probabilities(data: Rows, size: int) -> None:
-    """Warn, once, if a teacher's first rows look like probabilities."""
-    for teacher in data.teachers:
+def _warn_of_teachers(data: Rows, size: int, prefix: str = "") -> None:
+    """Warn if a teacher's first rows look like probabilities, or if it does not fit the labels."""
+    if _is_labels_alone(data):
+        return
+    for k, teacher in enumerate(data.teachers):
+        name = f"{prefix}teacher_logits" + (f"[{k}]" if len(data.teachers) > 1 else "")
         first = take(teacher, data.rows[:size], np.dtype(np.float64))
         if look_like_probabilities(first):
-            warnings.warn(
-                "teacher_logits look like probabilities; pass logits, or their logarithm, which "
-                "kdloss.logits_from_probs gives (log-probabilities are valid logits)",
-                UserWarning,
-                stacklevel=4,  # the caller of fit or resume
+            warn(
+                f"{name} look like probabilities; pass logits, or their logarithm, which "
+                "kdloss.logits_from_probs gives (log-probabilities are valid logits)"
             )
-            return
+        masked = np.isneginf(first)
+        if masked.any() and (masked != masked[0]).any():
+            warn(
+                f"{name} mask (-inf) different classes in different rows, like the logarithms of "
+                "probabilities that were rounded to 0. If these zeros are rounding, smooth them: "
+                "kdloss.logits_from_probs(probabilities, zeros=1e-3)"
+            )
+        warn_of_misfit(name, teacher, data.known, data.rows)
+
+
+def _is_labels_alone(data: Rows) -> bool:
+    """Whether no row learns from a teacher."""
+    alpha = data.alpha if isinstance(data.alpha, float) else data.alpha[data.rows].min()
+    return bool(alpha == 1) and bool((data.known[data.rows] >= 0).all())
+
+
+def _warn_of_missing_classes(data: Rows, held_out: Rows, names: Array | None) -> None:
+    """Warn if a class that occurs in training has no label among labelled validation rows."""
+    found, here = (np.unique(d.known[d.rows][d.known[d.rows] >= 0]) for d in (held_out, data))
+    missing = np.setdiff1d(here, found)
+    if len(missing):
+        shown = missing if names is None else names[missing]
+        warn(
+            f"no validation row has a label of the classes {shortened(shown.tolist())}, which "
+            "occur in training: the validation scores say nothing of them; hold out more rows, or "
+            "choose them by class"
+        )
 
 
 def _is_ensemble(teacher_logits: Any) -> bool:
@@ -112,45 +227,43 @@ def _is_ensemble(teacher_logits: Any) -> bool:
 
 
 def _check_data(
-    given: Given,
-    settings: Settings,
-    *,
-    features: int | None = None,
-    classes: int | None = None,
-    prefix: str = "",
-) -> Rows:
-    """Training or validation rows; `features` and `classes` are those expected, where known."""
-    X = check_rows(f"{prefix}X", given.X, columns=features)
+    given: Given, settings: Settings, expected: Expected, *, prefix: str = ""
+) -> tuple[Rows, Expected]:
+    """Training or validation rows, and what is now known of their columns."""
+    X = named_features(f"{prefix}X", given.X, expected.feature_names)
+    X = check_rows(f"{prefix}X", X, columns=expected.features)
     rows = int(X.shape[0])
     weight = unused = None
     if given.sample_weight is not None:
-        weight = check_weights(given.sample_weight, rows, f"{prefix}sample_weight")
+        weights = series_array(given.sample_weight)
+        weight = check_weights(weights, rows, f"{prefix}sample_weight")
         unused = weight == 0
 
-    teachers = _check_teachers(f"{prefix}teacher_logits", given.teacher_logits, rows, classes)
+    name = f"{prefix}labels"
+    labels, expected = _name_classes(name, given, expected, rows, unused, prefix)
+    count = expected.classes
+    teachers = _check_teachers(
+        f"{prefix}teacher_logits", given.teacher_logits, rows, count, expected.teacher_columns
+    )
     shares = check_teacher_weights(given.teacher_weights, len(teachers), f"{prefix}teacher_weights")
     if teachers:
-        classes = int(teachers[0].shape[1])
+        count = int(teachers[0].shape[1])
         # A teacher of weight 0 is not read.
         teachers = [one for one, share in zip(teachers, shares, strict=True) if share > 0]
         shares = shares[shares > 0]
 
-    name = f"{prefix}labels"
-    labels = np.full(rows, UNLABELLED) if given.labels is None else given.labels
-    refuse_mask(labels, name)
-    if not _is_array(labels):
-        labels = np.asarray(labels)
+    known = np.full(rows, PADDING)
     if len(labels.shape) == 2 and _is_float(labels.dtype):
-        labels = check_rows(name, labels, rows=rows, columns=classes)
-        classes = int(labels.shape[1])
+        labels = check_rows(name, labels, rows=rows, columns=count)
+        count = int(labels.shape[1])
         used = np.arange(rows) if weight is None else np.flatnonzero(weight)
-        labelled = _check_soft_rows(name, labels, used)
+        known[used] = _check_soft_rows(name, labels, used)
     else:
-        labels = check_labels(labels, rows, classes, name, unused=unused)
-        if classes is None:
-            classes = int(labels.max(initial=0)) + 1
+        known = labels = encode(name, labels, rows, count, expected.class_names, unused=unused)
+        if count is None:
+            count = int(labels.max(initial=0)) + 1
         used = np.flatnonzero(labels != PADDING)
-        labelled = labels[used] != UNLABELLED
+    labelled = known[used] >= 0
     if len(used) == 0:
         raise ValueError(
             f"{prefix}X has no row to use: it has {rows}, labelled -100 or of weight 0 if any"
@@ -158,7 +271,8 @@ def _check_data(
 
     alpha: Any = settings.alpha
     if given.alpha_per_row is not None:
-        alpha = _check_alpha(f"{prefix}alpha_per_row", given.alpha_per_row, rows, used)
+        alphas = series_array(given.alpha_per_row)
+        alpha = _check_alpha(f"{prefix}alpha_per_row", alphas, rows, used)
     in_use = np.array([alpha]) if given.alpha_per_row is None else alpha[used]
     if not teachers and in_use.min() != 1:
         raise ValueError(
@@ -174,7 +288,38 @@ def _check_data(
         )
     is_float32 = X.dtype.newbyteorder("=") == np.float32
     dtype = np.dtype(np.float32 if is_float32 else np.float64)
-    return Rows(X, labels, teachers, shares, alpha, weight, settings.tau, used, classes, dtype)
+    data = Rows(X, labels, teachers, shares, alpha, weight, settings.tau, used, count, dtype, known)
+    return data, expected
+
+
+def _name_classes(
+    name: str, given: Given, expected: Expected, rows: int, unused: Array | None, prefix: str
+) -> tuple[Any, Expected]:
+    """The labels, readable, and what they and the teacher's columns tell of the classes."""
+    first = given.teacher_logits
+    if _is_ensemble(first) and first:
+        first = first[0]
+    count = expected.classes
+    if count is None and first is not None:
+        shape = first.shape if hasattr(first, "shape") else np.shape(first)
+        count = int(shape[1]) if len(shape) == 2 else None
+    labels = np.full(rows, UNLABELLED) if given.labels is None else given.labels
+    soft_columns = column_names(name, labels)
+    columns = column_names(f"{prefix}teacher_logits", first) or soft_columns
+    names = expected.class_names
+    if soft_columns is None:
+        labels = read_labels(name, labels)
+    if names is None:
+        stated = expected.classes is not None
+        names = find_names(name, labels, count, columns, stated=stated, unused=unused)
+    matched = expected.teacher_columns or matching_columns(columns, names)
+    if soft_columns is not None:
+        labels = read_labels(name, labels, matched)
+    return labels, expected._replace(
+        classes=expected.classes if names is None else len(names),
+        class_names=names,
+        teacher_columns=matched,
+    )
 
 
 def check_rows(
@@ -212,30 +357,54 @@ def check_initial_weights(value: npt.ArrayLike, shape: tuple[int, int]) -> Array
     return weights
 
 
-def _check_teachers(name: str, value: Any, rows: int, classes: int | None) -> list[Any]:
-    """None, one teacher's logits, or those of several, as a list of what can be sliced."""
+def _check_teachers(
+    name: str, value: Any, rows: int, classes: int | None, columns: Names | None
+) -> list[Any]:
+    """None, one teacher's logits, or those of several, as a list of what can be sliced.
+
+    The columns of data frames are put into the order `columns`.
+    """
     if value is None:
         return []
     if not _is_ensemble(value):
-        return [check_rows(name, value, rows=rows, columns=classes)]
+        return [_check_teacher(name, value, rows, classes, columns)]
     if not value:
         raise ValueError(f"{name} is an empty list, expected the logits of at least one teacher")
     teachers: list[Any] = []
     for k, one in enumerate(value):
-        teachers.append(check_rows(f"{name}[{k}]", one, rows=rows, columns=classes))
+        teachers.append(_check_teacher(f"{name}[{k}]", one, rows, classes, columns))
         classes = int(teachers[0].shape[1])
     return teachers
 
 
+def _check_teacher(
+    name: str, value: Any, rows: int, classes: int | None, columns: Names | None
+) -> Any:
+    value = frame_array(name, value, columns)
+    refuse_mask(value, name)
+    shape = tuple(value.shape) if _is_array(value) else np.shape(value)
+    if shape in ((rows,), (rows, 1)):
+        raise ValueError(
+            f"{name} has one column, but two classes need two: for logits z of class 1 pass "
+            "numpy.column_stack([0 * z, z]), for its probabilities p "
+            "kdloss.logits_from_probs(p.reshape(-1, 1))"
+        )
+    return check_rows(name, value, rows=rows, columns=classes)
+
+
 def _check_soft_rows(name: str, labels: Any, used: Array) -> Array:
-    """Which of the `used` rows of soft labels (N, C) have a label, once all of them are checked."""
-    labelled = np.empty(len(used), bool)
+    """The most probable class of each of the `used` rows of soft labels (N, C), -1 without label.
+
+    All of these rows are checked.
+    """
+    top = np.empty(len(used), np.int64)
     size = max(1, BLOCK_ELEMENTS // int(labels.shape[1]))
     for start in range(0, len(used), size):
         rows = used[start : start + size]
         block = take(labels, rows, np.dtype(np.float64))
-        labelled[start : start + size] = check_soft_labels(block, rows, name)
-    return labelled
+        labelled = check_soft_labels(block, rows, name)
+        top[start : start + size] = np.where(labelled, block.argmax(axis=1), UNLABELLED)
+    return top
 
 
 def _check_alpha(name: str, value: npt.ArrayLike, rows: int, used: Array) -> Array:

@@ -31,6 +31,8 @@ class Rows:
     """Features (N, D), labels (N,) or (N, C), teachers' logits (N, C) each, and the rows in use.
 
     `alpha` is a number or (N,), `weight` is None or (N,), `shares` the teachers' weights (K,).
+    `known` (N,) is the class of each row, the top one of soft labels, < 0 where there is none.
+    Features are shifted by `mean` and divided by `scale` (D,) if these are given.
     """
 
     X: Any
@@ -43,6 +45,9 @@ class Rows:
     rows: Array
     classes: int
     dtype: np.dtype[Any]
+    known: Array
+    mean: Array | None = None
+    scale: Array | None = None
 
     @property
     def features(self) -> int:
@@ -58,7 +63,7 @@ class Rows:
         for start in range(0, len(order), size):
             rows = order[start : start + size]
             yield Batch(
-                take(self.X, rows, self.dtype),
+                standardize(take(self.X, rows, self.dtype), self.mean, self.scale),
                 self.labels[rows]
                 if len(self.labels.shape) == 1
                 else self._numbers(self.labels, rows),
@@ -89,6 +94,11 @@ def are_labelled(labels: Array) -> Array:
 def take(source: Any, rows: Array, dtype: np.dtype[Any]) -> Array:
     """Sorted `rows` of an array, as `dtype`; a run of them is a slice, which copies nothing."""
     return np.asarray(_slice(source, rows), dtype)
+
+
+def standardize(X: Array, mean: Array | None, scale: Array | None) -> Array:
+    """Return (X - mean) / scale, or X itself without a mean."""
+    return X if mean is None or scale is None else np.asarray((X - mean) / scale)
 
 
 def _is_read_in_place(dtype: np.dtype[Any]) -> bool:

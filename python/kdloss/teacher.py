@@ -99,28 +99,35 @@ def ensemble_logits(
     return result
 
 
-def logits_from_probs(probs: ArrayLike) -> NDArray[Any]:
+def logits_from_probs(probs: ArrayLike, *, zeros: float | str = "mask") -> NDArray[Any]:
     r"""Logits of a teacher of which only the probabilities are known: their logarithms.
 
     .. math:: t_c = \log P_c
+        \quad\text{or, smoothed by e,}\quad
+        t_c = \log\left((1 - e) P_c + e / C\right)
 
     The loss takes logits, and log-probabilities are valid ones at any temperature. At temperature
     1 they give the probabilities back; at another they are softened as the teacher's own logits
-    would have been, which differ from them by a number per row.
+    would have been, which differ from them by a number per row. (Rows that rounding has moved from
+    a sum of 1 are divided by their sum before: ``probs / probs.sum(axis=1, keepdims=True)``.)
 
-    **A probability that is exactly 0** becomes -inf: the teacher masks that class. In the loss its
-    term is the student's own probability p, which is finite, pulls p towards 0 and stays there at
-    any temperature. That is right where 0 means impossible. Where it is rounding (three decimals in
-    a file, an underflow, a vote of few trees), say so first by mixing with a small uniform share:
-    ``probs = (1 - e) * probs + e / classes``, with e near the size of what was rounded away, such
-    as 1e-3 for three decimals. (Rows that rounding has moved from a sum of 1 are divided by their
-    sum before: ``probs / probs.sum(axis=1, keepdims=True)``.) What was 0 then has a logit near
-    log(e / classes), and temperature softens it with the others.
+    **A probability that is exactly 0** becomes -inf by default: the teacher masks that class. In
+    the loss, the term of that class is the student's own probability p: it is finite, and it pulls
+    p towards 0 at any temperature. That is right where 0 means impossible. Often a 0 is rounding
+    instead: three decimals in a file, an underflow, the votes of a few trees. Then smooth the
+    probabilities with ``zeros=e``, which mixes them with a uniform share e. What was 0 gets a logit
+    near log(e / classes), and temperature softens it like the others. Choose e near the size of
+    what was rounded away: 1e-3 for three decimals. `LinearStudent.fit` warns if a teacher masks
+    different classes in different rows, which is a sign of rounding.
 
     Parameters
     ----------
     probs : array_like (rows, classes) or (classes,) of float
-        Probabilities >= 0, each row summing to 1 within 1e-3.
+        Probabilities >= 0, each row summing to 1 within 1e-3. One column, (rows, 1), is the
+        probability of class 1 of two; the result then has two columns.
+    zeros : "mask" or float in (0, 1), default "mask"
+        What to do about probabilities that are 0: mask the class, or mix all rows, with zeros or
+        without, with this uniform share.
 
     Returns
     -------
@@ -131,7 +138,8 @@ def logits_from_probs(probs: ArrayLike) -> NDArray[Any]:
     Raises
     ------
     ValueError
-        For a negative entry, a row that does not sum to 1, another number of axes.
+        For a negative entry, a row that does not sum to 1, another number of axes, another
+        ``zeros``.
     TypeError
         If ``probs`` are no numbers.
 
@@ -148,21 +156,51 @@ def logits_from_probs(probs: ArrayLike) -> NDArray[Any]:
     >>> import kdloss
     >>> kdloss.logits_from_probs([0.75, 0.25, 0.0]).round(4).tolist()
     [-0.2877, -1.3863, -inf]
-    >>> kdloss.softmax_temp(kdloss.logits_from_probs([[0.75, 0.25, 0.0]])).round(12).tolist()
-    [[0.75, 0.25, 0.0]]
+    >>> kdloss.logits_from_probs([0.75, 0.25, 0.0], zeros=0.03).round(4).tolist()
+    [-0.3045, -1.3763, -4.6052]
+    >>> kdloss.softmax_temp(kdloss.logits_from_probs([[0.25], [0.5]])).round(12).tolist()
+    [[0.75, 0.25], [0.5, 0.5]]
     """
     array = as_array(probs, "probs")
     dtype = as_floats(array[:0] if array.ndim else array, "probs").dtype
     if array.ndim not in (1, 2):
         raise ValueError(f"probs has shape {array.shape}, expected (rows, classes) or (classes,)")
     matrix = array[None, :] if array.ndim == 1 else array
-    result = np.empty(matrix.shape, dtype)
+    share = _share_for_zeros(zeros)
+    one_column = array.ndim == 2 and array.shape[1] == 1
+    result = np.empty((len(matrix), 2) if one_column else matrix.shape, dtype)
     for rows in _blocks(matrix):
-        block = matrix[rows].astype(np.float64)
-        _refuse_what_is_no_probability(block, rows.start, one_row=array.ndim == 1)
+        block = _probabilities(matrix, rows, one_column=one_column, one_row=array.ndim == 1)
+        if share:
+            block = (1 - share) * block + share / block.shape[1]
         with np.errstate(divide="ignore"):  # log 0 = -inf is the answer, not a mishap
             result[rows] = np.log(block, out=block)
-    return result.reshape(array.shape)
+    return result if one_column else result.reshape(array.shape)
+
+
+def _probabilities(
+    matrix: NDArray[Any], rows: slice, *, one_column: bool, one_row: bool
+) -> NDArray[np.float64]:
+    """These rows, checked, in float64; from one column, which is class 1, two."""
+    block = matrix[rows].astype(np.float64)
+    if one_column:
+        if (block > 1).any():
+            row = int((block > 1).argmax())
+            raise ValueError(
+                f"probs[{rows.start + row}, 0] is {block[row, 0]:g}, expected a probability <= 1"
+            )
+        _refuse_negative(block, rows.start, one_row=False)
+        return np.hstack([1 - block, block])
+    _refuse_what_is_no_probability(block, rows.start, one_row=one_row)
+    return block
+
+
+def _share_for_zeros(zeros: float | str) -> float:
+    if zeros == "mask":
+        return 0.0
+    if isinstance(zeros, str) or not 0 < float(zeros) < 1:
+        raise ValueError(f'zeros is {zeros!r}, expected a share in (0, 1) or "mask"')
+    return float(zeros)
 
 
 def teacher_agreement(
@@ -324,23 +362,29 @@ def check_teacher_weights(
     return array
 
 
-def _refuse_what_is_no_probability(
-    block: NDArray[np.float64], first: int, *, one_row: bool
-) -> None:
-    def at(*index: int) -> str:
-        return f"probs[{', '.join(str(i) for i in (index[1:] if one_row else index))}]"
-
+def _refuse_negative(block: NDArray[np.float64], first: int, *, one_row: bool) -> None:
     negative = block < 0
     if negative.any():
         row, column = divmod(int(negative.argmax()), block.shape[1])
         value = block[row, column]
-        raise ValueError(f"{at(first + row, column)} is {value:g}, expected a probability >= 0")
+        at = f"probs[{column}]" if one_row else f"probs[{first + row}, {column}]"
+        raise ValueError(f"{at} is {value:g}, expected a probability >= 0")
+
+
+def _refuse_what_is_no_probability(
+    block: NDArray[np.float64], first: int, *, one_row: bool
+) -> None:
+    _refuse_negative(block, first, one_row=one_row)
     sums = block.sum(axis=1)
     wrong = np.abs(sums - 1) > SUM_TOLERANCE  # NaN is the business of its own row
     if wrong.any():
         row = int(wrong.argmax())
-        where = "probs" if one_row else at(first + row)
+        where = "probs" if one_row else f"probs[{first + row}]"
+        hint = ""
+        if one_row and (block <= 1).all():
+            hint = "; if these are rows, each with the probability of class 1 of two, pass "
+            hint += "probs.reshape(-1, 1)"
         raise ValueError(
             f"{where} sums to {sums[row]:g}, "
-            f"expected probabilities that sum to 1 within {SUM_TOLERANCE:g}"
+            f"expected probabilities that sum to 1 within {SUM_TOLERANCE:g}{hint}"
         )

@@ -19,14 +19,19 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _student_file
-from ._checks import Array
+from ._checks import Array, check_weights
+from ._class_names import class_indices, matching_columns, read_labels
+from ._columns import Columns, named_features, refuse_not_finite
 from ._epochs import Record as Record
 from ._epochs import State, block_rows, compute_logits, train
+from ._frames import column_names, series_array
+from ._outcome import warn_of_outcome
 from ._settings import SCHEDULES as SCHEDULES
 from ._settings import Settings as Settings
-from ._settings import whole
-from ._training_checks import Given, check_initial_weights, check_rows, prepare
-from ._training_rows import Rows
+from ._training_checks import Given, check_initial_weights, check_rows, prepare, prepare_again
+from ._training_rows import Rows, standardize, take
+from .losses import kd_loss_parts
+from .metrics import MetricSums
 from .softmax import softmax_temp
 
 
@@ -120,6 +125,7 @@ class LinearStudent:
         shuffle: bool = True,
         seed: int = 0,
         patience: int | None = None,
+        standardize: bool = False,
     ) -> None:
         self.settings = Settings(
             alpha=alpha,
@@ -134,8 +140,29 @@ class LinearStudent:
             shuffle=shuffle,
             seed=seed,
             patience=patience,
+            standardize=standardize,
         )
         self._state: State | None = None
+        self._columns: Columns | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Read a setting by its name."""
+        if name in Settings.__dataclass_fields__ and "settings" in self.__dict__:
+            return getattr(self.settings, name)
+        raise AttributeError(f"LinearStudent has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in Settings.__dataclass_fields__:
+            raise AttributeError(
+                f"the setting {name!r} of a LinearStudent cannot be changed: make a new one, "
+                f"LinearStudent({name}=...)"
+            )
+        if name not in ("settings", "_state", "_columns"):
+            raise AttributeError(
+                f"LinearStudent has no attribute {name!r} to set; its settings are arguments of "
+                "LinearStudent(...)"
+            )
+        super().__setattr__(name, value)
 
     @property
     def weights(self) -> Array:
@@ -154,6 +181,26 @@ class LinearStudent:
         """One record per epoch, oldest first; empty before training."""
         return [] if self._state is None else self._state.history
 
+    @property
+    def classes_(self) -> Array:
+        """The names of the classes (C,)."""
+        return self._named.classes
+
+    @property
+    def feature_names_in_(self) -> tuple[str, ...] | None:
+        """The names of the features (D,), None if they have none."""
+        return self._named.features
+
+    @property
+    def mean_(self) -> Array | None:
+        """By what the features are shifted (D,), None if they are not standardized."""
+        return self._named.mean
+
+    @property
+    def scale_(self) -> Array | None:
+        """By what the features are divided (D,), None if they are not standardized."""
+        return self._named.scale
+
     def fit(
         self,
         X: Any,
@@ -165,6 +212,7 @@ class LinearStudent:
         teacher_weights: npt.ArrayLike | None = None,
         validation: float | tuple[Any, ...] | None = None,
         n_classes: int | None = None,
+        classes: npt.ArrayLike | None = None,
         initial_weights: npt.ArrayLike | None = None,
         progress: Callable[[Record], object] | None = None,
     ) -> LinearStudent:
@@ -180,16 +228,24 @@ class LinearStudent:
 
         Parameters
         ----------
-        X : (N, D) array of numbers
-            Features. Anything with ``shape``, ``dtype`` and slicing by rows will do, and is read
-            one batch at a time: a memory-mapped file, for one.
-        labels : (N,) array of integers, or (N, C) array of floats, or None
+        X : (N, D) array of numbers, or data frame
+            Features, finite. Anything with ``shape``, ``dtype`` and slicing by rows will do, and is
+            read one batch at a time, after one pass that checks it: a memory-mapped file, for one.
+            The names of a data frame's columns (pandas, polars, Arrow) are kept, and looked at in
+            prediction.
+        labels : (N,) array of integers, text or booleans, or (N, C) array of floats, or None
             A class in [0, C), -1 for a row that only the teacher labels, -100 for a row to leave
-            out. Or soft labels: rows of probabilities, of zeros for a row that only the teacher
-            labels; read in batches as X is, once they are checked. None only if alpha is 0.
-        teacher_logits : (N, C) array of numbers, or list of such arrays, or None
+            out. Whole floats are read as integers, NaN as -1. Or names of classes: text, of which
+            None, NaN and "" are rows that only the teacher labels, or booleans. Names have the
+            order of `classes`; without it that of the columns of a teacher that is a data frame;
+            else they are sorted. Or soft labels: rows of probabilities, of zeros for a row that
+            only the teacher labels; read in batches as X is, once they are checked. None only if
+            alpha is 0.
+        teacher_logits : (N, C) array of numbers, or data frame, or list of such arrays, or None
             Logits, not probabilities; log-probabilities are logits. Read in batches as X is, and
-            float16, bfloat16, float32 and float64 in place. Of several teachers the student learns
+            float16, bfloat16, float32 and float64 in place. The columns of a data frame are named
+            like the classes, and matched to them by name if the labels are names, or if the columns
+            are whole numbers; otherwise by position. Of several teachers the student learns
             from the mean of their softened outputs, see `ensemble_logits`. None only if alpha is 1
             and no row is labelled -1.
         sample_weight : (N,) array of numbers >= 0, optional
@@ -203,7 +259,12 @@ class LinearStudent:
             ``(X, labels, teacher_logits)``, or those and ``sample_weight``, or those and
             ``alpha_per_row``.
         n_classes : int, optional
-            C, where there is no teacher to tell it; otherwise the largest label + 1.
+            C, where there is no teacher to tell it; otherwise the largest label + 1. It also says
+            that -1 is no class.
+        classes : (C,) array of integers, text or booleans, optional
+            The names of the classes, in the order of the teacher's columns: ``[-1, 1]``, for one.
+            Required if the labels are text and their names are not as many as the teacher's
+            columns.
         initial_weights : (D, C) array, optional
             W before the first step, instead of zeros. The bias starts at 0.
         progress : callable, optional
@@ -218,14 +279,19 @@ class LinearStudent:
         Raises
         ------
         TypeError, ValueError
-            If an argument is not of that kind, shape or range; nothing has changed then.
+            If an argument is not of that kind, shape or range, or if -1 may be a class or a row
+            without a label; nothing has changed then.
         FloatingPointError
             If the loss stops being finite. The student is as it was after its last whole epoch.
 
         Warns
         -----
         UserWarning
-            If the teacher's logits look like probabilities.
+            Before training: if the teacher's logits look like probabilities; if the teacher agrees
+            with the labels no better than by chance, or would with its columns permuted or its rows
+            reversed; if labels seem to count from 1; if a class has no label in validation.
+            After it: if the loss ends above where it began; if a student of labels alone is worse
+            than their frequencies; if it predicts one class for all rows.
 
         Examples
         --------
@@ -236,15 +302,15 @@ class LinearStudent:
         >>> student.fit(X, [0, 1, -1], teacher_logits).predict(X)
         array([0, 1, 2])
         """
-        if n_classes is not None:
-            n_classes = whole("n_classes", n_classes, 1)
         given = Given(X, labels, teacher_logits, sample_weight, alpha_per_row, teacher_weights)
-        data, held_out = prepare(given, validation, self.settings, classes=n_classes)
+        data, held_out, columns = prepare(
+            given, validation, self.settings, n_classes=n_classes, classes=classes
+        )
         parameters = np.zeros((data.features + 1, data.classes), data.dtype)
         if initial_weights is not None:
             parameters[:-1] = check_initial_weights(initial_weights, parameters[:-1].shape)
         start = State(parameters, np.zeros_like(parameters), parameters, [])
-        self._train(self.settings, start, data, held_out, progress)
+        self._train(self.settings, start, data, held_out, columns, progress)
         return self
 
     def resume(
@@ -287,8 +353,8 @@ class LinearStudent:
         Raises
         ------
         TypeError, ValueError, FloatingPointError
-            As in `fit`; ValueError also if features or classes are not those of the student, or if
-            more epochs are done already.
+            As in `fit`; ValueError also if features or classes are not those of the student, if
+            more epochs are done already, or if validation is given that the epochs behind lacked.
         RuntimeError
             If the student was never trained.
 
@@ -312,13 +378,18 @@ class LinearStudent:
                 f"epochs counts from the start: at least {state.epoch}, which are done, "
                 f"not {settings.epochs}"
             )
-        features, classes = self.weights.shape
-        dtype = state.parameters.dtype
+        if validation is not None and "val_loss" not in state.history[-1]:
+            raise ValueError("validation is given, but the epochs behind had none: leave it out")
         given = Given(X, labels, teacher_logits, sample_weight, alpha_per_row, teacher_weights)
-        data, held_out = prepare(
-            given, validation, settings, dtype=dtype, features=features, classes=classes
+        data, held_out = prepare_again(
+            given,
+            validation,
+            settings,
+            self._named,
+            features=len(self.weights),
+            dtype=state.parameters.dtype,
         )
-        self._train(settings, state, data, held_out, progress)
+        self._train(settings, state, data, held_out, self._named, progress)
         return self
 
     def logits(self, X: Any) -> Array:
@@ -326,8 +397,9 @@ class LinearStudent:
 
         Parameters
         ----------
-        X : (N, D) array of numbers
-            Features, read in blocks of rows.
+        X : (N, D) array of numbers, or data frame
+            Features, finite, read in blocks of rows. The columns of a data frame are put into the
+            order of training by their names; those of an array are taken by position.
 
         Returns
         -------
@@ -337,23 +409,24 @@ class LinearStudent:
         Raises
         ------
         TypeError, ValueError
-            If X is not of that kind or shape.
+            If X is not of that kind or shape, is not finite, or has other names of columns.
         RuntimeError
             If the student was never trained.
+
+        Warns
+        -----
+        UserWarning
+            If X is a data frame, but the student was trained on features without names.
         """
-        parameters = self._served
-        X = check_rows("X", X, columns=len(parameters) - 1)
-        result = np.empty((X.shape[0], parameters.shape[1]), parameters.dtype)
-        size = block_rows(parameters)
-        for start in range(0, len(result), size):
-            block = np.asarray(X[start : start + size], parameters.dtype)
-            compute_logits(block, parameters, out=result[start : start + size])
+        X = self._check_features(X)
+        result = np.empty((X.shape[0], self._served.shape[1]), self._served.dtype)
+        self._compute_logits(X, np.arange(len(result)), out=result)
         return result
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probabilities softmax(x W + b), at temperature 1.
 
-        Parameters and errors are those of `logits`.
+        Parameters, errors and warnings are those of `logits`.
 
         Returns
         -------
@@ -364,22 +437,86 @@ class LinearStudent:
         return np.asarray(softmax_temp(logits, out=logits))
 
     def predict(self, X: Any) -> Array:
-        """Return the most probable class of each row, the first one of equals.
+        """Return the name of the most probable class of each row, the first one of equals.
 
-        Parameters and errors are those of `logits`.
+        Parameters, errors and warnings are those of `logits`.
 
         Returns
         -------
-        (N,) array of integers
+        (N,) array
+            Of entries of `classes_`: integers, unless the labels were names.
         """
-        return np.asarray(self.logits(X).argmax(axis=1))
+        return np.asarray(self.classes_[self.logits(X).argmax(axis=1)])
+
+    def evaluate(
+        self, X: Any, labels: Any, *, sample_weight: npt.ArrayLike | None = None
+    ) -> Record:
+        """Return the scores of the predictions for rows with labels.
+
+        Parameters
+        ----------
+        X : (N, D) array of numbers, or data frame
+            As in `logits`; rows that do not count are not read.
+        labels : (N,) or (N, C) array
+            As in `fit`, by the names in `classes_`.
+        sample_weight : (N,) array of numbers >= 0, optional
+            Each row's weight; one of weight 0 does not count.
+
+        Returns
+        -------
+        dict of str to float
+            ``accuracy``, ``nll``, ``brier`` and ``ece``, those of `kdloss.metrics` and of the
+            records in `history`; NaN if no row is labelled.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not of that kind, shape or range, or a label is none of the classes.
+        RuntimeError
+            If the student was never trained.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kdloss import LinearStudent
+        >>> X, labels = np.eye(2), ["cat", "dog"]
+        >>> student = LinearStudent(alpha=1, epochs=20, learning_rate=1.0).fit(X, labels, None)
+        >>> student.predict(X).tolist(), student.evaluate(X, labels)["accuracy"]
+        (['cat', 'dog'], 1.0)
+        """
+        X = self._check_features(X)
+        names = self.classes_
+        weight = None
+        if sample_weight is not None:
+            weight = check_weights(series_array(sample_weight), int(X.shape[0]))
+        known = class_indices(labels, names, sample_weight=weight)
+        check_rows("X", X, rows=len(known))
+        rows = np.flatnonzero(known >= 0)
+        targets: Any = known
+        if np.ndim(labels) == 2:
+            columns = matching_columns(column_names("labels", labels), names)
+            targets = read_labels("labels", labels, columns)
+        sums, hard, total = MetricSums(), 0.0, 0.0
+        size = block_rows(self._served)
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            logits = self._compute_logits(X, some)
+            w = None if weight is None else weight[some]
+            share = float(len(some) if w is None else w.sum())
+            parts = kd_loss_parts(logits, None, targets[some], alpha=1.0, sample_weight=w)
+            hard, total = hard + share * parts.hard, total + share
+            sums.add(softmax_temp(logits), targets[some], w)
+        means = sums.means()
+        nll = hard / total if total else float("nan")
+        return {"accuracy": means["accuracy"], "nll": nll, **means}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the student to one .npz file, with all that `resume` needs.
 
         The file appears whole or not at all, and an older one stays until then. It holds plain
         arrays that NumPy reads without pickle: ``weights`` and ``bias``; ``parameters`` and
-        ``velocity`` (D + 1, C) of the last epoch, the bias in their last row; ``settings`` and
+        ``velocity`` (D + 1, C) of the last epoch, the bias in their last row; ``classes``, and
+        where there are any ``features`` (their names), ``mean`` and ``scale``; ``settings`` and
         ``history`` as JSON text.
 
         Parameters
@@ -394,7 +531,7 @@ class LinearStudent:
         RuntimeError
             If the student was never trained.
         """
-        _student_file.write(path, self.settings, self._trained, self._served)
+        _student_file.write(path, self.settings, self._trained, self._served, self._named)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LinearStudent:
@@ -417,9 +554,9 @@ class LinearStudent:
         ValueError
             If it is not a student, or one in a format that this version does not know.
         """
-        settings, state = _student_file.read(path)
+        settings, state, columns = _student_file.read(path)
         student = cls(**dataclasses.asdict(settings))
-        student._state = state
+        student._state, student._columns = state, columns
         return student
 
     @property
@@ -433,18 +570,47 @@ class LinearStudent:
         state = self._trained
         return state.parameters if self.settings.patience is None else state.best
 
+    @property
+    def _named(self) -> Columns:
+        if self._columns is None:
+            raise RuntimeError("this LinearStudent is not trained yet: call fit or load first")
+        return self._columns
+
+    def _check_features(self, X: Any) -> Any:
+        """Features as an array, in the order of training."""
+        X = named_features("X", X, self._named.features)
+        return check_rows("X", X, columns=len(self._served) - 1)
+
+    def _compute_logits(self, X: Any, rows: Array, out: Array | None = None) -> Array:
+        """The logits of these rows, in blocks."""
+        parameters, columns = self._served, self._named
+        if out is None:
+            out = np.empty((len(rows), parameters.shape[1]), parameters.dtype)
+        size = block_rows(parameters)
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            block = take(X, some, parameters.dtype)
+            refuse_not_finite("X", block, some, columns.features)
+            block = standardize(block, columns.mean, columns.scale)
+            compute_logits(block, parameters, out=out[start : start + size])
+        return out
+
     def _train(
         self,
         settings: Settings,
         state: State,
         data: Rows,
         held_out: Rows | None,
+        columns: Columns,
         progress: Callable[[Record], object] | None,
     ) -> None:
         if settings.patience is not None and held_out is None:
             raise ValueError("patience needs validation: a share of the rows, or arrays")
         self.settings = settings
+        later = state
         for later in train(state, settings, data, held_out):
-            self._state = later
+            self._state, self._columns = later, columns
             if progress is not None:
                 progress(dict(later.history[-1]))
+        if later.epoch > state.epoch:
+            warn_of_outcome(later.history, self._served, data, columns.classes)

@@ -223,7 +223,7 @@ def test_logits_of_probabilities_give_them_back(shape):
 
 def test_a_zero_is_a_masked_class_whose_loss_is_finite():
     student = np.array([[0.3, -0.2, 0.5]])
-    teacher = logits_from_probs([[0.75, 0.25, 0.0]])
+    teacher = logits_from_probs([[0.75, 0.25, 0.0]], zeros="mask")
     assert teacher[0, 2] == -INF
     loss, grad = kdloss.kd_loss_and_grad(student, teacher, None, alpha=0, tau=2.0)
     p, q = softmax_temp(student, 2.0)[0], softmax_temp(teacher, 2.0)[0]
@@ -244,7 +244,7 @@ def test_a_zero_is_a_masked_class_whose_loss_is_finite():
     ids=str,
 )
 def test_logits_of_probabilities_are_of_a_type_that_the_loss_reads(dtype, expected):
-    found = logits_from_probs(np.eye(3).astype(dtype))
+    found = logits_from_probs(np.eye(3).astype(dtype), zeros="mask")
     assert found.dtype == expected
     np.testing.assert_array_equal(found, np.where(np.eye(3, dtype=bool), 0, -INF))
 

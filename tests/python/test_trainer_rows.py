@@ -46,9 +46,9 @@ def test_weights_alphas_and_soft_labels_against_plain_sgd(task):
     rng = np.random.default_rng(2)
     weight, alpha = rng.gamma(1, size=150), rng.random(150)
     soft = rng.dirichlet(np.ones(4), 150)
-    student = LinearStudent(epochs=3, batch_size=40, shuffle=False).fit(
-        task.X, soft, task.T, sample_weight=weight, alpha_per_row=alpha
-    )
+    student = LinearStudent(epochs=3, batch_size=40, shuffle=False)
+    with pytest.warns(UserWarning, match="its rows may be in another order"):  # random labels
+        student.fit(task.X, soft, task.T, sample_weight=weight, alpha_per_row=alpha)
     weights, bias = plain_sgd(task, soft, alpha, weight)
     np.testing.assert_allclose(student.weights, weights, rtol=0, atol=tolerances.ROUNDING)
     np.testing.assert_allclose(student.bias, bias, rtol=0, atol=tolerances.ROUNDING)
@@ -155,7 +155,8 @@ def test_soft_labels_are_scored(task):
     soft[:20] = 0
     W = np.random.default_rng(1).normal(size=(5, 4))
     student = LinearStudent(epochs=1, batch_size=150)
-    found = student.fit(task.X, soft, task.T, initial_weights=W).history[0]
+    with pytest.warns(UserWarning, match="its rows may be in another order"):  # random labels
+        found = student.fit(task.X, soft, task.T, initial_weights=W).history[0]
     p, labelled = softmax(task.X @ W), slice(20, None)
     assert found["nll"] == pytest.approx(-(soft * np.log(p))[labelled].sum(axis=1).mean())
     assert found["brier"] == pytest.approx(((p - soft) ** 2)[labelled].sum(axis=1).mean())
@@ -174,7 +175,11 @@ def test_soft_labels_are_read_in_batches(task, monkeypatch):
 
 def ensemble(task):
     rng = np.random.default_rng(4)
-    return [task.T, 3 * task.T + rng.normal(size=task.T.shape), rng.normal(size=task.T.shape)]
+    return [
+        task.T,
+        3 * task.T + rng.normal(size=task.T.shape),
+        task.T + rng.normal(size=task.T.shape),
+    ]
 
 
 @pytest.mark.parametrize("weights", [None, [2, 1, 0], [0, 0, 5]])
@@ -241,7 +246,7 @@ def test_a_share_of_the_rows_keeps_its_weights_and_alphas(task):
     student = LinearStudent(epochs=1, batch_size=150).fit(
         X, task.y, task.T, sample_weight=weight, alpha_per_row=alpha, validation=0.2
     )
-    training, held_out = X.reads[1:3]
+    training, held_out = X.reads[2:4]
     split = [(task.X[r], task.y[r], task.T[r], weight[r], alpha[r]) for r in (training, held_out)]
     other = LinearStudent(epochs=1, batch_size=150, shuffle=False).fit(
         *split[0][:3], sample_weight=split[0][3], alpha_per_row=split[0][4], validation=split[1]

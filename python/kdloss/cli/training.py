@@ -34,6 +34,7 @@ HELP = {
     "bias": "learn a bias",
     "shuffle": "visit the rows in a new order in every epoch",
     "seed": "decides the order of the rows and the validation split",
+    "standardize": "shift and scale features by their mean and standard deviation",
     "patience": "stop after this many epochs without a lower validation loss, keep the best",
 }
 

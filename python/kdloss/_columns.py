@@ -1,0 +1,88 @@
+"""What a student knows of its columns: features' names, their mean and scale, classes' names."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._checks import Array, warn
+from ._frames import Names, column_names, frame_array
+from ._training_rows import Rows, take
+
+BLOCK_ELEMENTS = 2**20  # features are read in blocks of about this many numbers
+
+
+class Columns(NamedTuple):
+    """Names of features (D,) if known, names of classes (C,), features' mean and scale or None."""
+
+    features: Names | None
+    classes: Array
+    mean: Array | None = None
+    scale: Array | None = None
+
+
+def named_features(name: str, X: Any, names: Names | None) -> Any:
+    """Features as an array, whose columns have these names if X is a data frame with names.
+
+    A frame for a student that knows no names is taken by position, with a warning.
+    """
+    found = column_names(name, X)
+    if found is not None and names is None and found != tuple(map(str, range(len(found)))):
+        warn(
+            f"{name} is a data frame, but the student was trained on features without names: "
+            "its columns are taken by position"
+        )
+    return frame_array(name, X, names)
+
+
+def check_finite(
+    name: str, X: Any, rows: Array, dtype: np.dtype[Any], names: Names | None = None
+) -> None:
+    """Refuse NaN and infinity among these rows of the features, which are read in blocks."""
+    if X.dtype.kind not in "iub":
+        size = max(1, BLOCK_ELEMENTS // int(X.shape[1]))
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            refuse_not_finite(name, take(X, some, dtype), some, names)
+
+
+def refuse_not_finite(name: str, block: Array, rows: Array, names: Names | None) -> None:
+    """Refuse NaN and infinity in these rows (B, D) of the features."""
+    finite = np.isfinite(block)
+    if not finite.all():
+        row, column = divmod(int(finite.argmin()), block.shape[1])
+        called = "" if names is None else f" (column {names[column]!r})"
+        raise ValueError(
+            f"{name}[{rows[row]}, {column}]{called} is {block[row, column]:g}: features must be "
+            "finite; fill in missing values, or leave the row or the column out"
+        )
+
+
+def standardized(data: Rows) -> Rows:
+    """The rows with features that are shifted and scaled by their mean and standard deviation.
+
+    These are of the rows in use, without weights. A constant column keeps scale 1.
+    """
+    count, low, high = 0, np.inf, -np.inf
+    mean, squares = np.zeros((2, data.features))  # of the deviations from the mean, summed
+    size = max(1, BLOCK_ELEMENTS // data.features)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        for start in range(0, len(data.rows), size):
+            block = take(data.X, data.rows[start : start + size], np.dtype(np.float64))
+            low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
+            difference = block.mean(axis=0) - mean
+            total = count + len(block)
+            mean += difference * (len(block) / total)
+            block = block - block.mean(axis=0)
+            squares += np.einsum("nd,nd->d", block, block)
+            squares += difference**2 * (count * len(block) / total)
+            count = total
+        mean = np.where(low == high, low, mean).astype(data.dtype)
+        scale = np.where(low == high, 1.0, np.sqrt(squares / count)).astype(data.dtype)
+    scale[scale == 0] = 1
+    if not (np.isfinite(mean).all() and np.isfinite(scale).all()):
+        column = int((np.isfinite(mean) & np.isfinite(scale)).argmin())
+        raise ValueError(f"column {column} of X is too large to standardize")
+    return dataclasses.replace(data, mean=mean, scale=scale)
