@@ -119,13 +119,13 @@ kdloss::AnyView any_view(const py::array& array) {
   });
 }
 
-void require_2d(const py::array& array, const char* name) {
+void require_2d(const py::array& array, const char* name, const char* also) {
   if (array.ndim() == 2) return;
   std::string message = std::string(name) + " has shape " + text(array.attr("shape")) +
                         ", expected logits of shape (rows, classes)";
   if (array.ndim() > 2)
     message += "; reshape it, with " + std::string(name) + ".reshape(-1, " +
-               std::to_string(array.shape()[array.ndim() - 1]) + ")";
+               std::to_string(array.shape()[array.ndim() - 1]) + ")" + also;
   if (array.ndim() == 1) message += "; one row is " + std::string(name) + "[None, :]";
   throw py::value_error(message);
 }

@@ -32,7 +32,8 @@ auto with_any_type(const py::array& array, F&& f) {
   }
 }
 
-void require_2d(const py::array& array, const char* name);
+// also: what else to reshape, for advice.
+void require_2d(const py::array& array, const char* name, const char* also = "");
 template <class T>
 kdloss::View<T> view(const py::array& array) {
   const auto size = static_cast<py::ssize_t>(sizeof(T));

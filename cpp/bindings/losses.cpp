@@ -34,15 +34,16 @@ struct Arguments {
   kdloss::Options options;
 
   explicit Arguments(Given given, const char* student_name = "student_logits")
-      : student(as_floats(given[kStudent], student_name, Halves::kAccepted)),
-        teacher(py::none()),
-        labels(as_labels(given[kLabels])) {
-    require_2d(student, student_name);
+      : student(as_floats(given[kStudent], student_name, Halves::kAccepted)), teacher(py::none()) {
+    require_2d(student, student_name,
+               given[kTeacher] == Py_None ? ", and labels to the same rows"
+                                          : ", and teacher and labels to the same rows");
     if (given[kTeacher] != Py_None) {
       const py::array t = as_floats(given[kTeacher], "teacher", Halves::kAccepted);
       require_2d(t, "teacher");
       teacher = t, teacher_view = any_view(t);
     }
+    labels = as_labels(given[kLabels]);
     labels_view = as_view(labels);
     const py::ssize_t rows = student.shape()[0], classes = student.shape()[1];
     alphas = as_number_or_rows(given[kAlpha], "alpha", rows, options.alpha);
@@ -166,10 +167,14 @@ py::object kd_loss_parts(Given given) {
   });
 }
 
-double kd_loss_single(py::handle student_logits, py::handle teacher_logits, std::int64_t label,
+// A label of None is absent.
+double kd_loss_single(py::handle student_logits, py::handle teacher_logits, py::handle label_object,
                       py::handle alpha_object, py::handle tau_object) {
   const py::array student = as_floats(student_logits, "student");
   const double alpha = as_number(alpha_object, "alpha"), tau = as_number(tau_object, "tau");
+  if (label_object.is_none() && alpha != 0)
+    throw py::value_error("label is absent, expected one where alpha is not 0");
+  const auto label = label_object.is_none() ? kdloss::kUnlabelled : py::cast<std::int64_t>(label_object);
   return with_float_type(student, [&](auto zero) {
     using T = decltype(zero);
     const kdloss::Scalar type = scalar_type(student);
@@ -203,16 +208,22 @@ py::object kl_divergence(py::handle q_object, py::handle p_object, py::handle re
   const kdloss::Scalar type = scalar_type(q);
   const py::array p = as_floats(p_object, "p", Halves::kConverted, &type);
   const kdloss::Reduction reduction = as_reduction(reduction_object);
-  require_2d(q, "q");
-  require_2d(p, "p");
+  const bool one_row = q.ndim() == 1, by_row = reduction == kdloss::Reduction::kNone;
+  if (!one_row) require_2d(q, "q"), require_2d(p, "p");
   return with_float_type(q, [&](auto zero) -> py::object {
     using T = decltype(zero);
-    const bool by_row = reduction == kdloss::Reduction::kNone;
-    py::array_t<T> divergences(by_row ? q.shape()[0] : 0);
+    py::array_t<T> divergences(by_row ? (one_row ? 1 : q.shape()[0]) : 0);
     T* const row_data = by_row ? divergences.mutable_data() : nullptr;
-    const auto q_view = view<const T>(q), p_view = view<const T>(p);
-    const double kl = without_interpreter(
-        q.size(), [&] { return kdloss::kl_divergence<T>(q_view, p_view, reduction, row_data); });
+    double kl = 0;
+    if (one_row) {
+      const py::array_t<T, py::array::c_style> q_row(q), p_row(p);
+      kl = kdloss::kl_divergence_single<T>(q_row.data(), p_row.data(), q_row.size());
+      if (by_row) *row_data = static_cast<T>(kl);
+    } else {
+      const auto q_view = view<const T>(q), p_view = view<const T>(p);
+      kl = without_interpreter(q.size(),
+                               [&] { return kdloss::kl_divergence<T>(q_view, p_view, reduction, row_data); });
+    }
     if (by_row) return std::move(divergences);
     return py::float_(kl);
   });

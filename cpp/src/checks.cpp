@@ -41,8 +41,10 @@ void check_share(const char* name, std::int64_t i, double x) {
   throw std::invalid_argument(
       (one_row ? "label" : "labels[" + std::to_string(i) + "]") + " is " + std::to_string(label) +
       ", expected a class in [0, " + std::to_string(classes) + ")" +
-      (unlabelled_allowed ? ", -1 (unlabelled)" : "") + " or ignore_index (" + std::to_string(ignore_index) +
-      ", padding)" + (label == kUnlabelled ? "; without a teacher an unlabelled row has no loss" : ""));
+      (unlabelled_allowed ? ", -1 (unlabelled)" : "") + " or " +
+      (one_row ? std::to_string(ignore_index) + " ("
+               : "ignore_index (" + std::to_string(ignore_index) + ", ") +
+      "padding)" + (label == kUnlabelled ? "; without a teacher an unlabelled row has no loss" : ""));
 }
 
 // Whether all numbers of an array fit, or there is none: a loop without exits, for the compiler's vectors.
@@ -172,6 +174,10 @@ CountedRows check_rows(const AnyView& student, const Labels& labels, const Optio
       throw std::invalid_argument("labels has shape " + shape(p.rows, p.classes) + ", expected " +
                                   shape(rows, classes) + ", the shape of " + student_name + ", or (" +
                                   std::to_string(rows) + ",)");
+    if (o.ignore_index != Options{}.ignore_index)
+      throw std::invalid_argument("ignore_index is " + std::to_string(o.ignore_index) +
+                                  " beside soft labels, which have no label of padding; give padding rows "
+                                  "the sample_weight 0");
   } else if (labels.are_indices() && labels.count != rows) {
     throw std::invalid_argument("labels has shape (" + std::to_string(labels.count) + ",), expected (" +
                                 std::to_string(rows) + ",), one label for each row of logits");

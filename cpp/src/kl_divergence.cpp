@@ -29,15 +29,17 @@ double term(double q, double p) {
   return q * (x * r - 2 * r * z * series);
 }
 
+// one_row: messages name its entries by one number.
 template <class T>
-void check_rows(const char* name, const View<const T>& v) {
+void check_rows(const char* name, const View<const T>& v, bool one_row) {
   for (std::int64_t i = 0; i < v.rows; ++i) {
     double sum = 0;
     for (std::int64_t c = 0; c < v.classes; ++c) {
       const double x = static_cast<double>(v.data[i * v.row_stride + c * v.class_stride]);
       if (x < 0) {
         std::ostringstream text;
-        text << name << "[" << i << ", " << c << "] is " << x << ", expected probabilities, which are >= 0";
+        text << name << "[" << (one_row ? "" : std::to_string(i) + ", ") << c << "] is " << x
+             << ", expected probabilities, which are >= 0";
         throw std::invalid_argument(text.str());
       }
       sum += x;
@@ -45,22 +47,20 @@ void check_rows(const char* name, const View<const T>& v) {
     if (std::fabs(sum - 1) > kProbabilityTolerance) {
       std::ostringstream text;
       text.precision(9);
-      text << name << "[" << i << "] sums to " << sum << ", expected probabilities, which sum to 1 (within "
-           << kProbabilityTolerance << "); softmax_temp makes them from logits";
+      text << name << (one_row ? "" : "[" + std::to_string(i) + "]") << " sums to " << sum
+           << ", expected probabilities, which sum to 1 (within " << kProbabilityTolerance
+           << "); softmax_temp makes them from logits";
       throw std::invalid_argument(text.str());
     }
   }
 }
 
-}  // namespace
-
 template <class T>
-double kl_divergence(View<const T> q, View<const T> p, Reduction reduction, T* row_divergences) {
-  check_matrix("q", q.data, q.rows, q.classes);
-  check_same_shape("q", q.rows, q.classes, "p", p.rows, p.classes);
+double divergence(View<const T> q, View<const T> p, Reduction reduction, T* row_divergences, bool one_row) {
+  check_present("q", q.data, q.rows, q.classes);
   check_present("p", p.data, p.rows, p.classes);
-  check_rows("q", q);
-  check_rows("p", p);
+  check_rows("q", q, one_row);
+  check_rows("p", p, one_row);
   double total = 0;
   for (std::int64_t i = 0; i < q.rows; ++i) {
     double kl = 0;
@@ -74,7 +74,23 @@ double kl_divergence(View<const T> q, View<const T> p, Reduction reduction, T* r
   return reduction == Reduction::kMean && q.rows > 0 ? total / static_cast<double>(q.rows) : total;
 }
 
+}  // namespace
+
+template <class T>
+double kl_divergence(View<const T> q, View<const T> p, Reduction reduction, T* row_divergences) {
+  check_matrix("q", q.data, q.rows, q.classes);
+  check_same_shape("q", q.rows, q.classes, "p", p.rows, p.classes);
+  return divergence(q, p, reduction, row_divergences, false);
+}
+template <class T>
+double kl_divergence_single(const T* q, const T* p, std::int64_t classes) {
+  check_classes("q", classes);
+  return divergence<T>({q, 1, classes}, {p, 1, classes}, Reduction::kSum, nullptr, true);
+}
+
 template double kl_divergence(View<const float>, View<const float>, Reduction, float*);
 template double kl_divergence(View<const double>, View<const double>, Reduction, double*);
+template double kl_divergence_single(const float*, const float*, std::int64_t);
+template double kl_divergence_single(const double*, const double*, std::int64_t);
 
 }  // namespace kdloss

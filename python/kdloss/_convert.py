@@ -18,6 +18,8 @@ def refuse_mask(value: Any, name: str) -> None:
 def as_array(value: Any, name: str) -> NDArray[Any]:
     """``value`` as a NumPy array: by ``numpy.asarray``, or through DLPack for arrays on the CPU."""
     refuse_mask(value, name)
+    if value is None:
+        raise TypeError(f"{name} is None, expected an array of numbers")
     if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack_device__"):
         device, _ = value.__dlpack_device__()
         if device != 1:  # kDLCPU
@@ -68,9 +70,12 @@ def as_floats(value: Any, name: str, dtype: str = "", halves: bool = False) -> N
 
 
 def _shape_hint(labels: NDArray[Any]) -> str:
-    if labels.ndim == 2 and labels.shape[1] > 1:
+    if labels.ndim < 2:
+        return ""
+    one_hot = labels.ndim == 2 and labels.shape[1] > 1 and np.all(np.sum(labels != 0, axis=1) == 1)
+    if one_hot:
         return "; soft labels, (rows, classes), are floats: labels.astype(float)"
-    return "; reshape it, with labels.reshape(-1)" if labels.ndim > 1 else ""
+    return "; reshape it, with labels.reshape(-1)"
 
 
 def as_labels(value: Any) -> NDArray[Any]:
@@ -80,6 +85,11 @@ def as_labels(value: Any) -> NDArray[Any]:
         return as_floats(array, "labels")
     if array.dtype.kind == "f" and array.size == 0:
         array = array.astype(np.int64)  # an empty list
+    if array.dtype.kind == "f" and array.ndim > 2:
+        raise ValueError(
+            f"labels has shape {array.shape}, expected soft labels of shape (rows, classes); "
+            f"reshape it, with labels.reshape(-1, {array.shape[-1]})"
+        )
     if array.dtype.kind not in "iu":
         hint = "; use labels.astype(numpy.int64)" if array.dtype.kind in "bf" else ""
         raise TypeError(f"labels has dtype {array.dtype}, expected integers{hint}")

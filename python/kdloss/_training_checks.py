@@ -188,10 +188,10 @@ def _warn_of_teachers(data: Rows, size: int, prefix: str = "") -> None:
                 "kdloss.logits_from_probs gives (log-probabilities are valid logits)"
             )
         masked = np.isneginf(first)
-        if masked.any() and (masked != masked[0]).any():
+        if (masked != masked[0]).any() and look_like_probabilities(np.exp(first)):
             warn(
-                f"{name} mask (-inf) different classes in different rows, like the logarithms of "
-                "probabilities that were rounded to 0. If these zeros are rounding, smooth them: "
+                f"{name} are logarithms of probabilities, of which {masked.sum():,} of the first "
+                f"{masked.size:,} are 0. If these zeros are rounding, smooth them: "
                 "kdloss.logits_from_probs(probabilities, zeros=1e-3)"
             )
         warn_of_misfit(name, teacher, data.known, data.rows)

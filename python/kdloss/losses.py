@@ -1,9 +1,11 @@
 """The knowledge-distillation loss, its parts and its gradient."""
 
+from __future__ import annotations
+
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, Unpack, cast, overload
 
 from numpy.typing import ArrayLike, NDArray
 
@@ -11,22 +13,61 @@ from . import _core
 from ._convert import as_array
 
 Reduction = Literal["mean", "sum", "none"]
+OneNumber = Literal["mean", "sum"]
+Loss = TypeVar("Loss", float, NDArray[Any])
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class KDResult(NamedTuple):
+class HardOptions(TypedDict, total=False):
+    """The keywords of `cross_entropy_hard` beside ``reduction``, for type checkers."""
+
+    ignore_index: int
+    sample_weight: ArrayLike | None
+    class_weight: ArrayLike | None
+    label_smoothing: float
+    normalizer: float | None
+    num_threads: int | None
+
+
+class LossOptions(HardOptions, total=False):
+    """Those of the losses with a teacher."""
+
+    alpha: ArrayLike
+    tau: ArrayLike
+
+
+class GradOptions(LossOptions, total=False):
+    """Those of `kd_loss_and_grad`."""
+
+    out: NDArray[Any] | None
+
+
+class PartsOptions(LossOptions, total=False):
+    """Those of `kd_loss_parts`."""
+
+    grad_out: NDArray[Any] | None
+
+
+class HessOptions(LossOptions, total=False):
+    """Those of `kd_loss_grad_hess`."""
+
+    hess: Literal["exact", "bound"]
+    out: tuple[NDArray[Any] | None, NDArray[Any] | None] | None
+
+
+class KDResult(NamedTuple, Generic[Loss]):
     """What `kd_loss_and_grad` returns."""
 
-    loss: Any
+    loss: Loss
     """The loss: a float, or an array (rows,) where ``reduction="none"``."""
     grad_logits: NDArray[Any]
     """Its gradient with respect to the student's logits, (rows, classes)."""
 
 
-class KDGradHess(NamedTuple):
+class KDGradHess(NamedTuple, Generic[Loss]):
     """What `kd_loss_grad_hess` returns."""
 
-    loss: Any
+    loss: Loss
     """The loss: a float, or an array (rows,) where ``reduction="none"``."""
     grad_logits: NDArray[Any]
     """Its gradient with respect to the student's logits, (rows, classes)."""
@@ -34,14 +75,14 @@ class KDGradHess(NamedTuple):
     """The diagonal of each row's Hessian, (rows, classes)."""
 
 
-class KDParts(NamedTuple):
+class KDParts(NamedTuple, Generic[Loss]):
     """What `kd_loss_parts` returns: floats, or arrays (rows,) where ``reduction="none"``."""
 
-    loss: Any
+    loss: Loss
     """alpha * hard + (1 - alpha) * soft."""
-    hard: Any
+    hard: Loss
     """The hard loss, -log softmax(s)[label]."""
-    soft: Any
+    soft: Loss
     """The soft loss, tau^2 KL(softmax(t / tau) || softmax(s / tau))."""
 
 
@@ -57,6 +98,24 @@ def _bound_in_c(core: Callable[..., Any]) -> Callable[[Function], Function]:
     return bind
 
 
+@overload
+def kd_loss_batch(
+    student_logits: ArrayLike,
+    teacher: ArrayLike | None,
+    labels: ArrayLike | None,
+    *,
+    reduction: OneNumber = ...,
+    **options: Unpack[LossOptions],
+) -> float: ...
+@overload
+def kd_loss_batch(
+    student_logits: ArrayLike,
+    teacher: ArrayLike | None,
+    labels: ArrayLike | None,
+    *,
+    reduction: Literal["none"],
+    **options: Unpack[LossOptions],
+) -> NDArray[Any]: ...
 @_bound_in_c(_core.kd_loss_batch)
 def kd_loss_batch(
     student_logits: ArrayLike,
@@ -72,7 +131,7 @@ def kd_loss_batch(
     label_smoothing: float = 0.0,
     normalizer: float | None = None,
     num_threads: int | None = None,
-) -> Any:
+) -> float | NDArray[Any]:
     r"""The knowledge-distillation loss of a batch.
 
     With student logits s, teacher logits t and label y, per row
@@ -113,7 +172,8 @@ def kd_loss_batch(
         weights; over no rows that count the loss is 0, so that a batch of padding does not poison
         a training run. "none" multiplies by the weights and does not divide.
     ignore_index : int, default -100
-        The label of padding. It wins over -1, should it be -1.
+        The label of padding. It wins over -1, should it be -1. Soft labels have none: beside them
+        another than the default is refused, and padding is a row of ``sample_weight`` 0.
     sample_weight : array_like (rows,) of float, optional
         Each row's weight, finite and >= 0. A row of weight 0 is padding. What padding holds in any
         other array is not looked at.
@@ -180,6 +240,24 @@ def kd_loss_batch(
     )  # fmt: skip
 
 
+@overload
+def kd_loss_and_grad(
+    student_logits: ArrayLike,
+    teacher: ArrayLike | None,
+    labels: ArrayLike | None,
+    *,
+    reduction: OneNumber = ...,
+    **options: Unpack[GradOptions],
+) -> KDResult[float]: ...
+@overload
+def kd_loss_and_grad(
+    student_logits: ArrayLike,
+    teacher: ArrayLike | None,
+    labels: ArrayLike | None,
+    *,
+    reduction: Literal["none"],
+    **options: Unpack[GradOptions],
+) -> KDResult[NDArray[Any]]: ...
 @_bound_in_c(_core.kd_loss_and_grad)
 def kd_loss_and_grad(
     student_logits: ArrayLike,
@@ -196,7 +274,7 @@ def kd_loss_and_grad(
     normalizer: float | None = None,
     num_threads: int | None = None,
     out: NDArray[Any] | None = None,
-) -> KDResult:
+) -> KDResult[Any]:
     r"""The loss of `kd_loss_batch` and its gradient with respect to the student's logits.
 
     .. math::
@@ -244,13 +322,31 @@ def kd_loss_and_grad(
     >>> grad.round(4).tolist()
     [[-0.1695, 0.1264, 0.0431]]
     """
-    result: KDResult = _core.kd_loss_and_grad(
+    result: KDResult[Any] = _core.kd_loss_and_grad(
         student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight,
         class_weight, label_smoothing, normalizer, num_threads, out,
     )  # fmt: skip
     return result
 
 
+@overload
+def kd_loss_grad_hess(
+    student_logits: ArrayLike,
+    teacher: ArrayLike | None,
+    labels: ArrayLike | None,
+    *,
+    reduction: OneNumber = ...,
+    **options: Unpack[HessOptions],
+) -> KDGradHess[float]: ...
+@overload
+def kd_loss_grad_hess(
+    student_logits: ArrayLike,
+    teacher: ArrayLike | None,
+    labels: ArrayLike | None,
+    *,
+    reduction: Literal["none"],
+    **options: Unpack[HessOptions],
+) -> KDGradHess[NDArray[Any]]: ...
 def kd_loss_grad_hess(
     student_logits: ArrayLike,
     teacher: ArrayLike | None,
@@ -267,7 +363,7 @@ def kd_loss_grad_hess(
     num_threads: int | None = None,
     hess: Literal["exact", "bound"] = "exact",
     out: tuple[NDArray[Any] | None, NDArray[Any] | None] | None = None,
-) -> KDGradHess:
+) -> KDGradHess[Any]:
     r"""The loss of `kd_loss_batch`, its gradient, and the diagonal of its Hessian, in one pass.
 
     Gradient boosting asks for these.
@@ -315,12 +411,18 @@ def kd_loss_grad_hess(
     >>> result.hess_logits.round(4).tolist()
     [[0.2092, 0.1787, 0.0946]]
 
-    An objective for XGBoost (``obj=``) or LightGBM (``params["objective"]``), with ``teacher`` the
-    logits of the training rows:
+    An objective for XGBoost's or LightGBM's native interface. `teacher` holds the logits of the
+    training rows, and the parameters need ``num_class``. Neither library applies the row weights
+    to a custom objective: pass them on. They are None (LightGBM) or empty (XGBoost) if unset.
+    ``hess="bound"`` gives XGBoost's own curvature; LightGBM's own is K / (K - 1) times "exact".
+    LightGBM's built-in metrics take the raw scores of a custom objective for probabilities.
 
     >>> def objective(margins, data):
-    ...     labels = data.get_label().astype(int)
-    ...     result = kdloss.kd_loss_grad_hess(margins, teacher, labels, reduction="sum")
+    ...     labels, weight = data.get_label().astype(int), data.get_weight()
+    ...     weight = None if weight is None or len(weight) == 0 else weight
+    ...     result = kdloss.kd_loss_grad_hess(
+    ...         margins, teacher, labels, reduction="sum", sample_weight=weight, hess="bound"
+    ...     )
     ...     return result.grad_logits, result.hess_logits
     """
     if hess not in ("exact", "bound"):
@@ -329,13 +431,31 @@ def kd_loss_grad_hess(
         out = (None, None)
     elif not isinstance(out, tuple) or len(out) != 2:
         raise TypeError(f"out is of type {type(out).__name__}, expected a tuple (grad, hess)")
-    result: KDGradHess = _core.kd_loss_grad_hess(
+    result: KDGradHess[Any] = _core.kd_loss_grad_hess(
         student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight,
         class_weight, label_smoothing, normalizer, num_threads, hess == "bound", out[0], out[1],
     )  # fmt: skip
     return result
 
 
+@overload
+def kd_loss_parts(
+    student_logits: ArrayLike,
+    teacher: ArrayLike | None,
+    labels: ArrayLike | None,
+    *,
+    reduction: OneNumber = ...,
+    **options: Unpack[PartsOptions],
+) -> KDParts[float]: ...
+@overload
+def kd_loss_parts(
+    student_logits: ArrayLike,
+    teacher: ArrayLike | None,
+    labels: ArrayLike | None,
+    *,
+    reduction: Literal["none"],
+    **options: Unpack[PartsOptions],
+) -> KDParts[NDArray[Any]]: ...
 @_bound_in_c(_core.kd_loss_parts)
 def kd_loss_parts(
     student_logits: ArrayLike,
@@ -352,7 +472,7 @@ def kd_loss_parts(
     normalizer: float | None = None,
     num_threads: int | None = None,
     grad_out: NDArray[Any] | None = None,
-) -> KDParts:
+) -> KDParts[Any]:
     r"""The loss of `kd_loss_batch` and its two parts, in one pass, for logs.
 
     Both parts are given whatever ``alpha`` is, where their inputs exist. A training loop that logs
@@ -401,7 +521,7 @@ def kd_loss_parts(
     >>> grad.round(4).tolist()
     [[-0.1695, 0.1264, 0.0431]]
     """
-    parts: KDParts = _core.kd_loss_parts(
+    parts: KDParts[Any] = _core.kd_loss_parts(
         student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight,
         class_weight, label_smoothing, normalizer, num_threads, grad_out,
     )  # fmt: skip
@@ -455,18 +575,28 @@ def kd_loss_single(
     t = None if teacher is None else _one_row(teacher, "teacher")
     if t is not None and t.shape != s.shape:
         raise ValueError(f"teacher has shape {t.shape}, expected the shape of student, {s.shape}")
-    if label is None:
-        if alpha != 0:
-            raise ValueError("label is absent, expected one where alpha is not 0")
-        label = -1
-    try:
-        label = operator.index(label)
-    except TypeError:
-        raise TypeError(f"label is {label!r}, expected a whole number") from None
+    if label is not None:
+        label = _as_label(label, s.size)
     loss: float = _core.kd_loss_single(s, t, label, alpha, tau)
     return loss
 
 
+@overload
+def cross_entropy_hard(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    reduction: OneNumber = ...,
+    **options: Unpack[HardOptions],
+) -> float: ...
+@overload
+def cross_entropy_hard(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    reduction: Literal["none"],
+    **options: Unpack[HardOptions],
+) -> NDArray[Any]: ...
 def cross_entropy_hard(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -478,7 +608,7 @@ def cross_entropy_hard(
     label_smoothing: float = 0.0,
     normalizer: float | None = None,
     num_threads: int | None = None,
-) -> Any:
+) -> float | NDArray[Any]:
     r"""The hard loss alone: the cross-entropy of the labels at temperature 1.
 
     .. math:: L_{hard} = -\log \mathrm{softmax}(z)_y
@@ -519,7 +649,13 @@ def cross_entropy_hard(
     )  # fmt: skip
 
 
-def kl_divergence(q: ArrayLike, p: ArrayLike, *, reduction: Reduction = "mean") -> Any:
+@overload
+def kl_divergence(q: ArrayLike, p: ArrayLike, *, reduction: OneNumber = ...) -> float: ...
+@overload
+def kl_divergence(q: ArrayLike, p: ArrayLike, *, reduction: Literal["none"]) -> NDArray[Any]: ...
+def kl_divergence(
+    q: ArrayLike, p: ArrayLike, *, reduction: Reduction = "mean"
+) -> float | NDArray[Any]:
     r"""KL divergence of probabilities, the first from the second: KL(q || p).
 
     .. math:: D_{KL}(q \,\|\, p) = \sum_c q_c \log \frac{q_c}{p_c} - q_c + p_c
@@ -556,12 +692,16 @@ def kl_divergence(q: ArrayLike, p: ArrayLike, *, reduction: Reduction = "mean") 
     >>> round(kdloss.kl_divergence([0.5, 0.5], [0.25, 0.75]), 12)
     0.143841036226
     """
-    rows = [as_array(x, name) for x, name in ((q, "q"), (p, "p"))]
-    if rows[0].shape != rows[1].shape:
-        raise ValueError(f"p has shape {rows[1].shape}, expected that of q, {rows[0].shape}")
-    if rows[0].ndim == 1:
-        rows = [x[None, :] for x in rows]
-    return _core.kl_divergence(rows[0], rows[1], reduction)
+    q, p = as_array(q, "q"), as_array(p, "p")
+    if p.shape != q.shape:
+        raise ValueError(f"p has shape {p.shape}, expected that of q, {q.shape}")
+    if q.ndim not in (1, 2):
+        advice = f"; reshape q and p, with .reshape(-1, {q.shape[-1]})" if q.ndim else ""
+        raise ValueError(
+            f"q has shape {q.shape}, expected probabilities of shape (rows, classes) or (classes,)"
+            + advice
+        )
+    return _core.kl_divergence(q, p, reduction)
 
 
 def _one_row(values: ArrayLike, name: str) -> NDArray[Any]:
@@ -571,3 +711,16 @@ def _one_row(values: ArrayLike, name: str) -> NDArray[Any]:
             f"{name} has shape {array.shape}, expected the logits of one row, shape (classes,)"
         )
     return array
+
+
+def _as_label(label: int, classes: int) -> int:
+    """One label as an int of 64 bits. As in arrays of labels, booleans are refused."""
+    try:
+        index = operator.index(label)
+    except TypeError:
+        index = None
+    if index is None or isinstance(label, bool):
+        raise TypeError(f"label is {label!r}, expected an integer")
+    if not -(2**63) <= index < 2**63:
+        raise ValueError(f"label is {index}, expected a class in [0, {classes})")
+    return index

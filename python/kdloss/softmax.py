@@ -1,5 +1,7 @@
 """Softmax, log-softmax and log-sum-exp at a temperature."""
 
+from __future__ import annotations
+
 import operator
 from typing import Any
 
@@ -23,7 +25,7 @@ def softmax_temp(
 
     Parameters
     ----------
-    logits : array_like of float, any shape
+    logits : array_like of float, any shape with at least one axis
         float32 and float64 are read in place at any strides; float16 becomes float32, integers
         float64.
     tau : float, default 1
@@ -42,7 +44,8 @@ def softmax_temp(
     Raises
     ------
     ValueError
-        If ``tau`` is not finite or not > 0, if there are no classes, or if ``out`` does not fit.
+        If ``tau`` is not finite or not > 0, if ``logits`` is a single number or has no classes, or
+        if ``out`` does not fit.
     TypeError
         If ``logits`` are no numbers.
 
@@ -155,13 +158,12 @@ def _rows_along(logits: ArrayLike, axis: int) -> tuple[NDArray[Any], tuple[int, 
             f"axis is {axis}, expected an axis of logits, which has shape {array.shape}"
         )
     moved = np.moveaxis(array, axis, -1)
-    if 0 in moved.shape and moved.shape[-1]:
-        return moved.reshape(0, moved.shape[-1]), moved.shape, axis
-    return (
-        moved.reshape(-1, moved.shape[-1]) if moved.shape[-1] else moved.reshape(1, 0),
-        moved.shape,
-        axis,
-    )
+    classes = moved.shape[-1]
+    if classes == 0:
+        along = "" if axis % array.ndim == array.ndim - 1 else f" along axis {axis}"
+        raise ValueError(f"logits has shape {array.shape}, expected at least one class{along}")
+    rows = moved.reshape(moved.size // classes, classes)  # -1 would not do for none
+    return rows, moved.shape, axis
 
 
 def _along(

@@ -1,5 +1,7 @@
 """Teachers: several as one, probabilities as logits, how far a student agrees, how sure one is."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any

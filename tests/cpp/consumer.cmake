@@ -1,5 +1,6 @@
-# Builds and runs tests/cpp/consumer, with the package as installed or with the source tree as a subdirectory.
-# WAY, SOURCE, BUILD, CONSUMER, WORK, GENERATOR, COMPILER, FLAGS, BUILD_TYPE
+# Builds and runs tests/cpp/consumer and the README's program: with the package as installed, by find_package or
+# pkg-config; with the source tree as a subdirectory; or with a shared library, by both of the former.
+# WAY, SOURCE, BUILD, CONSUMER, WORK, GENERATOR, COMPILER, FLAGS, BUILD_TYPE, PKG_CONFIG, LIBDIR
 function(run)
   execute_process(COMMAND ${ARGV} RESULT_VARIABLE status)
   if(NOT status EQUAL 0)
@@ -8,14 +9,60 @@ function(run)
   endif()
 endfunction()
 
+function(configure source build)
+  run(${CMAKE_COMMAND} -S ${source} -B ${build} -G ${GENERATOR} -DCMAKE_CXX_COMPILER=${COMPILER}
+    "-DCMAKE_CXX_FLAGS=${FLAGS}" -DCMAKE_BUILD_TYPE=${BUILD_TYPE} ${ARGN})
+endfunction()
+
+function(use_cmake)
+  configure(${CONSUMER} ${WORK}/build -DREADME_PROGRAM=${WORK}/readme.cpp ${ARGN})
+  run(${CMAKE_COMMAND} --build ${WORK}/build --parallel 2)
+  run(${WORK}/build/consumer)
+  run(${WORK}/build/readme)
+endfunction()
+
+function(use_pkg_config)
+  set(ENV{PKG_CONFIG_PATH} ${WORK}/prefix/${LIBDIR}/pkgconfig)
+  set(ENV{LD_LIBRARY_PATH} ${WORK}/prefix/${LIBDIR})
+  execute_process(COMMAND ${PKG_CONFIG} --cflags --libs kdloss OUTPUT_VARIABLE kdloss COMMAND_ERROR_IS_FATAL ANY)
+  separate_arguments(kdloss UNIX_COMMAND "${kdloss}")
+  separate_arguments(flags UNIX_COMMAND "${FLAGS}")
+  run(${COMPILER} -std=c++17 ${flags} ${WORK}/readme.cpp -o ${WORK}/readme ${kdloss})
+  run(${WORK}/readme)
+endfunction()
+
 file(REMOVE_RECURSE ${WORK})
-if(WAY STREQUAL find_package)
-  run(${CMAKE_COMMAND} --install ${BUILD} --prefix ${WORK}/prefix)
-  set(kdloss -DCMAKE_PREFIX_PATH=${WORK}/prefix)
-else()
-  set(kdloss -DKDLOSS_SOURCE=${SOURCE})
+file(READ ${SOURCE}/README.md readme)
+string(REGEX MATCH "```cpp\n([^`]*)```" block "${readme}")
+file(WRITE ${WORK}/readme.cpp "${CMAKE_MATCH_1}")
+
+if(WAY STREQUAL shared)
+  set(BUILD ${WORK}/kdloss)
+  configure(${SOURCE} ${BUILD} -DBUILD_SHARED_LIBS=ON -DKDLOSS_TESTS=OFF -DCMAKE_INSTALL_LIBDIR=${LIBDIR})
+  run(${CMAKE_COMMAND} --build ${BUILD} --parallel 2)
 endif()
-run(${CMAKE_COMMAND} -S ${CONSUMER} -B ${WORK}/build -G ${GENERATOR} -DCMAKE_CXX_COMPILER=${COMPILER}
-  "-DCMAKE_CXX_FLAGS=${FLAGS}" -DCMAKE_BUILD_TYPE=${BUILD_TYPE} ${kdloss})
-run(${CMAKE_COMMAND} --build ${WORK}/build)
-run(${WORK}/build/consumer)
+if(NOT WAY STREQUAL add_subdirectory)
+  run(${CMAKE_COMMAND} --install ${BUILD} --prefix ${WORK}/prefix --component development)
+  file(GLOB license ${WORK}/prefix/*/licenses/kdloss/LICENSE)
+  if(NOT license)
+    message(FATAL_ERROR "the licence is not installed")
+  endif()
+endif()
+
+if(WAY STREQUAL add_subdirectory)
+  use_cmake(-DKDLOSS_SOURCE=${SOURCE})
+elseif(WAY STREQUAL find_package)
+  use_cmake(-DCMAKE_PREFIX_PATH=${WORK}/prefix)
+elseif(WAY STREQUAL pkg_config)
+  use_pkg_config()
+elseif(WAY STREQUAL shared)
+  file(GLOB static ${WORK}/prefix/${LIBDIR}/*.a)
+  if(static)
+    message(FATAL_ERROR "BUILD_SHARED_LIBS made a static library: ${static}")
+  endif()
+  # A consumer needs no OpenMP of its own.
+  use_cmake(-DCMAKE_PREFIX_PATH=${WORK}/prefix -DCMAKE_DISABLE_FIND_PACKAGE_OpenMP=ON)
+  if(PKG_CONFIG)
+    use_pkg_config()
+  endif()
+endif()

@@ -3,6 +3,9 @@
 # KD_TESTS: the command that runs kd_tests
 execute_process(COMMAND ${KD_TESTS} --isas OUTPUT_VARIABLE isas)
 string(REGEX MATCHALL "[^\n]+" isas "${isas}")
+if(NOT isas)
+  message(FATAL_ERROR "kd_tests names no instruction set")
+endif()
 set(with_fma)
 foreach(isa IN LISTS isas)
   set(ENV{KDLOSS_ISA} ${isa})

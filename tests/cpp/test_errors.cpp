@@ -56,7 +56,8 @@ constexpr double kPositiveInfinity = std::numeric_limits<double>::infinity();
 KD_CASE_EACH_TYPE(errors.tau) {
   const std::pair<double, std::string> bad[] = {
       {0, "0"}, {-1.5, "-1.5"}, {kNan, "nan"}, {kPositiveInfinity, "inf"}, {-kPositiveInfinity, "-inf"}};
-  for (const auto& [tau, words] : bad) {
+  for (const auto& [value, words] : bad) {
+    const double tau = value;  // for lambdas, which cannot capture the other
     Call<T> call;
     call.options.tau = tau;
     const std::string message = "tau is " + words + ", expected a finite number > 0";
@@ -238,7 +239,7 @@ KD_CASE_EACH_TYPE(errors.labels) {
                    kdloss::cross_entropy_hard<T>(call.student, call.labels));
       CHECK_THROWS(Invalid,
                    "label is " + std::to_string(label) +
-                       ", expected a class in [0, 4), -1 (unlabelled) or ignore_index (-100, padding)",
+                       ", expected a class in [0, 4), -1 (unlabelled) or -100 (padding)",
                    kdloss::kd_loss_single<T>(call.student.data, call.teacher.data, 4, label));
     }
 }
@@ -255,6 +256,33 @@ KD_CASE_EACH_TYPE(errors.unlabelled_without_teacher) {
       "row has no loss";
   call.is_refused(message);
   CHECK_THROWS(Invalid, message, kdloss::cross_entropy_hard<T>(call.student, call.labels));
+}
+
+KD_CASE_EACH_TYPE(errors.no_probabilities_of_one_row) {
+  const T good[] = {T(0.5), T(0.5)}, bad[] = {T(1.5), T(-0.5)}, large[] = {T(0.5), T(0.75)};
+  CHECK_THROWS(Invalid, "q[1] is -0.5, expected probabilities, which are >= 0",
+               kdloss::kl_divergence_single<T>(bad, good, 2));
+  CHECK_THROWS(Invalid,
+               "p sums to 1.25, expected probabilities, which sum to 1 (within 0.001); softmax_temp makes "
+               "them from logits",
+               kdloss::kl_divergence_single<T>(good, large, 2));
+  CHECK_THROWS(Invalid, "q has shape (0,), expected at least one class",
+               kdloss::kl_divergence_single<T>(good, good, 0));
+  CHECK_THROWS(Invalid, "p is absent, expected an array of shape (1, 2)",
+               kdloss::kl_divergence_single<T>(good, nullptr, 2));
+}
+
+KD_CASE_EACH_TYPE(errors.ignore_index_of_soft_labels) {
+  const std::vector<T> soft{1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0};
+  Call<T> call;
+  call.labels = kdloss::Labels(kdloss::AnyView(soft.data(), 3, 4));
+  call.options.ignore_index = -1;
+  const std::string message =
+      "ignore_index is -1 beside soft labels, which have no label of padding; give padding rows the "
+      "sample_weight 0";
+  call.is_refused(message);
+  CHECK_THROWS(Invalid, message,
+               kdloss::cross_entropy_hard<T>(call.student, call.labels, call.options, call.loss.data()));
 }
 
 KD_CASE_EACH_TYPE(errors.not_probabilities) {

@@ -7,9 +7,14 @@ import kdloss
 
 ROWS, CLASSES = 3, 4
 NUMBERS = "expected floating-point numbers of 16, 32 or 64 bits, or integers"
+THREE_AXES = (
+    "has shape (1, 3, 4), expected logits of shape (rows, classes); reshape it, "
+    "with student_logits.reshape(-1, 4), and teacher and labels to the same rows"
+)
 TAU = "expected a finite number > 0"
 ALPHA = "expected a number in [0, 1]"
 LABEL = "expected a class in [0, 4), -1 (unlabelled) or ignore_index (-100, padding)"
+LABEL_OF_ONE = "expected a class in [0, 4), -1 (unlabelled) or -100 (padding)"
 REDUCTION = "expected 'mean', 'sum' or 'none'"
 THREADS = "expected at least 1 (and at most 65536), or None"
 MASKED = (
@@ -106,8 +111,22 @@ BAD = (
         "three axes": (
             {"student_logits": zeros(1, 3, 4)},
             ValueError,
-            "student_logits has shape (1, 3, 4), expected logits of shape (rows, classes); "
-            "reshape it, with student_logits.reshape(-1, 4)",
+            f"student_logits {THREE_AXES}",
+        ),
+        "three axes and labels of two": (
+            {"student_logits": zeros(1, 3, 4), "labels": np.zeros((1, 3), int)},
+            ValueError,
+            f"student_logits {THREE_AXES}",
+        ),
+        "three axes and soft labels of three": (
+            {"student_logits": zeros(1, 3, 4), "labels": zeros(1, 3, 4)},
+            ValueError,
+            f"student_logits {THREE_AXES}",
+        ),
+        "student None": (
+            {"student_logits": None},
+            TypeError,
+            "student_logits is None, expected an array of numbers",
         ),
         "teacher of three axes": (
             {"teacher": zeros(1, 3, 4)},
@@ -157,6 +176,24 @@ BAD = (
             ValueError,
             "labels has shape (3, 4), expected one label for each row, shape (rows,); "
             "soft labels, (rows, classes), are floats: labels.astype(float)",
+        ),
+        "labels of two axes, several in a row": (
+            {"labels": [[0, 1, 2]]},
+            ValueError,
+            "labels has shape (1, 3), expected one label for each row, shape (rows,); "
+            "reshape it, with labels.reshape(-1)",
+        ),
+        "soft labels of three axes": (
+            {"labels": zeros(1, 3, 4)},
+            ValueError,
+            "labels has shape (1, 3, 4), expected soft labels of shape (rows, classes); "
+            "reshape it, with labels.reshape(-1, 4)",
+        ),
+        "soft labels and ignore_index": (
+            {"labels": np.full((3, 4), 0.25), "ignore_index": 2},
+            ValueError,
+            "ignore_index is 2 beside soft labels, which have no label of padding; "
+            "give padding rows the sample_weight 0",
         ),
         # ---- labels
         "label too large": ({"labels": [0, 4, 5]}, ValueError, f"labels[1] is 4, {LABEL}"),
@@ -457,7 +494,7 @@ HARD = {
         [0, 1, 2],
         ValueError,
         "logits has shape (1, 3, 4), expected logits of shape (rows, classes); "
-        "reshape it, with logits.reshape(-1, 4)",
+        "reshape it, with logits.reshape(-1, 4), and labels to the same rows",
     ),
     "no classes": (
         zeros(3, 0),
@@ -524,12 +561,47 @@ SINGLE = {
     "label too large": (
         (zeros(4), zeros(4), 4),
         ValueError,
-        f"label is 4, {LABEL}",
+        f"label is 4, {LABEL_OF_ONE}",
+    ),
+    "label too small": (
+        (zeros(4), zeros(4), -2),
+        ValueError,
+        f"label is -2, {LABEL_OF_ONE}",
     ),
     "label a fraction": (
         (zeros(4), zeros(4), 1.5),
         TypeError,
-        "label is 1.5, expected a whole number",
+        "label is 1.5, expected an integer",
+    ),
+    "label a bool": (
+        (zeros(4), zeros(4), True),
+        TypeError,
+        "label is True, expected an integer",
+    ),
+    "label a bool of NumPy's": (
+        (zeros(4), zeros(4), np.bool_(True)),
+        TypeError,
+        f"label is {np.bool_(True)!r}, expected an integer",
+    ),
+    "label beyond 64 bits": (
+        (zeros(4), zeros(4), 2**63),
+        ValueError,
+        "label is 9223372036854775808, expected a class in [0, 4)",
+    ),
+    "label far below 64 bits": (
+        (zeros(4), zeros(4), -(10**30)),
+        ValueError,
+        f"label is -1{30 * '0'}, expected a class in [0, 4)",
+    ),
+    "label None": (
+        (zeros(4), zeros(4), None),
+        ValueError,
+        "label is absent, expected one where alpha is not 0",
+    ),
+    "student None": (
+        (None, zeros(4), 0),
+        TypeError,
+        "student is None, expected an array of numbers",
     ),
     "masked": ((np.ma.zeros(4), zeros(4), 0), TypeError, f"student {MASKED}"),
 }
@@ -538,17 +610,20 @@ SINGLE = {
 @pytest.mark.parametrize("case", list(SINGLE))
 def test_kd_loss_single_refuses(case):
     arguments, error, message = SINGLE[case]
-    found = refusal(kdloss.kd_loss_single, *arguments, alpha=0.5, tau=4.0)
-    assert found[0] is error
-    # The rest of the words may be those of the batch; the name and the value are the caller's.
-    assert found[1].split(", ")[0] == message.split(", ")[0]
+    assert refusal(kdloss.kd_loss_single, *arguments, alpha=0.5, tau=4.0) == (error, message)
+
+
+def test_kd_loss_single_takes_one_alpha():
+    for label in (0, None):
+        found = refusal(kdloss.kd_loss_single, zeros(4), zeros(4), label, alpha=np.ones(2))
+        assert found == (TypeError, "alpha is of type numpy.ndarray, expected a number")
 
 
 DIVERGENCE = {
     "negative": (
         [1.5, -0.5],
         [0.5, 0.5],
-        "q[0, 1] is -0.5, expected probabilities, which are >= 0",
+        "q[1] is -0.5, expected probabilities, which are >= 0",
     ),
     "negative p": (
         [[0.5, 0.5], [0.5, 0.5]],
@@ -558,19 +633,19 @@ DIVERGENCE = {
     "no distribution": (
         [0.5, 0.25],
         [0.5, 0.5],
-        "q[0] sums to 0.75, expected probabilities, which sum to 1 (within 0.001); "
+        "q sums to 0.75, expected probabilities, which sum to 1 (within 0.001); "
         "softmax_temp makes them from logits",
     ),
     "p no distribution": (
         [0.5, 0.5],
         [0.5, 0.502],
-        "p[0] sums to 1.002, expected probabilities, which sum to 1 (within 0.001); "
+        "p sums to 1.002, expected probabilities, which sum to 1 (within 0.001); "
         "softmax_temp makes them from logits",
     ),
     "infinite": (
         [np.inf, 0.5],
         [0.5, 0.5],
-        "q[0] sums to inf, expected probabilities, which sum to 1 (within 0.001); "
+        "q sums to inf, expected probabilities, which sum to 1 (within 0.001); "
         "softmax_temp makes them from logits",
     ),
     "shapes that differ": (
@@ -578,7 +653,29 @@ DIVERGENCE = {
         [0.5, 0.25, 0.25],
         "p has shape (3,), expected that of q, (2,)",
     ),
-    "no classes": ([], [], "q has shape (1, 0), expected at least one class"),
+    "no distribution in the second row": (
+        [[0.5, 0.5], [0.5, 0.25]],
+        [[0.5, 0.5], [0.5, 0.5]],
+        "q[1] sums to 0.75, expected probabilities, which sum to 1 (within 0.001); "
+        "softmax_temp makes them from logits",
+    ),
+    "no axis": (
+        1.0,
+        1.0,
+        "q has shape (), expected probabilities of shape (rows, classes) or (classes,)",
+    ),
+    "three axes": (
+        np.full((1, 3, 4), 0.25),
+        np.full((1, 3, 4), 0.25),
+        "q has shape (1, 3, 4), expected probabilities of shape (rows, classes) or (classes,); "
+        "reshape q and p, with .reshape(-1, 4)",
+    ),
+    "no classes in two rows": (
+        zeros(2, 0),
+        zeros(2, 0),
+        "q has shape (2, 0), expected at least one class",
+    ),
+    "no classes": ([], [], "q has shape (0,), expected at least one class"),
 }
 
 
@@ -592,12 +689,15 @@ def test_kl_divergence_takes_sums_within_its_tolerance():
     assert kdloss.kl_divergence([0.5, 0.5], [0.5, 0.5009]) > 0
 
 
-def test_kl_divergence_refuses_three_axes():
-    q = np.full((1, 3, 4), 0.25)
-    error, message = refusal(kdloss.kl_divergence, q, q)
-    assert error is ValueError
-    assert message.startswith("q has shape (1, 3, 4), expected ")
-    assert message.endswith("reshape it, with q.reshape(-1, 4)")
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_kl_divergence_of_one_row(reduction):
+    q, p = np.array([[0.5, 0.5]] * 2, np.float32), np.array([[0.25, 0.75]] * 2, np.float32)
+    of_rows = kdloss.kl_divergence(q[:1], p[:1], reduction=reduction)
+    for one in (slice(None), slice(None, None, -1)):
+        of_one = kdloss.kl_divergence(q[0, one], p[0, one], reduction=reduction)
+        assert np.shape(of_one) == np.shape(of_rows)
+        assert of_one == pytest.approx(of_rows)
+        assert getattr(of_one, "dtype", None) == getattr(of_rows, "dtype", None)
 
 
 @pytest.mark.parametrize("value", [np.ma.zeros((1, 4)), OnDevice()], ids=["masked", "on a device"])
@@ -648,17 +748,21 @@ def test_softmax_functions_refuse(function, case):
     assert refusal(function, *arguments, **options) == (error, message)
 
 
-@pytest.mark.parametrize("shape", [(3, 0), (0,), (2, 3, 0)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((3, 0), -1), ((3, 0), 1), ((0,), 0), ((2, 3, 0), -1), ((0, 3), 0), ((2, 0, 3), -2)],
+    ids=str,
+)
 @pytest.mark.parametrize(
     "function",
     [kdloss.softmax_temp, kdloss.log_softmax_temp, kdloss.log_sum_exp],
     ids=lambda function: function.__name__,
 )
-def test_softmax_functions_need_a_class(function, shape):
-    error, message = refusal(function, np.zeros(shape))
-    assert error is ValueError
-    assert message.startswith("logits has shape (")
-    assert message.endswith(", expected at least one class")
+def test_softmax_functions_need_a_class(function, shape, axis):
+    """Told by the shape as given, and the axis where it is not the last."""
+    along = "" if shape[-1] == 0 else f" along axis {axis}"
+    message = f"logits has shape {shape}, expected at least one class{along}"
+    assert refusal(function, np.zeros(shape), axis=axis) == (ValueError, message)
 
 
 @pytest.mark.parametrize("axis", [1.5, None, "0"], ids=str)

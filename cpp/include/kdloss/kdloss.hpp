@@ -49,8 +49,10 @@ struct Options {
   double alpha = 0.5;  // weight of the hard loss, in [0, 1]
   double tau = 4;      // temperature, > 0
   Reduction reduction = Reduction::kMean;
-  std::int64_t ignore_index = -100;  // padding: loss 0, gradient 0, not counted, whatever the row holds
-  int num_threads = 0;               // at most; 0: as OpenMP has it, or 1 where they would not pay
+  // Padding: loss 0, gradient 0, not counted, whatever the row holds. Soft labels have none, and take no
+  // other.
+  std::int64_t ignore_index = -100;
+  int num_threads = 0;  // at most; 0: as OpenMP has it, or 1 where more would not pay
 
   // Absent where null.
   const double* alphas = nullptr;         // (rows,): each row's own, in the place of alpha
@@ -136,6 +138,9 @@ void log_sum_exp(View<const T> logits, double tau, T* out, int num_threads = 0);
 template <class T>
 double kl_divergence(View<const T> q, View<const T> p, Reduction reduction = Reduction::kMean,
                      T* row_divergences = nullptr);
+// The same of one row.
+template <class T>
+double kl_divergence_single(const T* q, const T* p, std::int64_t classes);
 
 // What runs: "baseline", "x86-64-v3", "x86-64-v4" or "neon"; the environment variable KDLOSS_ISA forces one,
 // and a name that the machine lacks throws std::runtime_error at the first call.

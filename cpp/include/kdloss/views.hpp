@@ -16,18 +16,20 @@ struct BFloat16 {
 
 enum class Scalar { kFloat16, kBFloat16, kFloat32, kFloat64 };
 template <class T>
-constexpr Scalar kScalar = Scalar::kFloat32;
-template <>
-constexpr Scalar kScalar<Float16> = Scalar::kFloat16;
-template <>
-constexpr Scalar kScalar<BFloat16> = Scalar::kBFloat16;
-template <>
-constexpr Scalar kScalar<double> = Scalar::kFloat64;
+inline constexpr Scalar kScalar = std::is_same_v<T, Float16>    ? Scalar::kFloat16
+                                  : std::is_same_v<T, BFloat16> ? Scalar::kBFloat16
+                                  : std::is_same_v<T, float>    ? Scalar::kFloat32
+                                                                : Scalar::kFloat64;
+template <class T>
+inline constexpr bool kIsScalar = std::is_same_v<T, double> || kScalar<T> != Scalar::kFloat64;
 
 // A matrix of logits, (rows, classes), that lies anywhere; strides count elements, and may be zero or
 // negative.
 template <class T>
 struct View {
+  static_assert(kIsScalar<std::remove_const_t<T>>,
+                "kdloss reads float, double, kdloss::Float16 and kdloss::BFloat16: convert to one of them");
+
   T* data = nullptr;
   std::int64_t rows = 0, classes = 0;
   std::int64_t row_stride = 0, class_stride = 1;

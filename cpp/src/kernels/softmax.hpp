@@ -39,7 +39,7 @@ typename Layout::Number softmax(const Layout& layout, const T* x, const Temperat
       return Some<L, 1>{e};
     }
   });
-  const auto log_z = [&] { return log1p((sums.x[1] - Number(1)) + sums.x[0]); };
+  const auto log_z = [&] { return log1p((sums.x[log ? 1 : 0] - Number(1)) + sums.x[0]); };
   if constexpr (W == Want::kLogSumExp) {
     const Number most = layout.as_number(m), tau_number(exact_tau);  // which may be 0 in the number's type
     return where(most == Number(0), Number(0), most / tau_number) + log_z();

@@ -2,7 +2,8 @@
 #include <kdloss/kdloss.hpp>
 
 int main() {
-  const float student[] = {2, 0.5, -1, 0.2, -0.1, 1.2}, teacher[] = {3, 1, -0.5, -0.2, 0.3, 2};
+  const float student[] = {2.0f, 0.5f, -1.0f, 0.2f, -0.1f, 1.2f},
+              teacher[] = {3.0f, 1.0f, -0.5f, -0.2f, 0.3f, 2.0f};
   const std::int64_t labels[] = {0, 2};
   float grad[6];
   const double loss =
