@@ -34,6 +34,7 @@ void for_row_blocks(std::int64_t rows, std::int64_t classes, RowGroups groups, s
   if (threads == 1) {  // a small call would notice the divisions below
     Scratch scratch(scratch_elements, sizeof(T), 1);
     if (rows > 0) work(0, rows, scratch.piece<T>(0));
+    call_ends();
     return;
   }
   const std::int64_t share = (rows + threads - 1) / threads;
@@ -50,6 +51,7 @@ void for_row_blocks(std::int64_t rows, std::int64_t classes, RowGroups groups, s
     const std::int64_t begin = first * block - groups.missing, end = last * block - groups.missing;
     work(std::max<std::int64_t>(0, begin), last == count ? rows : end, scratch.piece<T>(thread));
   });
+  call_ends();
 }
 
 }  // namespace kdloss

@@ -44,9 +44,6 @@ bool follows_quickly() {
   constexpr Clock::duration kSpin = std::chrono::microseconds(20);
   return now() - last_end.load(std::memory_order_relaxed) < kSpin.count();
 }
-void end_call() {
-  if (watched) last_end.store(now(), std::memory_order_relaxed);
-}
 
 // What libgomp makes of its environment: it spins 300,000 times, some milliseconds, if nobody says otherwise.
 WaitPolicy policy_of_libgomp() {
@@ -131,6 +128,10 @@ int max_threads() {
 WaitPolicy wait_policy() { return policy_in_use().load(std::memory_order_relaxed); }
 void read_wait_policy() { policy_in_use() = policy_of_runtime(); }
 
+void call_ends() {
+  if (watched) last_end.store(now(), std::memory_order_relaxed);
+}
+
 int threads_for(int num_threads, std::int64_t elements) {
   watched = false;
   if (elements < 2 * kGrain || omp_in_parallel()) return 1;
@@ -147,7 +148,6 @@ void parallel_for(std::int64_t count, int threads, Task body, void* context) {
   threads = static_cast<int>(std::min<std::int64_t>(threads, count));
   if (threads <= 1) {
     if (count > 0) body(context, 0, count, 0);
-    end_call();
     return;
   }
   // Each thread works through a part of its own from end to end, and then helps the others. So what it asks
@@ -166,7 +166,6 @@ void parallel_for(std::int64_t count, int threads, Task body, void* context) {
       while (const std::int64_t length = part.take(first)) body(context, first, first + length, thread);
     }
   }
-  end_call();
 }
 
 }  // namespace kdloss

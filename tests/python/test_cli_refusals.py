@@ -44,9 +44,9 @@ def broken_files():
         entry = 30 + archive[26] + archive[28]
         archive[entry] = 0xFF
         Path(f"{name}.npz").write_bytes(archive)
-    Path("words.csv").write_text("1,2\n3,four\n")
-    Path("ragged.csv").write_text("1,2\n3\n")
-    Path("hole.csv").write_text("a,b\n1,2\n\n3,4\n\n")
+    Path("words.csv").write_text("a,b\n1,2\n3,four\n")
+    Path("ragged.csv").write_text("a,b\n1,2\n3\n" + "3,4\n" * 58)
+    Path("hole.csv").write_text("a,b\n1,2\n\n3,4\n")
     Path("empty.csv").touch()
     Path("X.txt").touch()
     Path("folder.npy").mkdir()
@@ -74,11 +74,11 @@ UNREADABLE = {
     "short.npz:X": "not an .npz archive",
     "damaged.npz:X": "cannot be read",
     "mangled.npz:X": "cannot be read: Error -3 while decompressing",
-    "words.csv": "cannot be read: line 2, column 2 holds 'four', expected a number; numbers stand",
-    "hole.csv": "cannot be read: line 3 is empty, expected a row",
-    "ragged.csv": "cannot be read",
-    "empty.csv": "holds no numbers",
-    "X.txt": "expected a name that ends in .npy, .npz:key or .csv",
+    "words.csv": "column 'b' holds 'four' in row 1 .from 0., expected numbers",
+    "hole.csv": "cannot be read: row 1 .from 0. is empty, expected values",
+    "ragged.csv": "row 1, column 1 .from 0. .column 'b'. is nan: features must be finite",
+    "empty.csv": "cannot be read: it is empty",
+    "X.txt": "expected a name that ends in one of .npy, .npz:key, .csv",
 }
 
 REFUSED = [
@@ -89,7 +89,10 @@ REFUSED = [
     ([*TRAIN, "--what", "1"], "--what"),
     # Shapes, both named
     (set_flags(TRAIN, labels="y_few.npy"), r"y_few.npy.*\(50,\).*X.npy.*\(60, 4\)"),
-    (set_flags(TRAIN, labels="T.npy"), r"labels\[0, 0\] is .*, expected a probability >= 0"),
+    (
+        set_flags(TRAIN, labels="T.npy"),
+        r"--labels T.npy: labels\[0, 1\] is .*, expected a probability >= 0",
+    ),
     (set_flags(TRAIN, labels="cube.npy"), r"--labels cube.npy.*\(60, 2, 2\)"),
     (set_flags(TRAIN, teacher_logits="few.npy"), r"few.npy.*\(50, 4\).*X.npy.*\(60, 4\)"),
     (set_flags(TUNE, teacher_logits="few.npy"), r"few.npy.*\(50, 4\).*X.npy.*\(60, 4\)"),
@@ -119,7 +122,7 @@ REFUSED = [
     (set_flags(TRAIN, teacher_logits=None), "--teacher-logits is needed unless --alpha is 1"),
     (set_flags(LOSS, labels=None), "--labels is needed unless --alpha is 0"),
     (set_flags(LOSS, teacher=None), "--teacher is needed unless --alpha is 1"),
-    (set_flags(TRAIN, features="nan.npy"), "not finite"),
+    (set_flags(TRAIN, features="nan.npy"), "--features nan.npy: row 0, column 0 .from 0. is nan"),
     (set_flags(TUNE, alphas="0.5,2"), "alpha.*2"),
     (set_flags(TUNE, taus="0,1"), "tau.*0"),
     (set_flags(TUNE, taus="1;2"), "--taus.*1;2"),
@@ -127,7 +130,9 @@ REFUSED = [
     ([*TUNE, "--seeds", "0"], "--seeds.*0"),
     ([*TUNE, "--validation", "0"], "validation.*0"),
     (set_flags(TUNE, labels="unlabelled.npy"), "nothing to compare.*no validation row has a label"),
-    (set_flags(TUNE, features="nan.npy"), "nothing to compare.*not finite"),
+    (set_flags(TUNE, features="nan.npy"), "--features nan.npy: row 0, column 0 .from 0. is nan"),
+    (set_flags(TUNE, labels=None), "--labels, or --label-column in --features, is needed"),
+    (set_flags(TUNE, alphas="1"), "--alphas is 1 alone, which is the baseline"),
     (["demo", "--labels", "9"], r"--labels.*\[10, 1287\].*9"),
     (["demo", "--seeds", "0"], "--seeds.*0"),
     # Students

@@ -7,8 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import kdloss
 import tolerances
-from command_line import LOSS, TRAIN, TUNE, plain, refuses, set_flags, write_task
+from command_line import (
+    LOSS,
+    TRAIN,
+    TUNE,
+    plain,
+    refuses,
+    set_flags,
+    with_tables,
+    write_csv,
+    write_task,
+)
 from kdloss import ensemble_logits, kd_loss_parts
 from kdloss.trainer import LinearStudent
 
@@ -25,12 +36,12 @@ def data(tmp_path, monkeypatch):
     rng = np.random.default_rng(1)
     weight, alpha = rng.gamma(1, size=60), rng.random(60)
     weight[55:] = 0
-    soft = rng.dirichlet(np.ones(3), 60)
+    soft = kdloss.softmax_temp(T + 2 * rng.normal(size=T.shape))
     soft[40:50] = 0
     half = (T + rng.normal(size=T.shape)).astype(np.float16)
     for name, array in {"w": weight, "a": alpha, "soft": soft, "half": half}.items():
         np.save(name, array)
-        np.savetxt(f"{name}.csv", array, fmt="%.17g", delimiter=",")
+        write_csv(f"{name}.csv", array)
     return X, y, T
 
 
@@ -42,7 +53,7 @@ def trained(**options):
     X, y, T, w, a = load("X.npy", "y.npy", "T.npy", "w.npy", "a.npy")
     arguments = {"X": X, "labels": y, "teacher_logits": T, "validation": 0.2} | options
     arguments |= {k: v for k, v in {"sample_weight": w, "alpha_per_row": a}.items() if k in options}
-    return LinearStudent(epochs=3).fit(**arguments)
+    return LinearStudent(epochs=3, standardize=True).fit(**arguments)
 
 
 def same(student, other):
@@ -55,7 +66,7 @@ def same(student, other):
 
 @pytest.mark.parametrize("suffix", [".npy", ".csv"])
 def test_train_with_weights_and_alphas(suffix):
-    plain(*TRAIN, "--sample-weight", f"w{suffix}", "--alpha-column", f"a{suffix}")
+    with_tables(*TRAIN, "--sample-weight", f"w{suffix}", "--alpha-column", f"a{suffix}")
     same(LinearStudent.load("run/student.npz"), trained(sample_weight=1, alpha_per_row=1))
     settings = json.loads(Path("run/settings.json").read_text())
     assert settings["files"]["sample_weight"] == f"w{suffix}"
@@ -65,7 +76,7 @@ def test_train_with_weights_and_alphas(suffix):
 
 @pytest.mark.parametrize("suffix", [".npy", ".csv"])
 def test_train_on_soft_labels(suffix):
-    plain(*set_flags(TRAIN, labels=f"soft{suffix}"))
+    with_tables(*set_flags(TRAIN, labels=f"soft{suffix}"))
     same(LinearStudent.load("run/student.npz"), trained(labels=np.load("soft.npy")))
 
 
@@ -92,7 +103,7 @@ def test_train_from_a_teacher_of_halves():
 def test_alphas_decide_what_may_be_absent():
     np.save("a.npy", np.zeros(60))
     plain(*set_flags(TRAIN, labels=None), "--alpha-column", "a.npy")
-    student = LinearStudent(epochs=3, alpha=0)
+    student = LinearStudent(epochs=3, alpha=0, standardize=True)
     student.fit(np.load("X.npy"), None, np.load("T.npy"), validation=0.2)
     same(LinearStudent.load("run/student.npz"), student)
 
@@ -106,7 +117,7 @@ def test_tune_with_weights_soft_labels_and_several_teachers():
         *arguments, "--teacher-logits", *TEACHERS, "--teacher-weights", "2,1,0.5", "--seeds", 1
     ).stdout
     results = json.loads(Path("tune/results.json").read_text())
-    student = LinearStudent(epochs=3, alpha=0.2, tau=1).fit(
+    student = LinearStudent(epochs=3, alpha=0.2, tau=1, standardize=True).fit(
         np.load("X.npy"),
         np.load("soft.npy"),
         load(*TEACHERS),
@@ -143,13 +154,14 @@ def test_loss_with_weights_and_alphas(labels):
     S, T, w, a = load("S.npy", "T.npy", "w.npy", "a.npy")
     y = np.load(Path(labels).with_suffix(".npy"))
     parts = kd_loss_parts(S, T, y, alpha=a, sample_weight=w)
-    out = plain(*set_flags(LOSS, labels=labels), *ROWS).stdout
+    out = with_tables(*set_flags(LOSS, labels=labels), *ROWS).stdout
     unlabelled, padding = (10, 7) if labels == "y.npy" else (10, 5)
     assert out.splitlines() == [
         f"loss  {parts.loss!r}",
         f"hard  {parts.hard!r}",
         f"soft  {parts.soft!r}",
-        f"rows  {60 - unlabelled - padding} labelled, {unlabelled} unlabelled, {padding} padding",
+        f"rows  {60 - unlabelled - padding} labelled, {unlabelled} unlabelled, {padding} padding; "
+        "3 of 3 classes occur",
     ]
 
 

@@ -1,78 +1,24 @@
-"""The command line's files: CSV in its varieties, JSON, results that are whole or absent."""
+"""The command line's results: JSON, arrays and tables, files that are whole or absent."""
 
 import json
 import math
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pandas
+import polars
 import pytest
 
-from kdloss.cli.files import (
-    new_file,
-    new_folder,
-    read_labels,
-    read_matrix,
-    to_json,
-    write_array,
-)
+from kdloss.cli.output import OURS, naming_out, new_file, new_folder, to_json, write_array
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def test_a_npy_file_is_memory_mapped():
-    np.save("X.npy", np.arange(6.0).reshape(3, 2))
-    array = read_matrix("X.npy", "--features")
-    assert isinstance(array, np.memmap)
-    assert not array.flags.writeable
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "1,2\n3,4\n",
-        "1,2\n3,4",
-        "a,b\n1,2\n3,4\n",
-        "# a,b\n1,2\n3,4\n",
-        "\ufeff1,2\n3,4\n",
-        "\ufeffa,b\r\n1,2\r\n3,4\r\n",
-        " 1, 2\n3, 4.0\n\n",
-    ],
-)
-def test_csv(text):
-    Path("X.csv").write_bytes(text.encode())
-    np.testing.assert_array_equal(read_matrix("X.csv", "--features"), [[1, 2], [3, 4]])
-
-
-def test_csv_of_one_column_or_one_row_keeps_its_shape():
-    Path("column.csv").write_text("\ufeff1\n2\n3\n", encoding="utf-8")
-    Path("row.csv").write_text("1,2,3\n")
-    assert read_matrix("column.csv", "--features").shape == (3, 1)
-    assert read_matrix("row.csv", "--features").shape == (1, 3)
-
-
-def test_csv_with_a_number_in_its_first_line_has_no_header():
-    Path("X.csv").write_text("id,7\n1,2\n")
-    with pytest.raises(ValueError, match="id"):
-        read_matrix("X.csv", "--features")
-
-
-def test_labels_of_a_csv_are_integers():
-    Path("y.csv").write_text("label\n0\n-1\n2\n")
-    labels = read_labels("y.csv", "--labels", ("X", np.zeros((3, 2))))
-    assert labels.dtype == np.int64
-    assert labels.tolist() == [0, -1, 2]
-
-
-@pytest.mark.parametrize("value", [0.5, math.nan, math.inf])
-def test_the_first_label_that_is_no_integer_is_named(value):
-    np.save("y.npy", [0, 1, value, value])
-    with pytest.raises(ValueError, match=f"--labels y.npy: row 2 holds {value}, expected an integ"):
-        read_labels("y.npy", "--labels", ("X", np.zeros((4, 2))))
 
 
 def test_json_is_what_every_reader_takes():
@@ -94,10 +40,32 @@ def test_json_is_what_every_reader_takes():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_csv_keeps_every_bit(dtype):
+def test_text_keeps_every_bit(dtype):
     array = np.random.default_rng(0).random((20, 3)).astype(dtype)
-    write_array(Path("P.csv"), array)
-    np.testing.assert_array_equal(np.loadtxt("P.csv", delimiter=",", dtype=dtype), array)
+    write_array(Path("P.csv"), array, names=("a", "b", "c"))
+    found = np.loadtxt("P.csv", delimiter=",", dtype=dtype, skiprows=1)
+    np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_a_table_has_names_and_ids(suffix):
+    names, ids = ("a,b", 'the "other"'), ["x1", "x2"]
+    write_array(Path("P" + suffix), np.eye(2), names=names, ids=ids, id_name="key")
+    if suffix == ".parquet":
+        found = polars.read_parquet("P.parquet")
+        rows = found.rows()
+    else:
+        found = pandas.read_csv("P" + suffix, sep="," if suffix == ".csv" else "\t")
+        rows = found.itertuples(index=False, name=None)
+    assert list(found.columns) == ["key", *names]
+    assert list(rows) == [("x1", 1, 0), ("x2", 0, 1)]
+
+
+def test_classes_are_written_under_their_name():
+    write_array(Path("c.csv"), np.array(["cat", "dog"]), names=("class",))
+    assert Path("c.csv").read_text() == "class\ncat\ndog\n"
+    write_array(Path("c.npy"), np.array(["cat", "dog"]), names=("class",))
+    assert np.load("c.npy").tolist() == ["cat", "dog"]
 
 
 def test_new_file_appears_at_the_end_with_the_usual_permissions():
@@ -112,8 +80,8 @@ def test_new_file_appears_at_the_end_with_the_usual_permissions():
 
 
 def fail_half_way(place, write, error):
-    with place as partial:
-        write(partial)
+    with place as result:
+        write(getattr(result, "partial", result))
         raise error
 
 
@@ -127,8 +95,8 @@ def test_new_file_keeps_the_old_one_after_a_failure(error):
 
 
 def test_new_folder_appears_with_its_files():
-    with new_folder("run", ("a", "b")) as partial:
-        (partial / "a").write_text("new")
+    with new_folder("run", ("a", "b")) as folder:
+        (folder.partial / "a").write_text("new")
     assert os.listdir() == ["run"]
     assert os.listdir("run") == ["a"]
 
@@ -150,8 +118,8 @@ def test_new_folder_leaves_what_was_there_after_a_failure(error, earlier):
 
 
 def test_new_folder_may_be_the_current_one():
-    with new_folder(".", ("a",)) as partial:
-        (partial / "a").touch()
+    with new_folder(".", ("a",)) as folder:
+        (folder.partial / "a").touch()
     assert os.listdir() == ["a"]
 
 
@@ -166,10 +134,67 @@ def test_a_place_that_cannot_be_written_is_known_before_the_work(name, place):
         fail_half_way(opened[place], lambda partial: None, AssertionError("the work began"))
 
 
-def test_new_folder_ignores_what_a_killed_process_left():
-    with new_folder("run", ("a",)) as partial:
-        (partial / "a").touch()
-    Path("run", partial.name + "0").mkdir()
-    with new_folder("run", ("a",)) as partial:
-        (partial / "a").write_text("new")
+def test_what_is_published_stays_after_a_failure_and_an_earlier_runs_files_go():
+    Path("run").mkdir()
+    for name in "abc":
+        Path("run", name).write_text("old")
+
+    def publish():
+        with new_folder("run", ("a", "b", "c")) as folder:
+            (folder.partial / "a").write_text("new")
+            folder.publish(kept=("b",))
+            (folder.partial / "c").write_text("half")
+            raise ValueError("stopped")
+
+    with pytest.raises(ValueError, match="stopped"):
+        publish()
+    assert sorted(os.listdir("run")) == ["a", "b"]
     assert Path("run/a").read_text() == "new"
+
+
+def dead_process():
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_what_a_killed_process_left_is_removed_by_the_next(place):
+    ours = OURS.rpartition("-")[0]
+    Path("run").mkdir()
+    parent = Path("." if place == "file" else "run")
+    names = {
+        "dead": f"{ours}-{dead_process()}",
+        "alive": f"{ours}-{os.getppid()}",
+        "elsewhere": ".kdloss-partial-another.machine-1",
+    }
+    for name in names.values():
+        Path(parent, name).mkdir()
+        Path(parent, name, "a").touch()
+    Path(parent, names["dead"] + "-P.npy").touch()
+    with new_file("P.npy", (".npy",)) if place == "file" else new_folder("run", ("a",)):
+        pass
+    left = {path.name for path in parent.glob(".kdloss-*")}
+    assert left == {names["alive"], names["elsewhere"]}
+
+
+def test_a_full_disk_names_the_file_and_what_it_needs():
+    # A limit on the size of files stands for the disk: NumPy reports both by numbers of items.
+    code = (
+        "import resource, numpy as np\n"
+        "from kdloss.cli.output import naming_out\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "with naming_out('run', 'student.npz', 8_000_000): np.save('X.npy', np.zeros(1_000_000))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("ValueError: --out run: student.npz: cannot be written: ")
+    assert "needs about 8,000,000 bytes, and the disk has " in last
+
+
+def test_an_error_of_the_system_keeps_its_reason():
+    with (
+        pytest.raises(ValueError, match=r"--out P.npy: cannot be written: No space left"),
+        naming_out("P.npy"),
+    ):
+        raise OSError(28, "No space left on device")

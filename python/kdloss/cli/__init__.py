@@ -2,13 +2,16 @@
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from .. import __version__
-from . import demo, loss, predict, train, tune
+from . import demo, errors, loss, predict, train, tune
 
 COMMANDS = (demo, train, predict, tune, loss)
 
@@ -18,8 +21,15 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message} (see {self.prog} --help)")
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status: 0, 2 after an error, 130 after Ctrl-C."""
+    """Run a command and return its exit status.
+
+    It is 0, 2 after an error, 130 after Ctrl-C, or 143 after SIGTERM.
+    """
     parser = _Parser(
         prog="kdloss",
         description="Knowledge distillation: a small student learns from labels and a teacher.",
@@ -28,15 +38,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)
+    for subparser in commands.choices.values():
+        subparser.set_defaults(parser=subparser)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _sigterm_like_ctrl_c():
             warnings.showwarning = _show_warning
-            args = parser.parse_args(argv)
+            args, unknown = parser.parse_known_args(argv)
+            if unknown:
+                args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
             args.run(args)
             sys.stdout.flush()
         return 0
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    except KeyboardInterrupt as stop:
+        # A command that can be continued says how in the exception's text.
+        return _fail(str(stop) or "interrupted", 143 if isinstance(stop, _Terminated) else 130)
     except BrokenPipeError:
         # The reader, such as `head`, has enough: the flush at exit must not fail a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -47,10 +62,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"error: {error}", 2)
 
 
+@contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # which alone sees signals
+        yield
+        return
+
+    def stop(*_: object) -> NoReturn:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _fail(message: str, status: int) -> int:
     print("kdloss:", " ".join(message.split()), file=sys.stderr)
     return status
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print("kdloss: warning:", " ".join(str(message).split()), file=sys.stderr)
+    print("kdloss: warning:", " ".join(errors.in_flags(message).split()), file=sys.stderr)

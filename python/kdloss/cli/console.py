@@ -25,17 +25,17 @@ def help_page(summary: str, *paragraphs: str, example: str) -> dict[str, Any]:
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function to be called with the number of steps just done.
+def progress(description: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Yield a function to be called with the number of steps just done; `done` are behind.
 
     Draws a bar on a terminal if rich is installed, and otherwise writes a line for each tenth.
     """
     bar = _bar() if sys.stderr.isatty() else None
     if bar is None:
-        yield _plain(description, total)
+        yield _plain(description, total, done)
         return
     with bar:
-        task = bar.add_task(description, total=total)
+        task = bar.add_task(description, total=total, completed=done)
         yield lambda steps: bar.advance(task, steps)
 
 
@@ -49,9 +49,7 @@ def _bar() -> "Progress | None":
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
-def _plain(description: str, total: int) -> Callable[[int], None]:
-    done = 0
-
+def _plain(description: str, total: int, done: int) -> Callable[[int], None]:
     def advance(steps: int) -> None:
         nonlocal done
         before, done = done, done + steps

@@ -10,7 +10,7 @@ import numpy as np
 from .. import metrics, plots
 from ..trainer import LinearStudent
 from . import console
-from .files import new_file
+from .output import new_file
 
 CLASSES, POOL_ROWS, TEST_ROWS = 10, 1297, 500  # of scikit-learn's digits
 # The same for every way; alpha and tau are the package's defaults.

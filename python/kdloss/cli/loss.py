@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._checks import PADDING, UNLABELLED, look_like_probabilities
+from .._checks import PADDING, look_like_probabilities
+from .._class_names import matching_columns
+from .._class_names import read_labels as as_labels
+from .._frames import frame_array
+from .._teacher_check import warn_of_misfit
 from ..losses import kd_loss_parts
 from ..teacher import ensemble_logits
-from . import console, per_row
-from .files import ARRAY_HELP, Named, read_labels, read_matrix, to_json
+from . import classes, console, errors, inputs, reading
+from .output import to_json
 
 ALPHA = 0.5
 
@@ -26,38 +30,44 @@ def add_parser(commands: Any) -> None:
             "is -log softmax(s)[y], averaged over labelled rows; soft is "
             "tau^2 * KL(softmax(t/tau) || softmax(s/tau)), averaged over all rows but padding; so "
             "is the loss, to which an unlabelled row adds its soft alone.",
-            ARRAY_HELP,
+            reading.FILE_HELP,
             example="kdloss loss --student S.npy --teacher T.npy --labels y.npy --tau 2\n"
             "kdloss loss --student S.npy --teacher T1.npy T2.npy --teacher-weights 2,1 \\\n"
             "    --labels P.npy --sample-weight w.npy --alpha-column a.npy",
         ),
     )
-    parser.add_argument(
-        "--student", metavar="FILE", required=True, help="student logits (rows, classes)"
+    group = parser.add_argument_group("files")
+    group.add_argument(
+        "--student", metavar="FILE", required=True, help="the student's logits (rows, classes)"
     )
-    per_row.add_flags(
-        parser, "--teacher", "teacher logits (rows, classes); needed unless --alpha 1"
-    )
-    parser.add_argument(
+    group.add_argument(
         "--labels",
         metavar="FILE",
-        help="a class per row, or -1 (unlabelled) or -100 (padding); or soft labels "
-        "(rows, classes), zeros for an unlabelled row; needed unless --alpha 0",
+        help="one label per row: a class's name, or its number from 0 on; -1 (or an empty name): "
+        "unlabelled; -100: padding. Or soft labels (rows, classes), zeros for an unlabelled row; "
+        "needed unless --alpha 0",
     )
-    parser.add_argument(
+    inputs.add_flags(
+        parser, "--teacher", "the teacher's logits (rows, classes); needed unless --alpha 1"
+    )
+    classes.add_flags(parser)
+    reading.add_flags(parser)
+    group = parser.add_argument_group("loss")
+    group.add_argument(
         "--alpha",
         type=float,
         default=ALPHA,
         metavar="X",
-        help="weight of hard (default: %(default)s)",
+        help="weight of hard, in [0, 1] (default: %(default)s)",
     )
-    parser.add_argument(
-        "--tau", type=float, default=4.0, metavar="X", help="temperature (default: 4.0)"
+    group.add_argument(
+        "--tau", type=float, default=4.0, metavar="X", help="temperature, > 0 (default: 4.0)"
     )
-    parser.add_argument(
+    group = parser.add_argument_group("output")
+    group.add_argument(
         "--per-row", action="store_true", help="also print each row's loss, hard and soft"
     )
-    parser.add_argument(
+    group.add_argument(
         "--json",
         action="store_true",
         help='print JSON; what is not defined (NaN) is null, an infinite loss is "Infinity"',
@@ -67,25 +77,47 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the mean loss, its parts, and on request those of each row."""
-    student = read_matrix(args.student, "--student")
-    like = (f"--student {args.student}", student)
-    _warn_of_probabilities(student, like[0])
-    per_row.refuse_two_alphas(args, "alpha", ALPHA)
-    weight, alphas = per_row.read_weights_and_alphas(args, like)
+    reader = reading.Reader(args)
+    where = f"--student {args.student}"
+    student_table = reader.matrix(args.student, "--student")
+    inputs.refuse_two_alphas(args, "alpha", ALPHA)
+    weight, alphas = inputs.read_weights_and_alphas(args, reader)
     alpha = args.alpha if alphas is None else alphas
-    teacher = labels = None
-    if args.teacher is not None:
-        teacher = _teacher(args, like)
-    elif alphas is None and alpha != 1:
+    if args.teacher is None and alphas is None and alpha != 1:
         raise ValueError("--teacher is needed unless --alpha is 1")
-    if args.labels is not None:
-        labels = read_labels(args.labels, "--labels", like)
-    elif alphas is None and alpha != 0:
+    if args.labels is None and alphas is None and alpha != 0:
         raise ValueError("--labels is needed unless --alpha is 0")
+    teachers = _teachers(args, reader, student_table) if args.teacher else []
+    given = reader.labels(args.labels, "--labels") if args.labels else None
+    reader.finish()
+
+    names = classes.find_classes(args, given, [student_table, *teachers])
+    student, *arrays = (
+        frame_array(place, table, matching_columns(inputs.names_of(table), names))
+        for place, table in zip(
+            [where, *(f"--teacher {file}" for file in args.teacher or ())],
+            [student_table, *teachers],
+            strict=True,
+        )
+    )
+    _warn_of_probabilities(student, where)
+    with errors.naming(classes.where(args), "labels"):
+        codes = classes.indices(given, names, len(student), weight)
+    labels = None if given is None else codes
+    if given is not None and len(given.shape) == 2:
+        labels = as_labels("labels", given, matching_columns(inputs.names_of(given), names))
+    teacher = None
+    for file, array in zip(args.teacher or (), arrays, strict=True):
+        _warn_of_probabilities(array, f"--teacher {file}")
+        warn_of_misfit(f"--teacher {file}", array, codes, np.flatnonzero(codes != PADDING))
+    if arrays:
+        teacher = arrays[0]
+        if len(arrays) > 1 or args.teacher_weights is not None:
+            teacher = ensemble_logits(arrays, args.teacher_weights, tau=args.tau)
 
     options: dict[str, Any] = {"alpha": alpha, "tau": args.tau, "sample_weight": weight}
     mean = kd_loss_parts(student, teacher, labels, **options)
-    result: dict[str, Any] = {**mean._asdict(), "rows": _count(labels, weight, len(student))}
+    result: dict[str, Any] = {**mean._asdict(), "rows": classes.count(codes)}
     each_row: dict[str, NDArray[Any]] = {}
     if args.per_row:
         each = kd_loss_parts(student, teacher, labels, **options, reduction="none")
@@ -97,44 +129,29 @@ def run(args: argparse.Namespace) -> None:
         return
     for name in ("loss", "hard", "soft"):
         print(f"{name}  {result[name]!r}")
-    print("rows ", ", ".join(f"{count} {kind}" for kind, count in result["rows"].items()))
+    print("rows ", classes.describe(codes, student.shape[1]))
     if each_row:
-        print("\nrow\t" + "\t".join(each_row))
-        for row, values in enumerate(zip(*(v.tolist() for v in each_row.values()), strict=True)):
+        ids = reader.ids or range(len(student))
+        print(f"\n{args.id_column or 'row'}\t" + "\t".join(each_row))
+        columns = [values.tolist() for values in each_row.values()]
+        for row, values in zip(ids, zip(*columns, strict=True), strict=True):
             print(row, *map(repr, values), sep="\t")
 
 
-def _teacher(args: argparse.Namespace, like: Named) -> NDArray[Any]:
-    """The one teacher's logits, or those of the mixture of several."""
-    name, student = like
-    teachers = per_row.read_teachers(args.teacher, "--teacher", like)
+def _teachers(args: argparse.Namespace, reader: reading.Reader, student: Any) -> list[Any]:
+    """The teachers' logits, with the student's shape and its order of columns."""
+    where = f"--student {args.student}"
+    teachers = inputs.read_teachers(reader, args.teacher, "--teacher", args)
     for file, teacher in zip(args.teacher, teachers, strict=True):
         if teacher.shape != student.shape:
             raise ValueError(
-                f"--teacher {file} has shape {teacher.shape}, but {name} has shape "
+                f"--teacher {file} has shape {teacher.shape}, but {where} has shape "
                 f"{student.shape}: expected the same (rows, classes)"
             )
-    for file, teacher in zip(args.teacher, teachers, strict=True):
-        _warn_of_probabilities(teacher, f"--teacher {file}")
-    if len(teachers) == 1 and args.teacher_weights is None:
-        return teachers[0]
-    return ensemble_logits(teachers, args.teacher_weights, tau=args.tau)
-
-
-def _count(labels: NDArray[Any] | None, weight: NDArray[Any] | None, rows: int) -> dict[str, int]:
-    used: NDArray[Any] = np.ones(rows, bool) if weight is None else weight > 0
-    labelled: NDArray[Any] = np.zeros(rows, bool)
-    if labels is not None and labels.ndim == 1:
-        used = used & (labels != PADDING)
-        labelled = labels != UNLABELLED
-    elif labels is not None:
-        labelled = np.asarray(labels.any(axis=1))
-    counts = {
-        "labelled": labelled & used,
-        "unlabelled": ~labelled & used,
-        "padding": ~used,
-    }
-    return {kind: int(np.count_nonzero(which)) for kind, which in counts.items()}
+    return [
+        inputs.in_order_of(teacher, f"--teacher {file}", student, where)
+        for file, teacher in zip(args.teacher, teachers, strict=True)
+    ]
 
 
 def _warn_of_probabilities(logits: NDArray[Any], name: str) -> None:

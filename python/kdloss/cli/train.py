@@ -2,13 +2,15 @@
 
 import argparse
 import shlex
+from pathlib import Path
 from typing import Any
 
 from .. import plots
-from . import console, per_row, training
-from .files import ARRAY_HELP, new_folder, to_json
+from ..trainer import LinearStudent, Record
+from . import console, inputs, reading, training
+from .checkpoints import BEST, FILES, HISTORY, PICTURE, SETTINGS, STUDENT, Checkpoints, earlier_run
+from .output import new_folder
 
-STUDENT, HISTORY, SETTINGS, PICTURE = "student.npz", "history.json", "settings.json", "training.png"
 SHOWN = ("loss", "accuracy", "nll", "brier", "ece")
 
 
@@ -17,49 +19,87 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         **console.help_page(
-            "train a linear student on files of yours",
-            "Train a linear student on labels and on a teacher's logits. Leaves "
-            f"{STUDENT}, {HISTORY} (a record per epoch; null for NaN), {SETTINGS} and {PICTURE}.",
-            ARRAY_HELP,
+            "train a linear student on your files",
+            "Train a linear student on labels and on a teacher's logits. Writes to --out: "
+            f"{STUDENT} (the student of the last epoch, or of the best with --patience), {BEST} "
+            "(the student of the epoch with the lowest validation loss; without --patience), "
+            f"{HISTORY} (the scores of each epoch; null for NaN), {SETTINGS} and {PICTURE}.",
+            "All but the picture are rewritten every few seconds during training. After Ctrl-C "
+            "they are those of the last finished epoch, and the same command with --resume "
+            "continues from there.",
+            reading.FILE_HELP,
             example="kdloss train --features X.npy --labels y.npy --teacher-logits T.npy \\\n"
             "    --out run/\n"
+            "kdloss train --features rows.csv --label-column species --id-column id \\\n"
+            "    --teacher-logits teacher.parquet --teacher-probabilities --out run/\n"
             "kdloss train --features X.npy --labels P.npy --sample-weight w.npy \\\n"
             "    --teacher-logits T1.npy T2.npy --teacher-weights 2,1 --alpha-column a.npy \\\n"
             "    --out run/",
         ),
     )
     training.add_file_flags(parser, required=False)
-    training.add_setting_flags(parser)
+    training.add_setting_flags(parser).add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in --out, with the same files and settings; --epochs, which counts "
+        "from the start, may be larger",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Train, and leave the student and how it came about in a folder."""
     student = training.new_student(args)
-    per_row.refuse_two_alphas(args, "alpha", training.FIELDS["alpha"])
+    inputs.refuse_two_alphas(args, "alpha", training.FIELDS["alpha"])
+    given = {
+        "labels": args.labels is not None or args.label_column is not None,
+        "teacher_logits": args.teacher_logits is not None,
+    }
     for name, alpha in (("labels", 0), ("teacher_logits", 1)):
-        if getattr(args, name) is None and args.alpha_column is None and args.alpha != alpha:
+        if not given[name] and args.alpha_column is None and args.alpha != alpha:
             raise ValueError(f"--{name.replace('_', '-')} is needed unless --alpha is {alpha}")
     data = training.read_data(args)
-    with new_folder(args.out, (STUDENT, HISTORY, SETTINGS, PICTURE)) as folder:
-        with console.progress("epoch", args.epochs) as advance:
-            training.fit(
-                student,
-                args,
-                data,
-                validation=args.validation or None,
-                progress=lambda record: advance(1),
-            )
-        student.save(folder / STUDENT)
-        (folder / HISTORY).write_text(to_json(student.history))
-        (folder / SETTINGS).write_text(to_json(training.origin(args, data)))
-        training.save_picture(folder / PICTURE, lambda: plots.training_curves(student.history))
+    origin = training.origin(args, data)
+    if args.resume:
+        student = earlier_run(args, origin)
+    with new_folder(args.out, FILES) as folder:
+        checkpoints = Checkpoints(folder, student, origin, resumed=args.resume)
+        options: dict[str, Any] = {"validation": args.validation or None}
+        if args.resume:
+            options["epochs"] = args.epochs
+        else:
+            options |= training.class_options(args, data)
+        with (
+            checkpoints.kept_after_a_stop(args.epochs),
+            console.progress("epoch", args.epochs, done=len(student.history)) as advance,
+        ):
 
+            def progress(record: Record) -> None:
+                advance(1)
+                checkpoints.add(record)
+
+            method = student.resume if args.resume else student.fit
+            training.train(method, args, data, progress=progress, **options)
+            checkpoints.write()
+        training.save_picture(
+            folder.partial / PICTURE, lambda: plots.training_curves(student.history)
+        )
+    _report(args, student)
+
+
+def _report(args: argparse.Namespace, student: LinearStudent) -> None:
     record = training.final_record(student)
     print(f"{args.out}: the student of epoch {record['epoch']}, out of {len(student.history)}")
     print("            " + "".join(f"{name:>11}" for name in SHOWN))
     for prefix, rows in (("", "training"), ("val_", "validation")):
         if prefix + SHOWN[0] in record:
             print(f"{rows:12}" + "".join(f"{record[prefix + name]:11.4g}" for name in SHOWN))
-    predict = ["--student", args.out, "--features", args.features, "--out", "predictions.npy"]
-    print("next: kdloss predict", shlex.join(predict))
+    best = Path(args.out, BEST)
+    if best.exists() and record["best_epoch"] != record["epoch"]:
+        loss = student.history[int(record["best_epoch"]) - 1]["val_loss"]
+        print(
+            f"{best}: the student of epoch {record['best_epoch']}, which has the lowest validation "
+            f"loss, {loss:.4g}"
+        )
+    words = ["--student", args.out, "--features", args.features, *reading.flags(args)]
+    print("next: kdloss predict", shlex.join([*words, "--out", "predictions.npy"]))

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import platform
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -14,40 +15,49 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..trainer import SCHEDULES, LinearStudent, Record, Settings
-from . import console, per_row
-from .files import read_labels, read_matrix
+from . import classes, console, errors, inputs, reading
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 VALIDATION = 0.2
-FIELDS = {field.name: field.default for field in dataclasses.fields(Settings)}
+# The trainer's settings with their defaults here.
+FIELDS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Settings)}
+FIELDS["standardize"] = True
 HELP = {
-    "alpha": "weight of the labels, in [0, 1]; the teacher's is 1 - alpha",
-    "tau": "temperature, > 0",
-    "learning_rate": "length of the first step",
-    "epochs": "passes over the rows",
+    "alpha": "weight of the labels' part of the loss, in [0, 1]; the teacher's is 1 - alpha",
+    "tau": "temperature of the teacher's part, > 0",
+    "learning_rate": "initial learning rate",
+    "epochs": "number of epochs",
     "batch_size": "rows per step",
     "schedule": "how the learning rate changes from epoch to epoch",
-    "momentum": "share of the last step that is kept, in [0, 1)",
-    "l2": "weight of the L2 term, which leaves the bias free",
+    "momentum": "momentum of SGD, in [0, 1)",
+    "l2": "L2 regularisation of the weights, not of the bias",
     "bias": "learn a bias",
     "shuffle": "visit the rows in a new order in every epoch",
-    "seed": "decides the order of the rows and the validation split",
-    "standardize": "shift and scale features by their mean and standard deviation",
-    "patience": "stop after this many epochs without a lower validation loss, keep the best",
+    "seed": "seed of the order of rows and of the validation split",
+    "patience": "stop after this many epochs without a lower validation loss, and keep the best",
+    "standardize": "shift and scale each feature by its mean and standard deviation over the "
+    "training rows",
+}
+FLAGS = {  # what the trainer calls its arguments, and the flags here
+    "X": "features",
+    "labels": "labels",
+    "teacher_logits": "teacher_logits",
+    "sample_weight": "sample_weight",
+    "alpha_per_row": "alpha_column",
 }
 
 
 class Data(NamedTuple):
     """What was read: features (N, D), labels (N,) or (N, C), teachers' logits (N, C) each.
 
-    Where given, weights (N,) and alphas (N,).
+    Where given, weights (N,) and alphas (N,). Where columns have names, a frame.
     """
 
-    features: NDArray[Any]
-    labels: NDArray[Any] | None
-    teacher_logits: list[NDArray[Any]] | None
+    features: Any
+    labels: Any
+    teacher_logits: list[Any] | None
     sample_weight: NDArray[Any] | None
     alpha_column: NDArray[Any] | None
 
@@ -59,37 +69,38 @@ def add_file_flags(parser: argparse.ArgumentParser, *, required: bool) -> None:
     group.add_argument(
         "--labels",
         metavar="FILE",
-        required=required,
-        help="integers (rows,): a class from 0 on, -1 for a row that only the teacher labels, "
-        "-100 for a row to leave out; or soft labels, numbers (rows, classes): probabilities, "
-        "zeros for a row that only the teacher labels"
+        help="one label per row: a class's name, or its number from 0 on; -1 (or an empty name): "
+        "unlabelled, the row learns from the teacher alone; -100: padding, the row is left out. "
+        "Or soft labels: probabilities (rows, classes), zeros for an unlabelled row"
         + ("" if required else "; needed unless --alpha 0"),
-    )
-    per_row.add_flags(
-        group,
-        "--teacher-logits",
-        "numbers (rows, classes): logits, not probabilities; log-probabilities are logits"
-        + ("" if required else "; needed unless --alpha 1"),
-        required=required,
     )
     group.add_argument(
         "--out",
         metavar="FOLDER",
         required=True,
-        help="a folder that is new, empty, or an earlier result's, which is replaced",
+        help="where to write: a new or an empty folder; an earlier run's files are overwritten",
     )
+    inputs.add_flags(
+        parser,
+        "--teacher-logits",
+        "the teacher's logits (rows, classes); log-probabilities are logits"
+        + ("" if required else "; needed unless --alpha 1"),
+        required=required,
+    )
+    classes.add_flags(parser)
+    reading.add_flags(parser)
 
 
-def add_setting_flags(parser: argparse.ArgumentParser, *, without: tuple[str, ...] = ()) -> None:
-    """Add a flag for each of the trainer's settings, with its name and default."""
-    group = parser.add_argument_group("settings")
+def add_setting_flags(parser: argparse.ArgumentParser, *, without: tuple[str, ...] = ()) -> Any:
+    """Add a flag for each of the trainer's settings; return their group."""
+    group = parser.add_argument_group("training")
     group.add_argument(
         "--validation",
         type=float,
         default=VALIDATION,
         metavar="X",
-        help="share of the rows, drawn with the seed, that is kept from training "
-        "(default: %(default)s; train takes 0 for none)",
+        help="share of the rows that is held out for validation, drawn with the seed "
+        "(default: %(default)s; 0 for none, with train)",
     )
     for name, default in FIELDS.items():
         if name in without:
@@ -105,31 +116,67 @@ def add_setting_flags(parser: argparse.ArgumentParser, *, without: tuple[str, ..
             kind = {"type": int, "metavar": "N"}
         text = HELP[name] + (" (default: %(default)s)" if default is not None else "")
         group.add_argument(_flag(name), default=default, help=text, **kind)
+    return group
 
 
 def read_data(args: argparse.Namespace) -> Data:
-    """Read the files, and compare their numbers of rows."""
-    features = read_matrix(args.features, "--features")
-    like = (f"--features {args.features}", features)
-    labels = teachers = None
+    """Read the files, side by side, and say how many rows are labelled."""
+    reader = reading.Reader(args)
+    features, labels = reader.features(args.features, labels_elsewhere=args.labels is not None)
+    teachers = None
     if args.labels is not None:
-        labels = read_labels(args.labels, "--labels", like)
+        labels = reader.labels(args.labels, "--labels")
     if args.teacher_logits is not None:
-        teachers = per_row.read_teachers(args.teacher_logits, "--teacher-logits", like)
-    return Data(features, labels, teachers, *per_row.read_weights_and_alphas(args, like))
+        teachers = inputs.read_teachers(reader, args.teacher_logits, "--teacher-logits", args)
+    data = Data(features, labels, teachers, *inputs.read_weights_and_alphas(args, reader))
+    reader.finish()
+    console.note(describe_rows(args, data))
+    return data
 
 
-def fit(student: LinearStudent, args: argparse.Namespace, data: Data, **options: Any) -> None:
-    """Train the student on what was read."""
-    student.fit(
-        data.features,
-        data.labels,
-        data.teacher_logits,
-        sample_weight=data.sample_weight,
-        alpha_per_row=data.alpha_column,
-        teacher_weights=args.teacher_weights,
-        **options,
-    )
+def class_options(args: argparse.Namespace, data: Data) -> dict[str, Any]:
+    """Return what the flags say of the classes, as arguments of a student's `fit`."""
+    if args.classes is None and args.n_classes is None:
+        return {}
+    return classes.options(find_classes(args, data))
+
+
+def find_classes(args: argparse.Namespace, data: Data) -> NDArray[Any]:
+    """Return the names of the classes."""
+    return classes.find_classes(args, data.labels, data.teacher_logits or ())
+
+
+def row_classes(args: argparse.Namespace, data: Data) -> NDArray[np.int64]:
+    """Return each row's class as an index, -1 (unlabelled) or -100 (padding)."""
+    names = find_classes(args, data)
+    with errors.naming(classes.where(args), "labels"):
+        return classes.indices(data.labels, names, data.features.shape[0], data.sample_weight)
+
+
+def describe_rows(args: argparse.Namespace, data: Data) -> str:
+    """Say how many rows are labelled, and how many classes occur."""
+    return "rows: " + classes.describe(row_classes(args, data), len(find_classes(args, data)))
+
+
+def train(method: Any, args: argparse.Namespace, data: Data, **options: Any) -> None:
+    """Call a student's `fit` or `resume` with what was read; its errors name the files."""
+    try:
+        method(
+            data.features,
+            data.labels,
+            data.teacher_logits,
+            sample_weight=data.sample_weight,
+            alpha_per_row=data.alpha_column,
+            teacher_weights=args.teacher_weights,
+            **options,
+        )
+    except (TypeError, ValueError) as error:
+        found = re.match("|".join(FLAGS), str(error).removeprefix("validation "))
+        file = found and getattr(args, FLAGS[found[0]])
+        if not found or not file:
+            raise ValueError(errors.in_flags(error)) from error
+        where = " ".join([_flag(FLAGS[found[0]]), *([file] if isinstance(file, str) else file)])
+        raise ValueError(f"{where}: {errors.in_flags(error)}") from error
 
 
 def new_student(args: argparse.Namespace, **settings: Any) -> LinearStudent:
@@ -152,6 +199,8 @@ def origin(args: argparse.Namespace, data: Data) -> dict[str, Any]:
     if args.alpha_column is not None:
         names = [name for name in names if name != "alpha"]
     settings = {name: getattr(args, name) for name in names}
+    names = ["teacher_probabilities", "zeros", "classes", "n_classes", *reading.FLAGS]
+    settings |= {name: getattr(args, name) for name in names if getattr(args, name)}
     if args.teacher_weights is not None:
         settings["teacher_weights"] = args.teacher_weights
     always = ("features", "labels", "teacher_logits")
@@ -186,6 +235,13 @@ def command(args: argparse.Namespace, out: str, **settings: Any) -> str:
         files = getattr(args, name)
         if files is not None:
             words += [_flag(name), *([files] if isinstance(files, str) else files)]
+    words += reading.flags(args)
+    if args.teacher_probabilities:
+        words += ["--teacher-probabilities", *(["--zeros", str(args.zeros)] if args.zeros else [])]
+    if args.classes is not None:
+        words.append(f"--classes={','.join(args.classes)}")  # which may begin with -1
+    if args.n_classes is not None:
+        words += ["--n-classes", str(args.n_classes)]
     if args.teacher_weights is not None:
         words += ["--teacher-weights", ",".join(f"{x!r}" for x in args.teacher_weights)]
     if args.validation != VALIDATION:

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import plots
-from . import console, per_row, training
-from .files import ARRAY_HELP, new_folder, to_json
+from . import baseline, console, errors, inputs, reading, training
+from .output import naming_out, new_folder, to_json
 
 RESULTS, PICTURE = "results.json", "tune.png"
 METRICS = {  # what it is called, and whether less of it is better
@@ -28,10 +28,11 @@ def add_parser(commands: Any) -> None:
             "choose alpha and tau together, on validation rows",
             "Train a student for each pair of --alphas and --taus and for each seed, and compare "
             "the pairs by --metric on the labelled validation rows; never by the loss, whose "
-            f"scale changes with alpha and tau. Leaves {RESULTS} and {PICTURE}, and prints the "
-            "best pair as a command to run. With --alpha-column, which gives each row its own "
-            "alpha, tau is chosen alone.",
-            ARRAY_HELP,
+            "scale changes with alpha and tau. The baseline is alpha = 1 on the labelled rows: "
+            "the labels alone, without the teacher; the best pair is compared with it. Writes "
+            f"{RESULTS} and {PICTURE}, and prints the best pair as a command to run. With "
+            "--alpha-column, which gives each row its own alpha, tau is chosen alone.",
+            reading.FILE_HELP,
             example="kdloss tune --features X.npy --labels y.npy --teacher-logits T.npy \\\n"
             "    --alphas 0.1,0.5,0.9 --taus 1,2,4,8 --out tune/\n"
             "kdloss tune --features X.npy --labels y.npy --teacher-logits T1.npy T2.npy \\\n"
@@ -49,7 +50,10 @@ def add_parser(commands: Any) -> None:
             help=f"values of {name} (default: %(default)s)",
         )
     grid.add_argument(
-        "--metric", choices=tuple(METRICS), default="nll", help="(default: %(default)s)"
+        "--metric",
+        choices=tuple(METRICS),
+        default="nll",
+        help="the validation score to choose by (default: %(default)s)",
     )
     grid.add_argument(
         "--seeds",
@@ -66,9 +70,15 @@ def run(args: argparse.Namespace) -> None:
     """Train over the grid; leave each score and a picture, and print the best pair's command."""
     if args.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, not {args.seeds}")
-    per_row.refuse_two_alphas(args, "alphas", _numbers(ALPHAS))
+    if args.labels is None and args.label_column is None:
+        raise ValueError("--labels, or --label-column in --features, is needed")
+    inputs.refuse_two_alphas(args, "alphas", _numbers(ALPHAS))
     # Where each row has its own alpha, the setting is not used.
-    alphas = args.alphas if args.alpha_column is None else [training.FIELDS["alpha"]]
+    alphas = [training.FIELDS["alpha"]]
+    if args.alpha_column is None:
+        alphas = [alpha for alpha in args.alphas if alpha != 1]  # which is the baseline
+    if not alphas:
+        raise ValueError("--alphas is 1 alone, which is the baseline: give others to compare")
     grid: dict[tuple[int, int, int], dict[str, Any]] = {
         (i, j, k): {"alpha": alpha, "tau": tau, "seed": args.seed + k}
         for i, alpha in enumerate(alphas)
@@ -80,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     data = training.read_data(args)
 
     with new_folder(args.out, (RESULTS, PICTURE)) as folder:
-        scores = _scores(args, grid, data)
+        scores, alone = _scores(args, grid, data)
         mean, spread = scores.mean(axis=2), console.spread(scores)
         name, less_is_better = METRICS[args.metric]
         better = "lower" if less_is_better else "higher"
@@ -101,10 +111,21 @@ def run(args: argparse.Namespace) -> None:
             }
             for a, t in np.ndindex(mean.shape)
         ]
-        results = {"metric": args.metric, "best": best, "seeds": args.seeds, "cells": cells}
-        (folder / RESULTS).write_text(to_json(results | training.origin(args, data)))
+        # The seeds are paired: each has the same validation rows with and without the teacher.
+        gain = (alone - scores[i, j]) * (1 if less_is_better else -1)
+        results = {
+            "metric": args.metric,
+            "best": best,
+            "seeds": args.seeds,
+            "cells": cells,
+            "baseline": {"mean": alone.mean(), "spread": console.spread(alone), "scores": alone},
+            "gain": {"mean": gain.mean(), "spread": console.spread(gain)},
+        }
+        text = to_json(results | training.origin(args, data))
+        with naming_out(args.out, RESULTS, len(text)):
+            (folder.partial / RESULTS).write_text(text)
         training.save_picture(
-            folder / PICTURE,
+            folder.partial / PICTURE,
             lambda: plots.heat_map(names, args.taus, mean, spread, best=(i, j), title=title),
         )
 
@@ -113,11 +134,17 @@ def run(args: argparse.Namespace) -> None:
     for a, alpha in enumerate(names):
         row = [console.plus_minus(m, s, 4) for m, s in zip(mean[a], spread[a], strict=True)]
         print(f"{alpha:>7}" + "".join(f"{text:>18}" for text in row))
+    text = console.plus_minus(alone.mean(), float(console.spread(alone)), 4)
+    print(f"{'1':>7}{text:>18}  the labels alone, without the teacher, at any tau")
     if np.isnan(mean).any():
         print("nan: the training diverged")
     print("best:", ", ".join(f"{name} {value:g}" for name, value in best.items()))
+    print(baseline.verdict(gain, name))
     print("next:", training.command(args, out="run/", **best))
-    labelled = round(args.validation * _count_labelled(data))
+    for axis, values, at in (("alpha", alphas, i), ("tau", args.taus, j)):
+        if args.alpha_column is None or axis == "tau":
+            _tell_of_an_edge(axis, values, at)
+    labelled = round(args.validation * int((training.row_classes(args, data) >= 0).sum()))
     if labelled < FEW:
         console.note(
             f"about {labelled} labelled validation rows per seed tell settings apart poorly; "
@@ -125,36 +152,53 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
+def _tell_of_an_edge(axis: str, values: list[float], at: int) -> None:
+    """Say if the best value is the smallest or the largest of several, and what to add."""
+    value = values[at]
+    if len(values) == 1 or 0 < at < len(values) - 1 or (axis == "alpha" and value == 0):
+        return
+    side = "smallest" if at == 0 else "largest"
+    if axis == "tau":
+        more = [value / 4, value / 2] if at == 0 else [2 * value, 4 * value]
+    else:
+        more = [0, value / 2] if at == 0 else [(1 + value) / 2]
+    console.note(
+        f"the best {axis}, {value:g}, is the {side} of --{axis}s: a better one may lie beyond; "
+        f"add {' and '.join(f'{x:g}' for x in more)}"
+    )
+
+
 def _scores(
     args: argparse.Namespace,
     grid: dict[tuple[int, int, int], dict[str, Any]],
     data: training.Data,
-) -> NDArray[np.float64]:
-    """The metric for each alpha, tau and seed; NaN where the training diverged."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The metric for each alpha, tau and seed, and for the baseline; NaN after a divergence."""
     shape = tuple(1 + max(axis) for axis in zip(*grid, strict=True))
-    scores = np.full(shape, np.nan)
+    scores, alone = np.full(shape, np.nan), np.full(args.seeds, np.nan)
+    score, named = f"val_{args.metric}", training.class_options(args, data)
     reason = "no validation row has a label"
-    with console.progress("training", len(grid)) as advance:
+    with (
+        errors.each_kind_of_warning_once(),
+        console.progress("training", len(grid) + args.seeds) as advance,
+    ):
         for cell, settings in grid.items():
             student = training.new_student(args, **settings)
             try:
-                training.fit(student, args, data, validation=args.validation)
-                scores[cell] = training.final_record(student)[f"val_{args.metric}"]
+                training.train(student.fit, args, data, validation=args.validation, **named)
+                scores[cell] = training.final_record(student)[score]
             except FloatingPointError as error:
                 reason = str(error)
             advance(1)
+        for k in range(args.seeds):
+            labels_alone = baseline.train(args, data, seed=args.seed + k)
+            if labels_alone is not None:
+                alone[k] = training.final_record(labels_alone)[score]
+            advance(1)
     if np.isnan(scores).any(axis=2).all():
         raise ValueError(f"there is nothing to compare: {reason}")
-    return scores
-
-
-def _count_labelled(data: training.Data) -> int:
-    labels = np.asarray(data.labels)
-    labelled = labels >= 0 if labels.ndim == 1 else labels.any(axis=1)
-    if data.sample_weight is not None:
-        labelled = labelled & (data.sample_weight > 0)
-    return int(np.count_nonzero(labelled))
+    return scores, alone
 
 
 def _numbers(text: str) -> list[float]:
-    return sorted(set(per_row.numbers(text)))
+    return sorted(set(inputs.numbers(text)))

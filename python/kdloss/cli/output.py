@@ -1,0 +1,202 @@
+"""Writes results that are whole or absent: arrays, tables, JSON, and folders of a run's files."""
+
+import csv
+import errno
+import json
+import math
+import os
+import shutil
+import socket
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .tables import need_polars
+
+PARTIAL = ".kdloss-partial-"  # what is being written; a killed process leaves it to the next run
+OURS = f"{PARTIAL}{socket.gethostname()}-{os.getpid()}"
+
+
+def to_json(value: Any) -> str:
+    """Return JSON text; NaN, which JSON lacks, becomes null, and infinity a string."""
+    return json.dumps(_json_ready(value), indent=2, allow_nan=False) + "\n"
+
+
+def _json_ready(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_ready(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _json_ready(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+@contextmanager
+def new_file(file: str, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """Yield a temporary path beside `file`, which takes that name if the block succeeds.
+
+    Entered before the long work, so that a place that cannot be written is known at once.
+    """
+    target = Path(file)
+    temporary = target.with_name(f"{OURS}-{target.name}")
+    with naming_out(file):
+        if not target.name.endswith(suffixes):
+            raise ValueError(f"--out {file}: expected a name that ends in {' or '.join(suffixes)}")
+        if target.is_dir():
+            raise ValueError(f"--out {file}: is a folder, expected a file name")
+        _check_parent(target, file)
+        _remove_what_killed_runs_left(target.parent)
+    try:
+        with naming_out(file):
+            temporary.touch()
+        yield temporary
+        with naming_out(file):
+            temporary.replace(target)
+    finally:
+        with suppress(OSError):  # it has moved, or was never made
+            temporary.unlink()
+
+
+class Folder:
+    """A folder of results: files are made in `partial` and moved to their place when whole."""
+
+    def __init__(self, target: Path, partial: Path, names: tuple[str, ...]) -> None:
+        self.target, self.partial, self._names = target, partial, names
+        self.published = False
+
+    def publish(self, *, kept: Collection[str] = ()) -> None:
+        """Move what `partial` holds; the first time, remove an earlier run's files but `kept`."""
+        with naming_out(str(self.target)):
+            for name in self._names:
+                if (self.partial / name).exists():
+                    (self.partial / name).replace(self.target / name)
+                elif not self.published and name not in kept:
+                    # An earlier run's file would pass for this run's.
+                    (self.target / name).unlink(missing_ok=True)
+        self.published = True
+
+
+@contextmanager
+def new_folder(folder: str, names: tuple[str, ...]) -> Iterator[Folder]:
+    """Yield a folder whose files, `names`, are published if the block succeeds, or as it says.
+
+    An existing folder is taken only if it is empty or holds nothing but `names`, an earlier run's.
+    """
+    target = Path(folder)
+    result = Folder(target, target / OURS, names)
+    with naming_out(folder):
+        is_new = not target.exists()
+        if not is_new and not target.is_dir():
+            raise ValueError(f"--out {folder}: is a file, expected a folder")
+        _check_parent(target, folder)
+        if not is_new:
+            _remove_what_killed_runs_left(target)
+        found = [] if is_new else sorted(item.name for item in target.iterdir())
+        others = [name for name in found if name not in names and not name.startswith(PARTIAL)]
+        if others:
+            raise ValueError(
+                f"--out {folder}: holds other files ({others[0]}), expected a new or empty folder, "
+                "or an earlier run's"
+            )
+    try:
+        with naming_out(folder):
+            result.partial.mkdir(parents=True)
+        yield result
+        result.publish()
+    finally:
+        shutil.rmtree(result.partial, ignore_errors=True)
+        if is_new and not result.published:
+            with suppress(OSError):  # someone else has put a file there
+                target.rmdir()
+
+
+def _remove_what_killed_runs_left(folder: Path) -> None:
+    """Remove partial results of processes of this machine that no longer run."""
+    ours = f"{PARTIAL}{socket.gethostname()}-"
+    for left in folder.glob(f"{PARTIAL}*"):
+        number = left.name.removeprefix(ours).split("-")[0]
+        if not left.name.startswith(ours) or not number.isdigit() or _runs(int(number)):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                left.unlink()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's
+        return True
+    return True
+
+
+def _check_parent(target: Path, given: str) -> None:
+    if not target.absolute().parent.is_dir():
+        raise ValueError(f"--out {given}: there is no folder {target.parent}")
+
+
+@contextmanager
+def naming_out(given: str, name: str | None = None, size: int = 0) -> Iterator[None]:
+    """Turn an OSError into an error that names --out, the file in it, and the bytes it needs."""
+    try:
+        yield
+    except OSError as error:
+        what = f"--out {given}" if name is None else f"--out {given}: {name}"
+        reason = error.strerror or "the disk is full"  # NumPy counts items, and says no more
+        needs = ""
+        if size:
+            place = Path(given) if Path(given).is_dir() else Path(given).absolute().parent
+            free = shutil.disk_usage(place).free
+            needs = f"; it needs about {size:,} bytes, and the disk has {free:,} free"
+        raise ValueError(f"{what}: cannot be written: {reason}{needs}") from error
+
+
+def write_array(
+    path: Path,
+    array: NDArray[Any],
+    *,
+    names: Sequence[str],
+    ids: Sequence[str] | None = None,
+    id_name: str = "id",
+) -> None:
+    """Write `array` (rows,) or (rows, names) as .npy, plain, or as a table with its names and ids.
+
+    Text has digits enough to read back the same numbers.
+    """
+    if path.suffix == ".npy":
+        np.save(path, array)
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            size = file.tell() + array.nbytes
+        if path.stat().st_size != size:  # a full disk may cost the last bytes, without an error
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return
+    columns = array.reshape(len(array), -1).T
+    if path.suffix == ".parquet":
+        need_polars()
+        import polars
+
+        table = {} if ids is None else {id_name: ids}
+        table |= dict(zip(names, columns, strict=True))
+        polars.DataFrame(table).write_parquet(path)
+        return
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    form = {"f4": "%.9g", "f8": "%.17g"}.get(array.dtype.str[1:], "%s")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        writer.writerow([*([] if ids is None else [id_name]), *names])
+        for row, values in enumerate(zip(*columns, strict=True)):
+            cells = [form % value for value in values]
+            writer.writerow(cells if ids is None else [ids[row], *cells])
