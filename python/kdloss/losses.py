@@ -148,47 +148,48 @@ def kd_loss_batch(
     Parameters
     ----------
     student_logits : array_like (rows, classes) of float
-        float32 and float64 are read in place, at any strides, read-only or memory-mapped too.
-        float16 and ml_dtypes' bfloat16 are too, and widened to float32 row by row. Integers and
-        lists become float64.
+        float32, float64, float16 and ml_dtypes' bfloat16 are read in place, with any strides; the
+        array may be read-only or memory-mapped. Half-precision rows are computed in float32.
+        Integers and lists are converted to float64.
     teacher : array_like (rows, classes) of float, or None
-        The teacher's logits, a constant. All four types are read in place, and rounded to the type
-        that the student is computed in; what is beyond its range is infinite there.
-        Log-probabilities are logits. None only where ``alpha`` is 1.
+        The teacher's logits, a constant. The same four types are read in place, and rounded to the
+        type that the student is computed in; values beyond its range become infinite.
+        Log-probabilities are valid logits. May be None only if ``alpha`` is 1.
     labels : array_like (rows,) of int, or (rows, classes) of float, or None
         A class in [0, classes); or -1, *unlabelled*: the row learns from the teacher alone, as if
         its alpha were 0; or ``ignore_index``, *padding*: loss 0, gradient 0, not counted. int64
         and int32 are read in place, other integers become int64; booleans and floats (rows,),
         whole numbers too, are refused. Or soft labels: rows of probabilities whose sum is within
         1e-3 of 1, of which a row of zeros is unlabelled; a one-hot row has the bits of its class.
-        None only where ``alpha`` is 0.
+        May be None only if ``alpha`` is 0.
     alpha : float or array_like (rows,), default 0.5
-        The weight of the hard loss, in [0, 1]. The logits of a part of weight 0 are not used, and
-        may hold NaN.
+        The weight of the hard loss, in [0, 1]. The inputs of a part with weight 0 are not used, so
+        they may hold NaN.
     tau : float or array_like (rows,), default 4
         Temperature, in units of the logits, > 0.
     reduction : {"mean", "sum", "none"}, default "mean"
-        "mean" divides by the number of rows that count, all but padding, or by the sum of their
-        weights; over no rows that count the loss is 0, so that a batch of padding does not poison
-        a training run. "none" multiplies by the weights and does not divide.
+        "mean" divides by the number of rows that count (all but padding), or by the sum of their
+        weights. If no row counts, the loss is 0, so that a batch of padding does not put NaN into
+        a training run. "none" multiplies each row by its weight and does not divide.
     ignore_index : int, default -100
-        The label of padding. It wins over -1, should it be -1. Soft labels have none: beside them
-        another than the default is refused, and padding is a row of ``sample_weight`` 0.
+        The label of padding. If it is -1, then -1 means padding, not unlabelled. Soft labels have no
+        padding label: with them, a value other than the default is refused; use a
+        ``sample_weight`` of 0 for padding.
     sample_weight : array_like (rows,) of float, optional
-        Each row's weight, finite and >= 0. A row of weight 0 is padding. What padding holds in any
-        other array is not looked at.
+        Each row's weight, finite and >= 0. A row of weight 0 is padding. The values of padding rows
+        in the other arrays are ignored.
     class_weight : array_like (classes,) of float, optional
-        The weight w of each class's term of the target, finite and >= 0, as PyTorch's ``weight``
-        under reduction "none" and "sum". It does not enter the mean's divisor.
+        The weight w of each class in the target, finite and >= 0, like PyTorch's ``weight`` with
+        reduction "none" and "sum". It does not enter the divisor of the mean.
     label_smoothing : float, default 0
-        The share eps of the target that is spread over all classes, in [0, 1].
+        The part eps of the target that is spread evenly over all classes, in [0, 1].
     normalizer : float, optional
-        What the mean divides by instead, > 0: with the whole batch's sum of weights, the losses and
-        gradients of its micro-batches add up to its own. For ``reduction="mean"`` alone.
+        A divisor for the mean, > 0, in place of the number (or weight) of the rows. With the sum of
+        weights of a whole batch, the losses and gradients of its micro-batches add up to those of
+        the batch. Only for ``reduction="mean"``.
     num_threads : int, optional
-        At most so many threads; by default as many as OpenMP gives, or one where a call that
-        follows a pause would wait longer for sleeping threads than they save. The result does not
-        depend on it.
+        The largest number of threads to use. By default as many as OpenMP allows, or one if the
+        work is too small for more to pay off. The result does not depend on it.
 
     Returns
     -------
@@ -290,19 +291,20 @@ def kd_loss_and_grad(
     class_weight, label_smoothing, normalizer, num_threads
         As in `kd_loss_batch`.
     out : ndarray (rows, classes), optional
-        Where to write the gradient: the student's shape and type, any strides, no overlap with
-        itself or with an input, except that it may be the student's own array. By default a new
-        array of the student's layout.
+        Where to write the gradient: an array of the student's shape and dtype, with any strides.
+        Its elements must not overlap each other or an input, except that it may be the student's
+        own array. By default a new array with the student's memory layout.
 
     Returns
     -------
     KDResult
-        ``(loss, grad_logits)``. Each part of the gradient is within 1e-5 (float32) or 1e-12
-        (float64), relative to the largest entry of that part in its row; with soft labels or
-        smoothing the hard part W p1 - g, which can vanish, to the largest of W p1 and g. (But not
-        the soft entry of a class that both are sure of, where hundreds of others differ all alike
-        and balance: its error is relative to their sum.) Beside an infinite loss the gradient keeps
-        its finite value. A student of halves has a gradient of its own type, rounded once.
+        ``(loss, grad_logits)``. The error of each part of the gradient is at most 1e-5 (float32) or
+        1e-12 (float64), relative to the largest entry of that part in its row; with soft labels or
+        smoothing, the hard part W p1 - g can vanish, and its error is relative to the largest entry
+        of W p1 and g. Exception: the soft entry of a class that both models give almost all of the
+        probability is minus the sum of the other entries, and can have a larger error. If the loss
+        is infinite, the gradient is still finite. The gradient of a half-precision student has the
+        student's dtype and is rounded once.
 
     Raises
     ------
@@ -366,7 +368,7 @@ def kd_loss_grad_hess(
 ) -> KDGradHess[Any]:
     r"""The loss of `kd_loss_batch`, its gradient, and the diagonal of its Hessian, in one pass.
 
-    Gradient boosting asks for these.
+    Gradient boosting libraries need these.
 
     .. math::
         \mathrm{diag} \nabla^2_s L =
@@ -378,13 +380,13 @@ def kd_loss_grad_hess(
     Parameters
     ----------
     student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight
-        As in `kd_loss_batch`. Boosters want sums over rows, ``reduction="sum"``: the Hessians of a
-        mean are so small that XGBoost's ``min_child_weight`` allows no split.
+        As in `kd_loss_batch`. For gradient boosting use ``reduction="sum"``: the Hessians of a mean
+        are so small that XGBoost's ``min_child_weight`` allows no split.
     class_weight, label_smoothing, normalizer, num_threads
         As in `kd_loss_batch`.
     hess : {"exact", "bound"}, default "exact"
         "bound" is twice the diagonal, which by Gershgorin's theorem is an upper bound of the whole
-        Hessian (XGBoost's own softmax objective took it until its pull request 12537).
+        Hessian. XGBoost's own softmax objective uses it (until its pull request 12537).
     out : tuple of two ndarrays (rows, classes) or None, optional
         Where to write the gradient and the Hessian, as ``out`` in `kd_loss_and_grad`. The
         Hessian's may not be the student's own.
@@ -475,8 +477,8 @@ def kd_loss_parts(
 ) -> KDParts[Any]:
     r"""The loss of `kd_loss_batch` and its two parts, in one pass, for logs.
 
-    Both parts are given whatever ``alpha`` is, where their inputs exist. A training loop that logs
-    them gets its gradient in the same pass, by ``grad_out``.
+    Both parts are computed whatever ``alpha`` is, if their inputs are given. With ``grad_out`` a
+    training loop that logs the parts gets its gradient in the same pass.
 
     Parameters
     ----------
@@ -491,12 +493,12 @@ def kd_loss_parts(
     Returns
     -------
     KDParts
-        ``(loss, hard, soft)``. With "mean", hard is the weighted mean over the labelled rows and
-        soft, with its factor tau^2, that over all rows that count, so that with unlabelled rows in
-        the batch the loss is no mixture of the two. Over no rows at all the loss and soft are 0;
-        hard is NaN where no row has a label, and soft without a teacher. A ``normalizer`` divides
-        all three. With "none", hard is NaN in unlabelled rows, all are 0 in padding, and neither
-        part has the row's weight.
+        ``(loss, hard, soft)``. With "mean", hard is the weighted mean over the labelled rows; soft,
+        which includes the factor tau^2, is the weighted mean over all rows that count. So if some
+        rows are unlabelled, the loss is not alpha * hard + (1 - alpha) * soft. If no row counts,
+        the loss and soft are 0. hard is NaN if no row is labelled, and soft is NaN without a
+        teacher. A ``normalizer`` divides all three. With "none", hard is NaN in unlabelled rows,
+        all three are 0 in padding, and hard and soft are not multiplied by the row's weight.
 
     Raises
     ------
@@ -544,7 +546,7 @@ def kd_loss_single(
         The row's logits.
     label : int or None
         Its class, or -1 for a row that learns from the teacher alone, or -100 for padding, whose
-        loss is 0; None only where ``alpha`` is 0.
+        loss is 0. May be None only if ``alpha`` is 0.
     alpha : float, default 0.5
         The weight of the hard loss, in [0, 1].
     tau : float, default 4
@@ -562,8 +564,8 @@ def kd_loss_single(
 
     References
     ----------
-    ``kd_loss_single`` of the knowledge-distillation document, of whose first example this is the
-    result.
+    ``kd_loss_single`` of the knowledge-distillation document (docs/document.md); the example is its
+    first one.
 
     Examples
     --------
@@ -626,7 +628,7 @@ def cross_entropy_hard(
     Returns
     -------
     float, or ndarray (rows,) where ``reduction="none"``
-        The loss, >= 0, accurate also where the label holds nearly all of the probability.
+        The loss, >= 0. It is accurate also if the label has almost all of the probability.
 
     Raises
     ------
@@ -635,7 +637,7 @@ def cross_entropy_hard(
 
     References
     ----------
-    ``cross_entropy_hard`` of the knowledge-distillation document.
+    ``cross_entropy_hard`` of the knowledge-distillation document (docs/document.md).
 
     Examples
     --------
@@ -660,8 +662,8 @@ def kl_divergence(
 
     .. math:: D_{KL}(q \,\|\, p) = \sum_c q_c \log \frac{q_c}{p_c} - q_c + p_c
 
-    whose terms are all >= 0; the last two sum to 0. 0 log 0 is 0. For a teacher and a student q is
-    the teacher's.
+    Every term of the sum is >= 0; the last two parts add up to 0 over the classes. 0 log 0 is 0.
+    For distillation, q is the teacher's distribution.
 
     Parameters
     ----------

@@ -26,14 +26,14 @@ def softmax_temp(
     Parameters
     ----------
     logits : array_like of float, any shape with at least one axis
-        float32 and float64 are read in place at any strides; float16 becomes float32, integers
-        float64.
+        float32 and float64 are read in place, with any strides. float16 is converted to float32,
+        integers to float64.
     tau : float, default 1
-        Temperature, in units of the logits, > 0. The larger, the flatter the result.
+        Temperature, in units of the logits, > 0. A larger one gives a flatter distribution.
     axis : int, default -1
         The axis of the classes.
     out : ndarray, optional
-        Where to write the result: of the result's shape and type. It may be the logits' own array.
+        Where to write the result, with the result's shape and dtype. May be ``logits`` itself.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def softmax_temp(
 
     See Also
     --------
-    log_softmax_temp : its logarithm, without the loss of digits that ``log(softmax)`` has.
+    log_softmax_temp : its logarithm, more accurate than ``log(softmax_temp(...))``.
 
     References
     ----------
@@ -73,7 +73,7 @@ def log_softmax_temp(
     axis: int = -1,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
-    r"""Logarithms of the softened probabilities, accurate also where one class holds nearly all.
+    r"""Logarithms of the softened probabilities, accurate also if one class has almost all of it.
 
     .. math:: \log p_c = z_c / \tau - \log \sum_j \exp(z_j / \tau)
 
@@ -106,7 +106,7 @@ def log_softmax_temp(
 
 
 def log_sum_exp(logits: ArrayLike, tau: float = 1.0, *, axis: int = -1) -> Any:
-    r"""The logarithm of the sum of exponentials, accurate where it is close to its largest term.
+    r"""The logarithm of a sum of exponentials, accurate also if one term is almost the whole sum.
 
     .. math:: \log \sum_c \exp(z_c / \tau)
 
@@ -128,8 +128,8 @@ def log_sum_exp(logits: ArrayLike, tau: float = 1.0, *, axis: int = -1) -> Any:
 
     References
     ----------
-    "Log-sum-exp trick" in the knowledge-distillation document, whose formula loses the digits
-    of the second example.
+    "Log-sum-exp trick" in the knowledge-distillation document (docs/document.md), whose formula
+    gives 0 for the second example.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Teachers: several as one, probabilities as logits, how far a student agrees, how sure one is."""
+"""Teachers: ensembles, probabilities as logits, agreement with a student, and entropy."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def ensemble_logits(
         \quad\text{so that}\quad
         \mathrm{softmax}(L / \tau) = \sum_k w_k \, \mathrm{softmax}(T_k / \tau)
 
-    where the weights are divided by their sum. The mean of the *logits* is another thing: its
-    softmax is the normalised geometric mean of the distributions, in which every teacher has a
-    veto. A class that one of them finds impossible stays impossible, however likely the others find
-    it, and what the teachers are least sure of decides. Here such a class keeps the others' share.
+    where the weights are divided by their sum. This is not the mean of the *logits*, whose softmax
+    is the normalised geometric mean of the distributions: there, a class that one teacher finds
+    impossible stays impossible, however probable it is for the others. Here such a class keeps the
+    probability that the other teachers give it.
 
     Parameters
     ----------
@@ -37,21 +37,20 @@ def ensemble_logits(
         Each teacher's logits, all of one shape. float16, bfloat16, float32 and float64 are read in
         place, memory-mapped too; integers and lists become float64. -inf masks a class.
     weights : array_like (teachers,) of float, optional
-        Each teacher's weight, finite and >= 0, not all 0; equal ones by default. A teacher of
-        weight 0 is not read.
+        Each teacher's weight, finite and >= 0, not all 0; equal by default. A teacher with weight 0
+        is not read.
     tau : float, default 4
         The temperature at which the student will learn from the result, in units of the logits,
-        > 0: the mixture at one temperature is not that at another.
+        > 0. The mixture depends on it.
 
     Returns
     -------
     ndarray (rows, classes)
-        The mixture's logits: tau times its log-probabilities, less their largest in each row, so
-        that no digits are lost to an offset. Of the widest type of the teachers that are read,
-        float32 for halves. -inf where every teacher masks; a row is NaN where a teacher's has NaN,
-        +inf, or -inf alone.
-        Computed in float64, in blocks of rows: beside the result, memory does not grow with the
-        number of rows or of teachers.
+        The mixture's logits: tau times its log-probabilities, minus the largest of each row. The
+        dtype is the widest of the teachers that are read, float32 for half precision. -inf where
+        every teacher masks the class. A row is NaN if a teacher's row has NaN, +inf, or only -inf.
+        Computed in float64, in blocks of rows, so extra memory does not grow with the number of
+        rows.
 
     Raises
     ------
@@ -102,16 +101,15 @@ def ensemble_logits(
 
 
 def logits_from_probs(probs: ArrayLike, *, zeros: float | str = "mask") -> NDArray[Any]:
-    r"""Logits of a teacher of which only the probabilities are known: their logarithms.
+    r"""Logits for a teacher that gives probabilities: their logarithms.
 
     .. math:: t_c = \log P_c
         \quad\text{or, smoothed by e,}\quad
         t_c = \log\left((1 - e) P_c + e / C\right)
 
-    The loss takes logits, and log-probabilities are valid ones at any temperature. At temperature
-    1 they give the probabilities back; at another they are softened as the teacher's own logits
-    would have been, which differ from them by a number per row. (Rows that rounding has moved from
-    a sum of 1 are divided by their sum before: ``probs / probs.sum(axis=1, keepdims=True)``.)
+    The loss takes logits, and log-probabilities are valid logits at any temperature: they differ
+    from the teacher's own logits by a constant per row, which no softmax sees. (If rounding has
+    changed the sums of the rows, divide first: ``probs / probs.sum(axis=1, keepdims=True)``.)
 
     **A probability that is exactly 0** becomes -inf by default: the teacher masks that class. In
     the loss, the term of that class is the student's own probability p: it is finite, and it pulls
@@ -134,8 +132,8 @@ def logits_from_probs(probs: ArrayLike, *, zeros: float | str = "mask") -> NDArr
     Returns
     -------
     ndarray
-        Their logarithms: the same shape; float32 for float32 and halves, otherwise float64. A row
-        with NaN is NaN there.
+        Their logarithms, with the same shape; float32 for float32 and half precision, otherwise
+        float64. A row with NaN becomes NaN.
 
     Raises
     ------
@@ -212,8 +210,8 @@ def teacher_agreement(
 
     .. math:: \frac{\sum_i w_i \, [\arg\max_c s_{ic} = \arg\max_c t_{ic}]}{\sum_i w_i}
 
-    Of equally likely classes the first one counts, as in `numpy.argmax`. Temperature, which keeps
-    the order of the classes, does not enter.
+    Of equally probable classes the first one counts, as in `numpy.argmax`. Temperature does not
+    change the order of the classes, so it plays no role.
 
     Parameters
     ----------
@@ -260,7 +258,7 @@ def teacher_agreement(
 
 
 def entropy_temp(logits: ArrayLike, tau: float = 1.0) -> NDArray[Any]:
-    r"""The entropy of each row's softened probabilities, in nats: how unsure a teacher is.
+    r"""The entropy of each row's softened probabilities, in nats: a teacher's uncertainty.
 
     .. math:: H = -\sum_c p_c \log p_c, \qquad p = \mathrm{softmax}(z / \tau)
 
@@ -277,9 +275,9 @@ def entropy_temp(logits: ArrayLike, tau: float = 1.0) -> NDArray[Any]:
     Returns
     -------
     ndarray (rows,)
-        float32 for float32 and halves, otherwise float64. Every term is >= 0 and computed in
-        float64 from logarithms that keep their digits, so that the entropy is accurate also where
-        one class has nearly all the probability. NaN for a row with NaN, +inf, or -inf alone.
+        float32 for float32 and half precision, otherwise float64. Every term is >= 0 and computed
+        in float64, so the entropy is accurate also if one class has almost all of the probability.
+        NaN for a row with NaN, +inf, or only -inf.
 
     Raises
     ------

@@ -54,7 +54,7 @@ class LinearStudent:
     tau : float > 0
         Temperature.
     learning_rate : float > 0
-        Length of the first step.
+        Initial learning rate.
     epochs : int
         Passes over the rows.
     batch_size : int
@@ -71,7 +71,7 @@ class LinearStudent:
     bias : bool
         Whether to learn b; it stays 0 otherwise.
     shuffle : bool
-        Whether each epoch visits the rows in a new order, or always as they are.
+        Whether each epoch visits the rows in a new random order, or always in the given order.
     seed : int
         Decides the order of rows and the validation split. Equal seeds give equal students.
     patience : int, optional

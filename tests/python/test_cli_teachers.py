@@ -64,6 +64,7 @@ def test_probabilities(arguments, data):
     assert "warning" not in plain(*arguments).stderr
 
 
+@pytest.mark.filterwarnings("ignore:.* are logarithms of probabilities")  # of expected() itself
 @pytest.mark.parametrize("zeros", ["0.01", "mask"])
 def test_zeros_by_choice(arguments, data, zeros):
     X, y, _ = data

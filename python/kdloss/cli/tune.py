@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> None:
     labelled = round(args.validation * int((training.row_classes(args, data) >= 0).sum()))
     if labelled < FEW:
         console.note(
-            f"about {labelled} labelled validation rows per seed tell settings apart poorly; "
+            f"about {labelled} labelled validation rows per seed are too few to compare settings reliably; "
             "a larger --validation or more --seeds help"
         )
 
