@@ -345,6 +345,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if len(os.sched_getaffinity(0)) < options.threads:
         parser.error(f"--threads is {options.threads}, more than the processors that are here")
     peers = options.peers.split(",")
+    if unknown := [name for name in peers if name not in PEERS]:
+        parser.error(f"--peers has {', '.join(unknown)}, expected some of: {', '.join(PEERS)}")
     for what in ("step", "epoch"):
         names = [name for name in peers if getattr(PEERS[name], what) is not None]
         shapes = [s for s in options.shapes if len(s) == (3 if what == "step" else 4)]

@@ -143,3 +143,20 @@ def test_options() -> None:
         name.strip() for name, *_ in rows
     }
     assert all(float(time) > 0 and float(share) > 0 for _, time, share in rows)
+
+
+def test_company() -> None:
+    arguments = ["--threads", "1", "--shapes", "32x8x3,64x8x3x32", "--budget", "0.2"]
+    command = [sys.executable, "-m", "benchmarks.company", *arguments, "--peers"]
+    done = subprocess.run(
+        [*command, "products alone,kdloss"], check=False, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| B x D x C | products alone | kdloss |" in done.stdout
+    assert "| rows x D x C, batches of B | kdloss |" in done.stdout
+    assert "| 64 x 8 x 3, 32 |" in done.stdout
+    done = subprocess.run(
+        [*command, "pencil"], check=False, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "--peers has pencil, expected some of: products alone, kdloss" in done.stderr
