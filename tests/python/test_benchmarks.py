@@ -160,3 +160,17 @@ def test_company() -> None:
     )
     assert done.returncode == 2
     assert "--peers has pencil, expected some of: products alone, kdloss" in done.stderr
+
+
+def test_boosting() -> None:
+    arguments = ["--threads", "1", "--shapes", "50x3", "--budget", "0.01"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.boosting", *arguments],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    names = [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:]]
+    assert names == ["XGBoost, 50 x 3", "LightGBM, 50 x 3"]

@@ -30,3 +30,10 @@ FINITE_DIFFERENCE = 1e-7
 
 # Numbers in documentation: as many digits as it prints.
 PRINTED = 1e-6
+
+# Margins of a booster in float32 beside those of the same trees: XGBoost rounds the probabilities
+# and the sums of a leaf in float, a few units in the last place of margins near 10. Absolute.
+BOOSTED_MARGIN = 4e-6
+
+# Logarithms of shares that are a difference of sums in float64. Absolute.
+EXACT_SHARE = 1e-12

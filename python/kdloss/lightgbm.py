@@ -1,0 +1,277 @@
+"""LightGBM students: objective, metric for early stopping, and starting scores.
+
+    import lightgbm
+    from kdloss.lightgbm import kd_objective
+
+    params = {"objective": kd_objective(T, alpha=0.5, tau=4), "num_class": K, "metric": "None"}
+    booster = lightgbm.train(params, lightgbm.Dataset(X, y))
+    probabilities = kdloss.softmax_temp(booster.predict(X_new))
+
+Two classes are one margin, without ``num_class``; their probability is 1 / (1 + exp(-margin)).
+With a custom objective LightGBM predicts margins, and its own metrics take them for probabilities:
+set ``"metric": "None"`` and use `kd_metric`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _boosting
+from ._boosting import Array, Curvature, MetricName, Rows
+
+try:
+    import lightgbm
+except ImportError as error:
+    raise ImportError("kdloss.lightgbm needs lightgbm: pip install 'kdloss[lightgbm]'") from error
+
+__all__ = ["kd_init_score", "kd_metric", "kd_objective"]
+
+
+def kd_objective(
+    teacher_logits: npt.ArrayLike | None,
+    labels: npt.ArrayLike | None = None,
+    *,
+    alpha: npt.ArrayLike = 0.5,
+    tau: npt.ArrayLike = 4.0,
+    class_weight: npt.ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    hess: Curvature = "library",
+    num_threads: int | None = None,
+) -> KDObjective:
+    r"""An objective for ``params["objective"]`` of `lightgbm.train` and ``cv``, or LGBMClassifier.
+
+    .. math::
+        g = w \, (\alpha \, (p^{(1)} - e_y) + (1 - \alpha) \, \tau \, (p - q)), \quad
+        h = \tfrac{K}{K - 1} w \,
+            (\alpha \, p^{(1)} (1 - p^{(1)}) + (1 - \alpha) \, p (1 - p))
+
+    with p1 = softmax(margins), p and q student and teacher at tau, K classes, and the dataset's
+    weights w. With alpha 1 the trees are those of ``multiclass`` and ``binary`` with
+    ``boost_from_average=False``, bit for bit.
+
+    Parameters
+    ----------
+    teacher_logits : array_like (rows, classes) of float, or (rows,), or None
+        The teacher's logits for the rows of the training set, in its order. With two classes the
+        booster has one margin z, that is the logits (0, z), and the teacher's may be a margin too.
+        None only where ``alpha`` is 1. They are not copied. Subsets of a Dataset, as in the folds
+        of `lightgbm.cv`, take their rows of them.
+    labels : array_like (rows,) of int, or (rows, classes) of float, optional
+        Instead of the dataset's labels: -1 marks a row that only the teacher labels, -100 one that
+        does not count; or soft labels. By default the dataset's own, in which -1 and -100 may stand
+        too. (To LGBMClassifier -1 is a class: give ``labels``.)
+    alpha, tau : float or array_like (rows,)
+        The weight of the labels, and the temperature, as in `kdloss.kd_loss_batch`.
+    class_weight, label_smoothing, num_threads
+        As in `kdloss.kd_loss_batch`.
+    hess : {"library", "exact", "bound"}, default "library"
+        The curvature: LightGBM's own, K / (K - 1) times the diagonal of the Hessian, with one
+        margin once the diagonal; or "exact", the diagonal, or "bound", twice that.
+
+    Returns
+    -------
+    KDObjective
+        Can be pickled. ``copy.deepcopy`` returns the object itself: LightGBM copies parameters.
+
+    Raises
+    ------
+    ValueError
+        Here or in the first round, for shapes that do not fit, naming both. An objective is for one
+        training set: it refuses another of as many rows with other labels.
+
+    Notes
+    -----
+    ``num_class`` must be in the parameters: LightGBM does not ask an objective. Custom objectives
+    start from 0: `kd_init_score` gives a better start.
+
+    References
+    ----------
+    Ke et al.: LightGBM: A Highly Efficient Gradient Boosting Decision Tree, NIPS (2017).
+
+    Examples
+    --------
+    >>> import numpy as np, lightgbm
+    >>> from kdloss.lightgbm import kd_objective
+    >>> X, y = np.arange(6.0).reshape(6, 1), np.array([0, 0, 1, 1, 2, 2])
+    >>> T = 3 * np.eye(3)[y]
+    >>> params = {"objective": kd_objective(T), "num_class": 3, "verbose": -1, "metric": "None"}
+    >>> params |= {"min_data_in_leaf": 1, "min_data_in_bin": 1, "min_sum_hessian_in_leaf": 0}
+    >>> booster = lightgbm.train(params, lightgbm.Dataset(X, y), 5)
+    >>> booster.predict(X).argmax(axis=1)
+    array([0, 0, 1, 1, 2, 2])
+    """
+    return KDObjective(
+        teacher_logits, labels, alpha=alpha, tau=tau, class_weight=class_weight,
+        label_smoothing=label_smoothing, hess=hess, num_threads=num_threads,
+    )  # fmt: skip
+
+
+def kd_metric(
+    teacher_logits: npt.ArrayLike | Mapping[lightgbm.Dataset, npt.ArrayLike] | None,
+    labels: npt.ArrayLike | Mapping[lightgbm.Dataset, npt.ArrayLike] | None = None,
+    *,
+    name: MetricName = "loss",
+    alpha: npt.ArrayLike = 0.5,
+    tau: npt.ArrayLike = 4.0,
+    class_weight: npt.ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    num_threads: int | None = None,
+) -> KDMetric:
+    """A metric for ``feval=`` of `lightgbm.train` and ``cv``, or ``eval_metric=`` of a classifier.
+
+    Formula: the weighted mean over the evaluation set of what ``name`` says.
+
+    Parameters
+    ----------
+    teacher_logits : array_like, or {Dataset: array_like}, or None
+        The teacher's logits for the rows of the evaluation set, as in `kd_objective`; with several
+        evaluation sets those of each. None where ``name`` needs no teacher.
+    labels : array_like, or {Dataset: array_like}, optional
+        Instead of the evaluation set's labels.
+    name : {"loss", "hard", "soft", "accuracy", "nll", "brier", "ece"}
+        The loss, one of its parts, or a score of `kdloss.metrics`. It is reported as
+        ``kd_<name>``, accuracy as ``prediction_accuracy``; that one is maximised, the others
+        minimised.
+    alpha, tau, class_weight, label_smoothing, num_threads
+        As in `kd_objective`; of no matter for the scores.
+
+    Returns
+    -------
+    KDMetric
+        Can be pickled, if no datasets are in it.
+
+    Raises
+    ------
+    ValueError
+        Here or in the first round, for shapes that do not fit, an evaluation set that has no
+        teacher, and one teacher for two evaluation sets. Also for predictions that are
+        probabilities: margins are given only beside a custom objective.
+
+    Examples
+    --------
+    >>> import numpy as np, lightgbm
+    >>> from kdloss.lightgbm import kd_metric, kd_objective
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.normal(size=(160, 2)), rng.integers(0, 3, 160)
+    >>> T = 2 * np.eye(3)[y]
+    >>> train = lightgbm.Dataset(X[:100], y[:100])
+    >>> valid = lightgbm.Dataset(X[100:], y[100:], reference=train)
+    >>> params = {"objective": kd_objective(T[:100]), "num_class": 3, "metric": "None"}
+    >>> params |= {"verbose": -1, "early_stopping_round": 2}
+    >>> booster = lightgbm.train(params, train, 9, [valid], feval=kd_metric(T[100:]))
+    >>> list(booster.best_score["valid_0"])
+    ['kd_loss']
+    """
+    return KDMetric(
+        cast(Any, teacher_logits), cast(Any, labels), name=name, alpha=alpha, tau=tau,
+        class_weight=class_weight, label_smoothing=label_smoothing, num_threads=num_threads,
+    )  # fmt: skip
+
+
+def kd_init_score(
+    teacher_logits: npt.ArrayLike | None,
+    labels: npt.ArrayLike | None,
+    *,
+    alpha: npt.ArrayLike = 0.5,
+    sample_weight: npt.ArrayLike | None = None,
+    class_weight: npt.ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+) -> Array:
+    r"""The scores to start from, as LightGBM's own objectives do with ``boost_from_average``.
+
+    .. math::
+        b = \log m - \overline{\log m}, \quad
+        m = \operatorname{mean} (\alpha \, g + (1 - \alpha) \, \mathrm{softmax}(t))
+
+    with the labels' targets g of `kdloss.kd_loss_batch`. Give them to every Dataset, and add them
+    to what the booster predicts, since LightGBM does not keep them in the model::
+
+        train = lightgbm.Dataset(X, y, init_score=np.tile(scores, (len(X), 1)))
+        margins = booster.predict(X_new) + scores
+
+    Parameters
+    ----------
+    teacher_logits, labels, alpha, class_weight, label_smoothing
+        As in `kd_objective`; unlabelled rows count with their teacher.
+    sample_weight : array_like (rows,) of float, optional
+        The weights of the dataset.
+
+    Returns
+    -------
+    ndarray (classes,) of float64
+        With two classes (1,), the margin log(m[1] / m[0]), ``init_score=np.full(len(X), scores)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `kdloss.kd_loss_batch`.
+
+    Examples
+    --------
+    >>> from kdloss.lightgbm import kd_init_score
+    >>> kd_init_score([[0.0, 0.0], [0.0, 0.0]], [1, -1], alpha=0.5).round(4)
+    array([0.5108])
+    >>> kd_init_score(None, [0, 1, 1, 2], alpha=1.0).round(4)
+    array([-0.231 ,  0.4621, -0.231 ])
+    """
+    return _boosting.starting_scores(
+        _boosting.mean_target(
+            teacher_logits, labels, alpha=alpha, sample_weight=sample_weight,
+            class_weight=class_weight, label_smoothing=label_smoothing,
+        )
+    )  # fmt: skip
+
+
+class KDObjective(_boosting.Objective):
+    """What `kd_objective` returns."""
+
+    def __call__(
+        self, first: Any, second: Any, sample_weight: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Gradient and curvature for (margins, Dataset), or for (labels, margins, weights)."""
+        _, rows = _rows(first, second, sample_weight)
+        classes = rows.margins.size // max(len(rows.margins), 1)
+        grad, hess = self.gradients(rows, "bound" if self.hess == "bound" else "exact")
+        factor = classes / (classes - 1) if self.hess == "library" and classes > 1 else 1.0
+        # LightGBM computes in double and rounds to float, in F-order. The predictions are a view of
+        # memory that it uses again, of which nothing is kept.
+        return self._rounded(grad), self._rounded(hess, factor)
+
+    def _rounded(self, values: Array, factor: float = 1.0) -> Array:
+        out = self.buffers.take(values.shape, np.float32, "F")
+        if factor == 1:
+            np.copyto(out, values, casting="same_kind")
+            return out
+        return np.multiply(values, factor, out=out, casting="same_kind")
+
+
+class KDMetric(_boosting.Metric):
+    """What `kd_metric` returns."""
+
+    def __call__(
+        self, first: Any, second: Any, sample_weight: Array | None = None
+    ) -> tuple[str, float, bool]:
+        """Name, value, and whether more is better, for the arguments of an objective."""
+        dataset, rows = _rows(first, second, sample_weight)
+        value = self.value(cast(Hashable, dataset), rows)
+        return self.__name__, value, self.name == "accuracy"
+
+
+def _rows(
+    first: Any, second: Any, sample_weight: Array | None
+) -> tuple[lightgbm.Dataset | None, Rows]:
+    """Return the whole dataset, and the rows of it that the booster asks for."""
+    if not isinstance(second, lightgbm.Dataset):  # of the scikit-learn interface
+        return None, Rows(second, first, sample_weight, len(second))
+    labels = cast("Array | None", second.get_label())
+    weights = cast("Array | None", second.get_weight())
+    whole, numbers = second, None
+    while whole.used_indices is not None:
+        own = np.asarray(whole.used_indices)
+        numbers = own if numbers is None else own[numbers]
+        whole = cast("lightgbm.Dataset", whole.reference)
+    return whole, Rows(first, labels, weights, whole.num_data(), numbers)

@@ -1,0 +1,329 @@
+"""XGBoost students: objective, metric for early stopping, and starting score.
+
+    import xgboost
+    from kdloss.xgboost import kd_base_score, kd_objective
+
+    params = {"objective": "multi:softprob", "num_class": K, "base_score": kd_base_score(T, y)}
+    booster = xgboost.train(params, xgboost.DMatrix(X, y), obj=kd_objective(T, alpha=0.5, tau=4))
+    probabilities = booster.predict(xgboost.DMatrix(X_new))
+
+Two classes are one margin: ``"objective": "binary:logistic"`` without ``num_class``. XGBoost uses
+``obj`` for training; the name of an objective in the parameters says how it predicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _boosting
+from ._boosting import Array, Curvature, MetricName, Rows
+
+try:
+    import xgboost
+except ImportError as error:
+    raise ImportError("kdloss.xgboost needs xgboost: pip install 'kdloss[xgboost]'") from error
+
+__all__ = ["kd_base_score", "kd_metric", "kd_objective", "number_rows"]
+
+FLOOR = np.float32(1e-16)  # of XGBoost's own curvature
+SHARE_ADDED = 1e-6  # by XGBoost to each class's share, before the logarithm
+HINT = ", or cut the DMatrix (xgboost.cv does) from one that went through number_rows"
+MOST_ROWS = 2**24  # whole numbers up to here are exact in float32
+
+
+def kd_objective(
+    teacher_logits: npt.ArrayLike | None,
+    labels: npt.ArrayLike | None = None,
+    *,
+    alpha: npt.ArrayLike = 0.5,
+    tau: npt.ArrayLike = 4.0,
+    class_weight: npt.ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    hess: Curvature = "library",
+    num_threads: int | None = None,
+) -> KDObjective:
+    r"""An objective for ``obj=`` of `xgboost.train` and ``cv``, or ``objective=`` of XGBClassifier.
+
+    .. math::
+        g = w \, (\alpha \, (p^{(1)} - e_y) + (1 - \alpha) \, \tau \, (p - q)), \quad
+        h = 2 w \, (\alpha \, p^{(1)} (1 - p^{(1)}) + (1 - \alpha) \, p (1 - p))
+
+    with p1 = softmax(margins), p and q student and teacher at tau, and the dataset's weights w.
+    With alpha 1 the trees are those of ``multi:softprob`` and ``binary:logistic`` at the same
+    ``base_score``.
+
+    Parameters
+    ----------
+    teacher_logits : array_like (rows, classes) of float, or (rows,), or None
+        The teacher's logits for the rows of the training set, in its order. With two classes the
+        booster has one margin z, that is the logits (0, z), and the teacher's may be a margin too.
+        None only where ``alpha`` is 1. They are not copied.
+    labels : array_like (rows,) of int, or (rows, classes) of float, optional
+        Instead of the dataset's labels: -1 marks a row that only the teacher labels, -100 one that
+        does not count; or soft labels. By default the dataset's own, in which -1, -100 and, in a
+        DMatrix, soft labels may stand too. (XGBClassifier takes only classes: give ``labels``.)
+    alpha, tau : float or array_like (rows,)
+        The weight of the labels, and the temperature, as in `kdloss.kd_loss_batch`.
+    class_weight, label_smoothing, num_threads
+        As in `kdloss.kd_loss_batch`.
+    hess : {"library", "exact", "bound"}, default "library"
+        The curvature: XGBoost's own, twice the diagonal of the Hessian and at least 1e-16, with one
+        margin once the diagonal; or "exact", the diagonal, or "bound", twice that.
+
+    Returns
+    -------
+    KDObjective
+        Can be pickled. ``copy.deepcopy`` returns the object itself.
+
+    Raises
+    ------
+    ValueError
+        Here or in the first round, for shapes that do not fit, naming both. A DMatrix of other
+        rows than the teacher's, as in the folds of `xgboost.cv`, must be cut from one that
+        `number_rows` has numbered. An objective is for one training set: it refuses another of as
+        many rows with other labels.
+
+    Notes
+    -----
+    Custom objectives start from a margin of 1/2 for every class, not from the frequencies:
+    `kd_base_score` gives the start. Add ``"disable_default_eval_metric": 1`` to the parameters to
+    see only `kd_metric`; XGBoost's default metric cannot read labels of -1.
+
+    References
+    ----------
+    Chen, Guestrin: XGBoost, arXiv:1603.02754 (2016).
+
+    Examples
+    --------
+    >>> import numpy as np, xgboost
+    >>> from kdloss.xgboost import kd_objective
+    >>> X, y = np.arange(6.0).reshape(6, 1), np.array([0, 0, 1, 1, 2, 2])
+    >>> T = 3 * np.eye(3)[y]
+    >>> params = {"objective": "multi:softprob", "num_class": 3, "min_child_weight": 0}
+    >>> booster = xgboost.train(params, xgboost.DMatrix(X, y), 5, obj=kd_objective(T))
+    >>> booster.predict(xgboost.DMatrix(X)).argmax(axis=1)
+    array([0, 0, 1, 1, 2, 2])
+    """
+    return KDObjective(
+        teacher_logits, labels, alpha=alpha, tau=tau, class_weight=class_weight,
+        label_smoothing=label_smoothing, hess=hess, num_threads=num_threads,
+    )  # fmt: skip
+
+
+def kd_metric(
+    teacher_logits: npt.ArrayLike | Mapping[xgboost.DMatrix, npt.ArrayLike] | None,
+    labels: npt.ArrayLike | Mapping[xgboost.DMatrix, npt.ArrayLike] | None = None,
+    *,
+    name: MetricName = "loss",
+    alpha: npt.ArrayLike = 0.5,
+    tau: npt.ArrayLike = 4.0,
+    class_weight: npt.ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    num_threads: int | None = None,
+) -> KDMetric:
+    """A metric for ``custom_metric=`` of `xgboost.train` and ``cv``, or ``eval_metric=``.
+
+    Formula: the weighted mean over the evaluation set of what ``name`` says.
+
+    Parameters
+    ----------
+    teacher_logits : array_like, or {DMatrix: array_like}, or None
+        The teacher's logits for the rows of the evaluation set, as in `kd_objective`; with several
+        evaluation sets those of each. None where ``name`` needs no teacher.
+    labels : array_like, or {DMatrix: array_like}, optional
+        Instead of the evaluation set's labels.
+    name : {"loss", "hard", "soft", "accuracy", "nll", "brier", "ece"}
+        The loss, one of its parts, or a score of `kdloss.metrics`. It is reported as
+        ``kd_<name>``, accuracy as ``prediction_accuracy``: XGBoost's early stopping maximises
+        what begins with "pre", as it should, and minimises the others.
+    alpha, tau, class_weight, label_smoothing, num_threads
+        As in `kd_objective`; of no matter for the scores.
+
+    Returns
+    -------
+    KDMetric
+        Can be pickled, if no datasets are in it.
+
+    Raises
+    ------
+    ValueError
+        Here or in the first round, for shapes that do not fit, an evaluation set that has no
+        teacher, and one teacher for two evaluation sets. Also for predictions that are
+        probabilities: margins are given only beside a custom objective.
+
+    Examples
+    --------
+    >>> import numpy as np, xgboost
+    >>> from kdloss.xgboost import kd_metric, kd_objective
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.normal(size=(60, 2)), rng.integers(0, 3, 60)
+    >>> T = 2 * np.eye(3)[y]
+    >>> train, valid = xgboost.DMatrix(X[:40], y[:40]), xgboost.DMatrix(X[40:], y[40:])
+    >>> log = {}
+    >>> booster = xgboost.train(
+    ...     {"num_class": 3, "disable_default_eval_metric": 1}, train, 9,
+    ...     obj=kd_objective(T[:40]), evals=[(valid, "valid")], custom_metric=kd_metric(T[40:]),
+    ...     early_stopping_rounds=2, evals_result=log, verbose_eval=False,
+    ... )
+    >>> list(log["valid"])
+    ['kd_loss']
+    """
+    return KDMetric(
+        cast(Any, teacher_logits), cast(Any, labels), name=name, alpha=alpha, tau=tau,
+        class_weight=class_weight, label_smoothing=label_smoothing, num_threads=num_threads,
+    )  # fmt: skip
+
+
+def kd_base_score(
+    teacher_logits: npt.ArrayLike | None,
+    labels: npt.ArrayLike | None,
+    *,
+    alpha: npt.ArrayLike = 0.5,
+    sample_weight: npt.ArrayLike | None = None,
+    class_weight: npt.ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+) -> list[float] | float:
+    r"""The start for ``params["base_score"]``, which XGBoost keeps in the model and predicts with.
+
+    .. math::
+        b = \log m - \overline{\log m}, \quad
+        m = \operatorname{mean} (\alpha \, g + (1 - \alpha) \, \mathrm{softmax}(t))
+
+    with the labels' targets g of `kdloss.kd_loss_batch`. XGBoost estimates it for its own
+    objectives, from the labels alone, and not for custom ones.
+
+    Parameters
+    ----------
+    teacher_logits, labels, alpha, class_weight, label_smoothing
+        As in `kd_objective`; unlabelled rows count with their teacher.
+    sample_weight : array_like (rows,) of float, optional
+        The weights of the dataset.
+
+    Returns
+    -------
+    list of float, or float
+        (classes,) scores, for ``"objective": "multi:softprob"``; with two classes the probability
+        of the second, for ``"objective": "binary:logistic"``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `kdloss.kd_loss_batch`.
+
+    Examples
+    --------
+    >>> from kdloss.xgboost import kd_base_score
+    >>> kd_base_score([[0.0, 0.0], [0.0, 0.0]], [1, -1], alpha=0.5)
+    0.625
+    >>> [round(b, 4) for b in kd_base_score(None, [0, 1, 1, 2], alpha=1.0)]
+    [-0.231, 0.4621, -0.231]
+    """
+    shares = _boosting.mean_target(
+        teacher_logits, labels, alpha=alpha, sample_weight=sample_weight,
+        class_weight=class_weight, label_smoothing=label_smoothing,
+    )  # fmt: skip
+    if len(shares) == 2:
+        return float(shares[1])
+    return [float(score) for score in _boosting.starting_scores(shares + SHARE_ADDED)]
+
+
+def number_rows(dmatrix: xgboost.DMatrix) -> xgboost.DMatrix:
+    """Number the rows of a DMatrix, so that the teacher follows its slices, as in `xgboost.cv`.
+
+    XGBoost's folds do not say which rows they hold. The numbers, and their count, stand in the
+    fields ``label_lower_bound`` and ``label_upper_bound``, which XGBoost slices with the rows and
+    otherwise uses for survival data alone.
+
+    Parameters
+    ----------
+    dmatrix : xgboost.DMatrix
+        The whole dataset, of the teacher's rows. Its two fields are set.
+
+    Returns
+    -------
+    xgboost.DMatrix
+        The same object.
+
+    Raises
+    ------
+    ValueError
+        For more than 2**24 rows, which float32 cannot number, and for survival data.
+
+    Examples
+    --------
+    >>> import numpy as np, xgboost
+    >>> from kdloss.xgboost import kd_metric, kd_objective, number_rows
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.normal(size=(60, 2)), rng.integers(0, 3, 60)
+    >>> T = 2 * np.eye(3)[y]
+    >>> scores = xgboost.cv(
+    ...     {"num_class": 3, "disable_default_eval_metric": 1}, number_rows(xgboost.DMatrix(X, y)),
+    ...     5, nfold=3, obj=kd_objective(T), custom_metric=kd_metric(T), as_pandas=False,
+    ... )
+    >>> len(scores["test-kd_loss-mean"])
+    5
+    """
+    rows = dmatrix.num_row()
+    if rows > MOST_ROWS:
+        raise ValueError(f"the DMatrix has {rows} rows, at most {MOST_ROWS} can be numbered")
+    if dmatrix.get_float_info("label_lower_bound").size and _numbers(dmatrix) is None:
+        raise ValueError("the DMatrix has label bounds of survival data, which numbers replace")
+    dmatrix.set_float_info("label_lower_bound", np.arange(rows, dtype=np.float32))
+    dmatrix.set_float_info("label_upper_bound", np.full(rows, rows, np.float32))
+    return dmatrix
+
+
+class KDObjective(_boosting.Objective):
+    """What `kd_objective` returns."""
+
+    def __call__(
+        self, first: Any, second: Any, sample_weight: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Gradient and curvature for (margins, DMatrix), or for (labels, margins, weights)."""
+        _, rows = _rows(first, second, sample_weight)
+        if self.hess != "library":
+            return self.gradients(rows, self.hess)
+        one_margin = rows.margins.size == len(rows.margins)
+        grad, hess = self.gradients(rows, "exact" if one_margin else "bound")
+        floor: Any = FLOOR
+        if one_margin and rows.weights is not None and rows.weights.size:
+            floor = (FLOOR * rows.weights).reshape(hess.shape)
+        return grad, np.maximum(hess, floor, out=hess)
+
+
+class KDMetric(_boosting.Metric):
+    """What `kd_metric` returns."""
+
+    def __call__(
+        self, first: Any, second: Any, sample_weight: Array | None = None
+    ) -> tuple[str, float] | float:
+        """Name and value for (margins, DMatrix); the value for (labels, margins, weights)."""
+        dataset, rows = _rows(first, second, sample_weight)
+        value = self.value(cast(Hashable, dataset), rows)
+        return value if dataset is None else (self.__name__, value)
+
+
+def _rows(
+    first: Any, second: Any, sample_weight: Array | None
+) -> tuple[xgboost.DMatrix | None, Rows]:
+    if not isinstance(second, xgboost.DMatrix):  # of the scikit-learn interface
+        return None, Rows(second, first, sample_weight, len(second))
+    labels, weights = second.get_label(), second.get_weight()
+    numbers, total = _numbers(second) or (None, second.num_row())
+    return second, Rows(first, labels if labels.size else None, weights, total, numbers, HINT)
+
+
+def _numbers(dmatrix: xgboost.DMatrix) -> tuple[Array, int] | None:
+    """Return the numbers that `number_rows` gave, and their count; None for other label bounds."""
+    lower = dmatrix.get_float_info("label_lower_bound")
+    upper = dmatrix.get_float_info("label_upper_bound")
+    if not lower.size or lower.size != upper.size or (upper != upper[0]).any():
+        return None
+    total = float(upper[0])
+    if not (lower == np.floor(lower)).all() or lower.min() < 0 or not lower.max() < total:
+        return None
+    return lower.astype(np.int64), int(total)
