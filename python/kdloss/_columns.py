@@ -9,7 +9,7 @@ import numpy as np
 
 from ._checks import Array, warn
 from ._frames import Names, column_names, frame_array
-from ._training_rows import Rows, take
+from ._training_rows import Rows, is_sparse, take
 
 BLOCK_ELEMENTS = 2**20  # features are read in blocks of about this many numbers
 
@@ -48,8 +48,12 @@ def check_finite(
             refuse_not_finite(name, take(X, some, dtype), some, names)
 
 
-def refuse_not_finite(name: str, block: Array, rows: Array, names: Names | None) -> None:
+def refuse_not_finite(name: str, block: Any, rows: Array, names: Names | None) -> None:
     """Refuse NaN and infinity in these rows (B, D) of the features."""
+    if is_sparse(block):
+        if np.isfinite(block.data).all():
+            return
+        block = block.toarray()
     finite = np.isfinite(block)
     if not finite.all():
         row, column = divmod(int(finite.argmin()), block.shape[1])
@@ -63,21 +67,30 @@ def refuse_not_finite(name: str, block: Array, rows: Array, names: Names | None)
 def standardized(data: Rows) -> Rows:
     """The rows with features that are shifted and scaled by their mean and standard deviation.
 
-    These are of the rows in use, without weights. A constant column keeps scale 1.
+    These are of the rows in use, with their weights. A constant column keeps scale 1.
     """
-    count, low, high = 0, np.inf, -np.inf
+    if is_sparse(data.X):
+        raise ValueError(
+            "standardize=True would shift a sparse X, whose zeros would not stay zeros: divide its "
+            "columns by their scale before, and pass standardize=False"
+        )
+    count, low, high = 0.0, np.inf, -np.inf
     mean, squares = np.zeros((2, data.features))  # of the deviations from the mean, summed
     size = max(1, BLOCK_ELEMENTS // data.features)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for start in range(0, len(data.rows), size):
-            block = take(data.X, data.rows[start : start + size], np.dtype(np.float64))
+            rows = data.rows[start : start + size]
+            block = take(data.X, rows, np.dtype(np.float64))
+            weight = np.ones(len(rows)) if data.weight is None else data.weight[rows]
+            here = float(weight.sum())
+            center = weight @ block / here
             low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
-            difference = block.mean(axis=0) - mean
-            total = count + len(block)
-            mean += difference * (len(block) / total)
-            block = block - block.mean(axis=0)
-            squares += np.einsum("nd,nd->d", block, block)
-            squares += difference**2 * (count * len(block) / total)
+            difference = center - mean
+            total = count + here
+            mean += difference * (here / total)
+            block = block - center
+            squares += np.einsum("n,nd,nd->d", weight, block, block)
+            squares += difference**2 * (count * here / total)
             count = total
         mean = np.where(low == high, low, mean).astype(data.dtype)
         scale = np.where(low == high, 1.0, np.sqrt(squares / count)).astype(data.dtype)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from ._checks import Array
 from ._settings import SCHEDULES, Settings
-from ._training_rows import Batch, Rows, are_labelled
+from ._training_rows import Batch, Rows, are_labelled, is_sparse
 from .losses import kd_loss_parts
 from .metrics import MetricSums
 from .softmax import softmax_temp
@@ -41,7 +42,7 @@ class State:
         return len(self.history)
 
 
-class _Scores:
+class Scores:
     """Weighted means of the loss, its parts and the metrics over the rows of an epoch.
 
     Batches are too small to be scored one by one. Their logits are computed side by side in one
@@ -129,13 +130,19 @@ def _totals(batch: Batch) -> tuple[float, float]:
     return float(batch.weight.sum()), float(batch.weight[labelled].sum())
 
 
-def train(state: State, settings: Settings, data: Rows, held_out: Rows | None) -> Iterator[State]:
-    """Yield the state after each more epoch, until there are enough or patience is used up."""
-    while state.epoch < settings.epochs and not _out_of_patience(state, settings):
+def train(
+    state: State,
+    settings: Settings,
+    data: Rows,
+    held_out: Rows | None,
+    after_epoch: Callable[[State], None],
+) -> None:
+    """Call `after_epoch` with the state after each more epoch, until the limits of settings."""
+    while state.epoch < settings.epochs and not out_of_patience(state, settings):
         # Overflow is found by its infinite loss, and reported with its likely cause.
         with np.errstate(over="ignore", invalid="ignore"):
             state = _next_epoch(state, settings, data, held_out)
-        yield state
+        after_epoch(state)
 
 
 def _next_epoch(state: State, settings: Settings, data: Rows, held_out: Rows | None) -> State:
@@ -151,7 +158,7 @@ def _next_epoch(state: State, settings: Settings, data: Rows, held_out: Rows | N
     longest = min(settings.batch_size, len(data.rows))
     grad_logits = np.empty((longest, data.classes), data.dtype)
     ones = np.ones(longest, data.dtype)
-    scores = _Scores(data, settings.tau, longest)
+    scores = Scores(data, settings.tau, longest)
     order = data.rows
     if settings.shuffle:
         # A generator per epoch: whoever resumes needs no generator state, only the epoch.
@@ -163,10 +170,12 @@ def _next_epoch(state: State, settings: Settings, data: Rows, held_out: Rows | N
         compute_logits(batch.X, parameters, out=s)
         if not math.isfinite(scores.add(s, batch, grad_out=grad)):
             raise FloatingPointError(
-                f"the loss is not finite in epoch {epoch}, batch {number}: "
-                + _why_not_finite(batch)
+                f"the loss is not finite in epoch {epoch}, batch {number}: " + why_not_finite(batch)
             )
-        np.matmul(batch.X.T, grad, out=gradient[:-1])
+        if is_sparse(batch.X):
+            gradient[:-1] = batch.X.T @ grad
+        else:
+            np.matmul(batch.X.T, grad, out=gradient[:-1])
         if settings.bias:
             np.dot(ones[:rows], grad, out=gradient[-1])  # a sum of few columns is slower
         if settings.momentum:
@@ -179,12 +188,25 @@ def _next_epoch(state: State, settings: Settings, data: Rows, held_out: Rows | N
     if not np.isfinite(parameters).all():
         raise FloatingPointError(f"the weights are not finite after epoch {epoch}: {DIVERGED}")
 
-    record: Record = {"epoch": epoch, "learning_rate": learning_rate, **scores.means()}
+    record: Record = {"learning_rate": learning_rate, **scores.means()}
+    return next_state(state, settings, parameters, velocity, record, held_out)
+
+
+def next_state(
+    state: State,
+    settings: Settings,
+    parameters: Array,
+    velocity: Array,
+    scores: Record,
+    held_out: Rows | None,
+) -> State:
+    """The state after one more epoch, whose training rows have these scores."""
+    record: Record = {"epoch": state.epoch + 1, **scores}
     best = parameters
     if held_out is not None:
-        record |= _validate(parameters, settings, held_out, epoch)
+        record |= _validate(parameters, settings, held_out, state.epoch + 1)
         record["best_epoch"] = _best_epoch([*state.history, record])
-        if record["best_epoch"] != epoch:
+        if record["best_epoch"] != record["epoch"]:
             best = state.best
     return State(parameters, velocity, best, [*state.history, record])
 
@@ -192,19 +214,25 @@ def _next_epoch(state: State, settings: Settings, data: Rows, held_out: Rows | N
 def _validate(parameters: Array, settings: Settings, data: Rows, epoch: int) -> Record:
     """The scores of validation rows, named val_."""
     longest = min(block_rows(parameters), len(data.rows))
-    scores = _Scores(data, settings.tau, longest)
+    scores = Scores(data, settings.tau, longest)
     for batch in data.batches(data.rows, longest):
         s = compute_logits(batch.X, parameters, out=scores.place(len(batch.rows)))
         if not math.isfinite(scores.add(s, batch)):
             raise FloatingPointError(
-                f"the validation loss is not finite after epoch {epoch}: " + _why_not_finite(batch)
+                f"the validation loss is not finite after epoch {epoch}: " + why_not_finite(batch)
             )
     return {f"val_{name}": value for name, value in scores.means().items()}
 
 
-def compute_logits(X: Array, parameters: Array, out: Array | None = None) -> Array:
+def compute_logits(X: Any, parameters: Array, out: Array | None = None) -> Array:
     """X W + b (B, C), of parameters (D + 1, C)."""
-    result: Array = np.matmul(X, parameters[:-1], out=out)
+    if is_sparse(X):
+        result: Array = X @ parameters[:-1]
+        if out is not None:
+            out[:] = result
+            result = out
+    else:
+        result = np.matmul(X, parameters[:-1], out=out)
     result += parameters[-1]
     return result
 
@@ -214,15 +242,16 @@ def _best_epoch(history: list[Record]) -> int:
     return losses.index(min(losses)) + 1
 
 
-def _out_of_patience(state: State, settings: Settings) -> bool:
+def out_of_patience(state: State, settings: Settings) -> bool:
     if settings.patience is None or not state.history:
         return False
     return state.epoch - _best_epoch(state.history) >= settings.patience
 
 
-def _why_not_finite(batch: Batch) -> str:
+def why_not_finite(batch: Batch) -> str:
     """The likely cause of a loss that is not finite, from the batch that gave it."""
-    finite = np.isfinite(batch.X).all(axis=1)
+    X = batch.X.toarray() if is_sparse(batch.X) else batch.X
+    finite = np.isfinite(X).all(axis=1)
     if not finite.all():
         return f"row {batch.rows[finite.argmin()]} of its X is not finite"
     if batch.teacher is not None:

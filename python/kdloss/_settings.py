@@ -6,7 +6,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,19 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
+class Solver(NamedTuple):
+    """The epochs of a solver where none are given, and the settings that it alone has."""
+
+    epochs: int
+    own: tuple[str, ...]
+
+
+SOLVERS = {
+    "sgd": Solver(50, ("learning_rate", "batch_size", "schedule", "momentum", "shuffle")),
+    "lbfgs": Solver(1000, ("tolerance",)),
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """How a `LinearStudent` is trained; each field is described there."""
@@ -25,7 +38,7 @@ class Settings:
     alpha: float = 0.5
     tau: float = 4.0
     learning_rate: float = 0.1
-    epochs: int = 50
+    epochs: int = None  # type: ignore[assignment]  # by default that of the solver
     batch_size: int = 128
     schedule: str = "constant"
     momentum: float = 0.0
@@ -35,8 +48,14 @@ class Settings:
     seed: int = 0
     patience: int | None = None
     standardize: bool = False
+    solver: str = "sgd"
+    tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
+        if self.solver not in SOLVERS:
+            raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, not {self.solver!r}")
+        if self.epochs is None:
+            object.__setattr__(self, "epochs", SOLVERS[self.solver].epochs)
         checked: dict[str, Any] = {
             "alpha": _number("alpha", self.alpha, lambda x: 0 <= x <= 1, "in [0, 1]"),
             "tau": _number("tau", self.tau, lambda x: 0 < x < math.inf, "finite and > 0"),
@@ -44,6 +63,9 @@ class Settings:
                 "learning_rate", self.learning_rate, lambda x: 0 < x < math.inf, "finite and > 0"
             ),
             "momentum": _number("momentum", self.momentum, lambda x: 0 <= x < 1, "in [0, 1)"),
+            "tolerance": _number(
+                "tolerance", self.tolerance, lambda x: 0 < x < math.inf, "finite and > 0"
+            ),
             "l2": _number("l2", self.l2, lambda x: 0 <= x < math.inf, "finite and >= 0"),
             "epochs": whole("epochs", self.epochs, 1),
             "batch_size": whole("batch_size", self.batch_size, 1),
@@ -61,6 +83,13 @@ class Settings:
         for name, value in checked.items():
             # Plain Python values, whatever kind was given: they are written as JSON.
             object.__setattr__(self, name, value)
+        for solver, its in SOLVERS.items():
+            for name in its.own if solver != self.solver else ():
+                if getattr(self, name) != getattr(Settings, name):
+                    raise ValueError(
+                        f"{name} is a setting of solver={solver!r}, and this student has "
+                        f"solver={self.solver!r}: leave it out"
+                    )
 
 
 def _number(name: str, value: Any, valid: Callable[[float], bool], expected: str) -> float:

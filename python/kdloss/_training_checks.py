@@ -31,7 +31,7 @@ from ._convert import as_vector, refuse_mask
 from ._frames import Names, column_names, frame_array, series_array
 from ._settings import Settings, whole
 from ._teacher_check import warn_of_misfit
-from ._training_rows import Rows, take
+from ._training_rows import Rows, is_sparse, take
 from .teacher import check_teacher_weights
 
 BLOCK_ELEMENTS = 2**20  # soft labels are checked in blocks of about this many numbers
@@ -231,7 +231,7 @@ def _check_data(
 ) -> tuple[Rows, Expected]:
     """Training or validation rows, and what is now known of their columns."""
     X = named_features(f"{prefix}X", given.X, expected.feature_names)
-    X = check_rows(f"{prefix}X", X, columns=expected.features)
+    X = check_features(f"{prefix}X", X, columns=expected.features)
     rows = int(X.shape[0])
     weight = unused = None
     if given.sample_weight is not None:
@@ -286,8 +286,8 @@ def _check_data(
             f"{prefix}teacher_logits is None, but {name} row {used[labelled.argmin()]} is {found}, "
             "which learns from the teacher alone"
         )
-    is_float32 = X.dtype.newbyteorder("=") == np.float32
-    dtype = np.dtype(np.float32 if is_float32 else np.float64)
+    keeps_float32 = settings.solver == "sgd" and X.dtype.newbyteorder("=") == np.float32
+    dtype = np.dtype(np.float32 if keeps_float32 else np.float64)
     data = Rows(X, labels, teachers, shares, alpha, weight, settings.tau, used, count, dtype, known)
     return data, expected
 
@@ -320,6 +320,17 @@ def _name_classes(
         class_names=names,
         teacher_columns=matched,
     )
+
+
+def check_features(
+    name: str, value: Any, *, rows: int | None = None, columns: int | None = None
+) -> Any:
+    """Return features as `check_rows` does, and sparse ones as a CSR matrix."""
+    if not is_sparse(value):
+        return check_rows(name, value, rows=rows, columns=columns)
+    value = value.tocsr()
+    check_rows(name, np.broadcast_to(value.dtype.type(0), value.shape), rows=rows, columns=columns)
+    return value
 
 
 def check_rows(

@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     `alpha` is a number or (B,), `weight` is None or (B,).
     """
 
-    X: Array
+    X: Any  # an array, or a sparse one
     labels: Array
     teacher: Array | None
     alpha: Any
@@ -91,9 +91,18 @@ def are_labelled(labels: Array) -> Array:
     return np.asarray(labels >= 0 if labels.ndim == 1 else labels.any(axis=1))
 
 
-def take(source: Any, rows: Array, dtype: np.dtype[Any]) -> Array:
-    """Sorted `rows` of an array, as `dtype`; a run of them is a slice, which copies nothing."""
-    return np.asarray(_slice(source, rows), dtype)
+def is_sparse(value: Any) -> bool:
+    """Whether this is a sparse matrix or array of SciPy's, which is not imported to tell."""
+    return hasattr(value, "tocsr")
+
+
+def take(source: Any, rows: Array, dtype: np.dtype[Any]) -> Any:
+    """Sorted `rows` of an array, as `dtype`; a run of them is a slice, which copies nothing.
+
+    Rows of a sparse matrix stay sparse.
+    """
+    some = _slice(source, rows)
+    return some.astype(dtype, copy=False) if is_sparse(some) else np.asarray(some, dtype)
 
 
 def standardize(X: Array, mean: Array | None, scale: Array | None) -> Array:

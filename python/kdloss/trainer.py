@@ -1,11 +1,13 @@
-"""A linear student trained by mini-batch SGD on the knowledge-distillation loss.
+"""A linear student of the knowledge-distillation loss, by mini-batch SGD or to its optimum.
 
-One step, with a batch X (B, D) of features, teacher logits T (B, C) and labels y (B,):
+One step of SGD, with a batch X (B, D) of features, teacher logits T (B, C) and labels y (B,):
 
     logits = X W + b                                       (B, C)
     loss, G = kd_loss_and_grad(logits, T, y, alpha, tau)   G (B, C), of the batch's mean loss
     v = momentum v + X^T G + l2 W                          (D, C)
     W = W - learning_rate v
+
+The loss is convex in W and b. `_lbfgs` finds its optimum on all rows.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _student_file
+from . import _lbfgs, _student_file
 from ._checks import Array, check_weights
 from ._class_names import class_indices, matching_columns, read_labels
 from ._columns import Columns, named_features, refuse_not_finite
@@ -28,7 +30,7 @@ from ._frames import column_names, series_array
 from ._outcome import warn_of_outcome
 from ._settings import SCHEDULES as SCHEDULES
 from ._settings import Settings as Settings
-from ._training_checks import Given, check_initial_weights, check_rows, prepare, prepare_again
+from ._training_checks import Given, check_features, check_initial_weights, prepare, prepare_again
 from ._training_rows import Rows, standardize, take
 from .losses import kd_loss_parts
 from .metrics import MetricSums
@@ -38,8 +40,8 @@ from .softmax import softmax_temp
 class LinearStudent:
     """Linear classifier ``softmax(x W + b)`` that learns from labels and from a fixed teacher.
 
-    Trained by stochastic gradient descent on the knowledge-distillation loss, averaged over each
-    mini-batch:
+    Trained on the knowledge-distillation loss, averaged over each mini-batch of stochastic gradient
+    descent, or over all rows:
 
         alpha * -log softmax(s)[y] + (1 - alpha) * tau^2 * KL(softmax(t/tau) || softmax(s/tau))
 
@@ -55,8 +57,9 @@ class LinearStudent:
         Temperature.
     learning_rate : float > 0
         Initial learning rate.
-    epochs : int
-        Passes over the rows.
+    epochs : int, optional
+        Passes over the rows, by default 50. With "lbfgs" the most iterations, by default 1000; each
+        is one pass, seldom more.
     batch_size : int
         Rows per step; the last batch of an epoch may have fewer.
     schedule : {"constant", "cosine", "step"}
@@ -77,20 +80,29 @@ class LinearStudent:
     patience : int, optional
         Stop after this many epochs without a new lowest validation loss. The student is then that
         of its best epoch, also where all epochs were used.
+    solver : {"sgd", "lbfgs"}
+        How the loss is minimised: by stochastic gradient descent; or by L-BFGS, full batch, without
+        a learning rate, to the optimum (the loss is convex in W and b), which takes SciPy:
+        ``pip install 'kdloss[lbfgs]'``. learning_rate, batch_size, schedule, momentum and shuffle
+        belong to "sgd".
+    tolerance : float > 0
+        "lbfgs" ends where no entry of the gradient of the mean loss (with ``l2/2 * sum(W^2)``) is
+        larger.
 
     Attributes
     ----------
     settings : Settings
         The parameters above.
     weights : (D, C) array
-        W, of the features' type if that is float32, else float64.
+        W, of the features' type if that is float32 and the solver "sgd", else float64.
     bias : (C,) array
         b, or zeros.
     history : list of dict
         One record per epoch: ``epoch`` (from 1), ``learning_rate``, ``loss``, ``hard``, ``soft``,
         ``accuracy``, ``nll``, ``brier``, ``ece``, and with validation the last seven again as
         ``val_loss`` and so on, and ``best_epoch``, the one of the lowest ``val_loss`` so far.
-        See `fit`.
+        See `fit`. With "lbfgs" there is no ``learning_rate``, but ``gradient``, the largest entry
+        of the gradient, and all scores are those of the student after the epoch.
 
     Examples
     --------
@@ -116,7 +128,7 @@ class LinearStudent:
         alpha: float = 0.5,
         tau: float = 4.0,
         learning_rate: float = 0.1,
-        epochs: int = 50,
+        epochs: int | None = None,
         batch_size: int = 128,
         schedule: str = "constant",
         momentum: float = 0.0,
@@ -126,12 +138,14 @@ class LinearStudent:
         seed: int = 0,
         patience: int | None = None,
         standardize: bool = False,
+        solver: str = "sgd",
+        tolerance: float = 1e-4,
     ) -> None:
         self.settings = Settings(
             alpha=alpha,
             tau=tau,
             learning_rate=learning_rate,
-            epochs=epochs,
+            epochs=epochs,  # type: ignore[arg-type]
             batch_size=batch_size,
             schedule=schedule,
             momentum=momentum,
@@ -141,6 +155,8 @@ class LinearStudent:
             seed=seed,
             patience=patience,
             standardize=standardize,
+            solver=solver,
+            tolerance=tolerance,
         )
         self._state: State | None = None
         self._columns: Columns | None = None
@@ -231,6 +247,7 @@ class LinearStudent:
         X : (N, D) array of numbers, or data frame
             Features, finite. Anything with ``shape``, ``dtype`` and slicing by rows will do, and is
             read one batch at a time, after one pass that checks it: a memory-mapped file, for one.
+            A sparse matrix or array of SciPy's is read as CSR.
             The names of a data frame's columns (pandas, polars, Arrow) are kept, and looked at in
             prediction.
         labels : (N,) array of integers, text or booleans, or (N, C) array of floats, or None
@@ -343,7 +360,8 @@ class LinearStudent:
             The total, which counts the epochs behind; by default the one in the settings, else it
             replaces that one. The schedules "cosine" and "step" span the total, so with a new one
             the epochs ahead follow the stretched schedule, while those behind followed the old one:
-            only "constant" then equals one training of that length.
+            only "constant" then equals one training of that length. "lbfgs" goes on to the same
+            optimum, with other bits: what it has learnt of the curvature is not kept.
 
         Returns
         -------
@@ -490,7 +508,7 @@ class LinearStudent:
         if sample_weight is not None:
             weight = check_weights(series_array(sample_weight), int(X.shape[0]))
         known = class_indices(labels, names, sample_weight=weight)
-        check_rows("X", X, rows=len(known))
+        check_features("X", X, rows=len(known))
         rows = np.flatnonzero(known >= 0)
         targets: Any = known
         if np.ndim(labels) == 2:
@@ -579,7 +597,7 @@ class LinearStudent:
     def _check_features(self, X: Any) -> Any:
         """Features as an array, in the order of training."""
         X = named_features("X", X, self._named.features)
-        return check_rows("X", X, columns=len(self._served) - 1)
+        return check_features("X", X, columns=len(self._served) - 1)
 
     def _compute_logits(self, X: Any, rows: Array, out: Array | None = None) -> Array:
         """The logits of these rows, in blocks."""
@@ -607,10 +625,13 @@ class LinearStudent:
         if settings.patience is not None and held_out is None:
             raise ValueError("patience needs validation: a share of the rows, or arrays")
         self.settings = settings
-        later = state
-        for later in train(state, settings, data, held_out):
+        solve = _lbfgs.train if settings.solver == "lbfgs" else train
+
+        def after_epoch(later: State) -> None:
             self._state, self._columns = later, columns
             if progress is not None:
                 progress(dict(later.history[-1]))
-        if later.epoch > state.epoch:
-            warn_of_outcome(later.history, self._served, data, columns.classes)
+
+        solve(state, settings, data, held_out, after_epoch)
+        if len(self.history) > state.epoch:
+            warn_of_outcome(self.history, self._served, data, columns.classes)

@@ -174,3 +174,19 @@ def test_boosting() -> None:
     assert done.returncode == 0, done.stderr
     names = [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:]]
     assert names == ["XGBoost, 50 x 3", "LightGBM, 50 x 3"]
+
+
+def test_solvers() -> None:
+    arguments = ["--threads", "1", "--tasks", "digits", "--rounds", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.solvers", *arguments],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1:-1] for line in done.stdout.splitlines()[3:]]
+    scores = {(name.strip(), alpha.strip()): scores for name, alpha, _, *scores in rows}
+    # The same optimum: loss, accuracy and NLL as they are printed.
+    assert scores["lbfgs, l2 0.001", "1"] == scores["LogisticRegression", "1"]

@@ -101,9 +101,12 @@ def test_a_masked_array_is_not_predicted_for(task):
             method(np.ma.array(task.X))
 
 
-def test_a_sparse_matrix_is_refused(task):
-    with pytest.raises(TypeError, match="X must give arrays when sliced, which csr_array does not"):
-        LinearStudent().fit(csr_array(task.X), task.y, task.T)
+def test_sparse_matrices_are_refused_but_for_features(task):
+    message = "teacher_logits must give arrays when sliced, which csr_array does not"
+    with pytest.raises(TypeError, match=message):
+        LinearStudent().fit(task.X, task.y, csr_array(task.T))
+    with pytest.raises(ValueError, match="standardize=True would shift a sparse X"):
+        LinearStudent(standardize=True).fit(csr_array(task.X), task.y, task.T)
 
 
 def test_an_unlabelled_row_needs_a_teacher(task):
@@ -179,7 +182,8 @@ def test_settings_and_constructor_agree():
 def test_settings_become_plain_values():
     student = LinearStudent(alpha=np.float32(0.5), epochs=np.int8(3), bias=np.bool_(False), tau=2)
     assert [type(v) for v in dataclasses.asdict(student.settings).values()] == [
-        *(float, float, float, int, int, str, float, float, bool, bool, int, type(None), bool)
+        *(float, float, float, int, int, str, float, float, bool, bool, int, type(None), bool),
+        *(str, float),
     ]
 
 

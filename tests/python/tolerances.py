@@ -37,3 +37,18 @@ BOOSTED_MARGIN = 4e-6
 
 # Logarithms of shares that are a difference of sums in float64. Absolute.
 EXACT_SHARE = 1e-12
+
+# Two searches for the optimum of a linear student that each stop at a gradient of 1e-9: they are
+# apart by that over the smallest curvature, some 1e-3. Absolute, for weights and probabilities.
+LBFGS = 1e-5
+
+# The optimum on features and teachers that were rounded to float32, 6e-8 of their value, again over
+# the curvature. Absolute.
+FLOAT32_FEATURES = 1e-4
+
+# A booster's probabilities by its own objective and by ours at alpha 1: margins of float32 that are
+# within 1e-6 of each other. Absolute.
+BOOSTED = 1e-6
+
+# How close sixty rounds of a booster come to their teacher's probabilities. Absolute.
+STUDENT_PROBABILITY = 0.05

@@ -50,6 +50,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train, and leave the student and how it came about in a folder."""
     student = training.new_student(args)
+    args.epochs = student.settings.epochs
     inputs.refuse_two_alphas(args, "alpha", training.FIELDS["alpha"])
     given = {
         "labels": args.labels is not None or args.label_column is not None,

@@ -14,13 +14,15 @@ import numpy.random  # now: imported by NumPy in the midst of the work, it swall
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..trainer import SCHEDULES, LinearStudent, Record, Settings
+from .._settings import SCHEDULES, SOLVERS, Settings
+from ..trainer import LinearStudent, Record
 from . import classes, console, errors, inputs, reading
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 VALIDATION = 0.2
+CHOICES = {"schedule": tuple(SCHEDULES), "solver": tuple(SOLVERS)}
 # The trainer's settings with their defaults here.
 FIELDS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Settings)}
 FIELDS["standardize"] = True
@@ -28,7 +30,8 @@ HELP = {
     "alpha": "weight of the labels' part of the loss, in [0, 1]; the teacher's is 1 - alpha",
     "tau": "temperature of the teacher's part, > 0",
     "learning_rate": "initial learning rate",
-    "epochs": "number of epochs",
+    "epochs": f"number of epochs, or the most iterations of lbfgs (default: "
+    f"{SOLVERS['sgd'].epochs}; with lbfgs {SOLVERS['lbfgs'].epochs})",
     "batch_size": "rows per step",
     "schedule": "how the learning rate changes from epoch to epoch",
     "momentum": "momentum of SGD, in [0, 1)",
@@ -39,6 +42,8 @@ HELP = {
     "patience": "stop after this many epochs without a lower validation loss, and keep the best",
     "standardize": "shift and scale each feature by its mean and standard deviation over the "
     "training rows",
+    "solver": "sgd, with a learning rate, or lbfgs, which needs none and finds the optimum",
+    "tolerance": "lbfgs stops where no entry of the gradient is larger",
 }
 FLAGS = {  # what the trainer calls its arguments, and the flags here
     "X": "features",
@@ -91,8 +96,17 @@ def add_file_flags(parser: argparse.ArgumentParser, *, required: bool) -> None:
     reading.add_flags(parser)
 
 
-def add_setting_flags(parser: argparse.ArgumentParser, *, without: tuple[str, ...] = ()) -> Any:
-    """Add a flag for each of the trainer's settings; return their group."""
+def add_setting_flags(
+    parser: argparse.ArgumentParser,
+    *,
+    without: tuple[str, ...] = (),
+    chosen: dict[str, str] | None = None,
+) -> Any:
+    """Add a flag for each of the trainer's settings; return their group.
+
+    The defaults of the `chosen` ones are chosen later, as the texts there say.
+    """
+    chosen = chosen or {}
     group = parser.add_argument_group("training")
     group.add_argument(
         "--validation",
@@ -108,13 +122,15 @@ def add_setting_flags(parser: argparse.ArgumentParser, *, without: tuple[str, ..
         kind: dict[str, Any]
         if isinstance(default, bool):
             kind = {"action": argparse.BooleanOptionalAction}
-        elif name == "schedule":
-            kind = {"choices": tuple(SCHEDULES)}
+        elif name in CHOICES:
+            kind = {"choices": CHOICES[name]}
         elif isinstance(default, float):
             kind = {"type": float, "metavar": "X"}
         else:
             kind = {"type": int, "metavar": "N"}
-        text = HELP[name] + (" (default: %(default)s)" if default is not None else "")
+        told = chosen.get(name, "" if default is None else "%(default)s")
+        text = HELP[name] + (f" (default: {told})" if told else "")
+        default = None if name in chosen else default
         group.add_argument(_flag(name), default=default, help=text, **kind)
     return group
 

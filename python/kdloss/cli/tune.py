@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import plots
+from .._settings import SOLVERS
 from . import baseline, console, errors, inputs, reading, training
 from .output import naming_out, new_folder, to_json
 
@@ -16,6 +17,7 @@ METRICS = {  # what it is called, and whether less of it is better
     "brier": ("Brier score", True),
     "accuracy": ("accuracy", False),
 }
+L2 = 1e-3
 ALPHAS = "0.1,0.3,0.5,0.7,0.9"
 FEW = 50  # labelled validation rows, below which the standard error of an accuracy is several %
 
@@ -62,12 +64,30 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="trainings per pair, from --seed on, each with its own split (default: %(default)s)",
     )
-    training.add_setting_flags(parser, without=("alpha", "tau"))
+    training.add_setting_flags(
+        parser,
+        without=("alpha", "tau"),
+        chosen={
+            "solver": "lbfgs, but sgd if --epochs or a setting of sgd is given",
+            "l2": f"{L2:g} with lbfgs, 0 with sgd",
+        },
+    )
     parser.set_defaults(run=run)
+
+
+def choose_solver(args: argparse.Namespace) -> None:
+    """Set the solver, and the L2 regularisation that gives lbfgs an optimum on separable rows."""
+    if args.solver is None:
+        names = ("epochs", *SOLVERS["sgd"].own)
+        given = any(getattr(args, name) != training.FIELDS[name] for name in names)
+        args.solver = "sgd" if given else "lbfgs"
+    if args.l2 is None:
+        args.l2 = L2 if args.solver == "lbfgs" else 0.0
 
 
 def run(args: argparse.Namespace) -> None:
     """Train over the grid; leave each score and a picture, and print the best pair's command."""
+    choose_solver(args)
     if args.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, not {args.seeds}")
     if args.labels is None and args.label_column is None:
