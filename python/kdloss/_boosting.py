@@ -27,7 +27,9 @@ SCORES = {
     "ece": metrics.expected_calibration_error,
 }
 # XGBoost maximises a metric whose name begins with "pre", and minimises one that begins with "kd".
-REPORTED = {name: f"kd_{name}" for name in get_args(MetricName)} | {"accuracy": "kd_accuracy"}
+REPORTED = {name: f"kd_{name}" for name in get_args(MetricName)} | {
+    "accuracy": "prediction_accuracy"
+}
 RAREST = 1e-15  # the share of a class that no row has, as in LightGBM: its start is finite
 
 

@@ -172,8 +172,8 @@ def kd_loss_batch(
         weights. If no row counts, the loss is 0, so that a batch of padding does not put NaN into
         a training run. "none" multiplies each row by its weight and does not divide.
     ignore_index : int, default -100
-        The label of padding. If it is -1, then -1 means padding, not unlabelled. Soft labels have no
-        padding label: with them, a value other than the default is refused; use a
+        The label of padding. If it is -1, then -1 means padding, not unlabelled. Soft labels have
+        no padding label: with them, a value other than the default is refused; use a
         ``sample_weight`` of 0 for padding.
     sample_weight : array_like (rows,) of float, optional
         Each row's weight, finite and >= 0. A row of weight 0 is padding. The values of padding rows

@@ -13,6 +13,7 @@ from ._checks import SUM_TOLERANCE, check_weights
 from ._convert import as_array, as_floats
 from .softmax import log_softmax_temp
 
+SHARE_FOR_ZEROS = 1e-3  # of the uniform distribution: the rounding of three decimals
 BLOCK_ELEMENTS = 2**16  # rows are taken in blocks of about this many numbers: 512 KB in float64
 
 

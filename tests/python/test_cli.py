@@ -15,6 +15,7 @@ import pytest
 from command_line import (
     COMMANDS,
     EXTRAS,
+    FILES,
     LOSS,
     PNG,
     PREDICT,
@@ -179,6 +180,28 @@ def test_train_names_the_command_that_predicts(data):
     np.testing.assert_array_equal(np.load("predictions.npy"), expected)
 
 
+def test_train_by_lbfgs(data):
+    X, y, T = data
+    train = ("train", *FILES, "--out", "run")
+    succeeds(*train, "--solver", "lbfgs", "--tolerance", "1e-3", "--l2", "0.01")
+    settings = {"solver": "lbfgs", "tolerance": 1e-3, "l2": 0.01, "standardize": True}
+    expected = LinearStudent(**settings).fit(X, y, T, validation=0.2)
+    found = LinearStudent.load("run/student.npz")
+    np.testing.assert_array_equal(found.weights, expected.weights)
+
+
+@pytest.mark.parametrize(
+    ("flags", "solver", "l2"),
+    [((), "lbfgs", 1e-3), (("--l2", "0.1"), "lbfgs", 0.1), (("--epochs", "2"), "sgd", 0.0)],
+)
+def test_tune_needs_no_learning_rate(data, flags, solver, l2):
+    tune = ("tune", *FILES, "--out", "tune", "--alphas", "0.5", "--taus", "2", "--seeds", "1")
+    succeeds(*tune, *flags)
+    settings = json.loads(Path("tune/results.json").read_text())["settings"]
+    assert (settings["solver"], settings["l2"]) == (solver, l2)
+    assert "trained by sgd, since SciPy is missing" in plain(*tune).stderr
+
+
 def test_train_has_every_setting_of_the_trainer(data):
     X, y, T = data
     settings = {
@@ -195,6 +218,8 @@ def test_train_has_every_setting_of_the_trainer(data):
         "seed": 7,
         "patience": 2,
         "standardize": False,
+        "solver": "sgd",
+        "tolerance": 1e-4,
     }
     assert settings.keys() == {field.name for field in dataclasses.fields(Settings)}
     flags = []

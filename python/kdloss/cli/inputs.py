@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..teacher import logits_from_probs
+from ..teacher import SHARE_FOR_ZEROS, logits_from_probs
 from . import console, errors
 from .reading import Reader
 
 if TYPE_CHECKING:
     from .reading import Values
-
-SHARE_FOR_ZEROS = 1e-3  # of the uniform distribution: the rounding of three decimals
 
 
 def add_flags(

@@ -80,9 +80,21 @@ def choose_solver(args: argparse.Namespace) -> None:
     if args.solver is None:
         names = ("epochs", *SOLVERS["sgd"].own)
         given = any(getattr(args, name) != training.FIELDS[name] for name in names)
-        args.solver = "sgd" if given else "lbfgs"
+        args.solver = "sgd" if given or not _has_scipy() else "lbfgs"
     if args.l2 is None:
         args.l2 = L2 if args.solver == "lbfgs" else 0.0
+
+
+def _has_scipy() -> bool:
+    try:
+        import scipy.optimize  # noqa: F401
+    except ImportError:
+        console.note(
+            "the students are trained by sgd, since SciPy is missing; lbfgs needs no learning "
+            "rate: pip install 'kdloss[lbfgs]'"
+        )
+        return False
+    return True
 
 
 def run(args: argparse.Namespace) -> None:
@@ -167,8 +179,8 @@ def run(args: argparse.Namespace) -> None:
     labelled = round(args.validation * int((training.row_classes(args, data) >= 0).sum()))
     if labelled < FEW:
         console.note(
-            f"about {labelled} labelled validation rows per seed are too few to compare settings reliably; "
-            "a larger --validation or more --seeds help"
+            f"about {labelled} labelled validation rows per seed are too few to compare settings "
+            "reliably; a larger --validation or more --seeds help"
         )
 
 
