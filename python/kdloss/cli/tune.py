@@ -87,7 +87,7 @@ def choose_solver(args: argparse.Namespace) -> None:
 
 def _has_scipy() -> bool:
     try:
-        import scipy.optimize  # noqa: F401
+        import scipy.optimize  # type: ignore[import-untyped]  # noqa: F401
     except ImportError:
         console.note(
             "the students are trained by sgd, since SciPy is missing; lbfgs needs no learning "
