@@ -195,6 +195,24 @@ kdloss::Reduction as_reduction(py::handle object) {
   throw py::type_error("reduction is of type " + type_name(object) + ", expected 'mean', 'sum' or 'none'");
 }
 
+kdloss::Divergence as_divergence(py::handle object) {
+  using kdloss::Divergence;
+  constexpr struct {
+    const char* name;
+    Divergence divergence;
+  } kNames[] = {{"kl", Divergence::kKL},
+                {"reverse_kl", Divergence::kReverseKL},
+                {"js", Divergence::kJS},
+                {"tv", Divergence::kTV},
+                {"mse", Divergence::kMSE}};
+  constexpr const char* kExpected = ", expected 'kl', 'reverse_kl', 'js', 'tv' or 'mse'";
+  if (!PyUnicode_Check(object.ptr()))
+    throw py::type_error("divergence is of type " + type_name(object) + kExpected);
+  for (const auto& x : kNames)
+    if (PyUnicode_CompareWithASCIIString(object.ptr(), x.name) == 0) return x.divergence;
+  throw py::value_error("divergence is '" + text(object) + "'" + kExpected);
+}
+
 int as_num_threads(py::handle object) {
   if (object.is_none()) return 0;
   const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));

@@ -57,6 +57,7 @@ inline const double* doubles(const py::object& array) {
 
 double as_number(py::handle object, const char* name);
 kdloss::Reduction as_reduction(py::handle object);
+kdloss::Divergence as_divergence(py::handle object);
 int as_num_threads(py::handle object);
 std::int64_t as_ignore_index(py::handle object);
 

@@ -3,7 +3,6 @@
 
 #include <pybind11/pybind11.h>
 
-void register_bound(pybind11::module_& module);
 void register_losses(pybind11::module_& module);
 void register_softmax(pybind11::module_& module);
 void register_config(pybind11::module_& module);

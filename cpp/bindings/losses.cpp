@@ -3,15 +3,11 @@
 
 #include "arguments.hpp"
 #include "bindings.hpp"
-#include "fast_call.hpp"
 
 namespace {
 
-// What kdloss.losses calls them with, by position; behind these comes what is a function's own.
-enum Position {
-  kStudent,
-  kTeacher,
-  kLabels,
+// The options that the losses share, in the order in which kdloss.losses hands them over, in a tuple.
+enum Option {
   kAlpha,
   kTau,
   kReduction,
@@ -20,8 +16,23 @@ enum Position {
   kClassWeight,
   kLabelSmoothing,
   kNormalizer,
+  kDivergence,
+  kBeta,
   kNumThreads,
-  kShared
+  kOptionCount
+};
+
+class GivenOptions {
+ public:
+  explicit GivenOptions(const py::tuple& given) : given_(given) {
+    if (given.size() != kOptionCount)
+      throw py::type_error(std::to_string(given.size()) + " options given, expected " +
+                           std::to_string(kOptionCount));
+  }
+  py::handle operator[](Option which) const { return PyTuple_GET_ITEM(given_.ptr(), which); }
+
+ private:
+  const py::tuple& given_;
 };
 
 struct Arguments {
@@ -33,17 +44,20 @@ struct Arguments {
   kdloss::Labels labels_view;
   kdloss::Options options;
 
-  explicit Arguments(Given given, const char* student_name = "student_logits")
-      : student(as_floats(given[kStudent], student_name, Halves::kAccepted)), teacher(py::none()) {
+  Arguments(py::handle student_, py::handle teacher_, py::handle labels_, const py::tuple& options_,
+            const char* student_name = "student_logits")
+      : student(as_floats(student_, student_name, Halves::kAccepted)),
+        teacher(py::none()) {
+    const GivenOptions given(options_);
     require_2d(student, student_name,
-               given[kTeacher] == Py_None ? ", and labels to the same rows"
-                                          : ", and teacher and labels to the same rows");
-    if (given[kTeacher] != Py_None) {
-      const py::array t = as_floats(given[kTeacher], "teacher", Halves::kAccepted);
+               teacher_.is_none() ? ", and labels to the same rows"
+                                  : ", and teacher and labels to the same rows");
+    if (!teacher_.is_none()) {
+      const py::array t = as_floats(teacher_, "teacher", Halves::kAccepted);
       require_2d(t, "teacher");
       teacher = t, teacher_view = any_view(t);
     }
-    labels = as_labels(given[kLabels]);
+    labels = as_labels(labels_);
     labels_view = as_view(labels);
     const py::ssize_t rows = student.shape()[0], classes = student.shape()[1];
     alphas = as_number_or_rows(given[kAlpha], "alpha", rows, options.alpha);
@@ -56,11 +70,13 @@ struct Arguments {
     options.reduction = as_reduction(given[kReduction]);
     options.ignore_index = as_ignore_index(given[kIgnoreIndex]);
     options.label_smoothing = as_number(given[kLabelSmoothing], "label_smoothing");
-    if (given[kNormalizer] != Py_None) {
+    if (!given[kNormalizer].is_none()) {
       options.normalizer = as_number(given[kNormalizer], "normalizer");
       if (options.normalizer == 0)
         throw py::value_error("normalizer is 0, expected a finite number > 0 with a finite inverse");
     }
+    options.divergence = as_divergence(given[kDivergence]);
+    options.beta = as_number(given[kBeta], "beta");
     options.num_threads = as_num_threads(given[kNumThreads]);
   }
 
@@ -103,8 +119,9 @@ py::object named_tuple(Values... values) {
   return result;
 }
 
-py::object kd_loss_batch(Given given) {
-  const Arguments a(given);
+py::object kd_loss_batch(py::handle student, py::handle teacher, py::handle labels,
+                         const py::tuple& options) {
+  const Arguments a(student, teacher, labels, options);
   return with_any_type(a.student, [&](auto zero) -> py::object {
     using T = decltype(zero);
     RowResult<T> rows(a);
@@ -116,9 +133,10 @@ py::object kd_loss_batch(Given given) {
   });
 }
 
-py::object kd_loss_and_grad(Given given) {
-  const Arguments a(given);
-  py::array grad = a.to_write(given[kShared], "out", true);
+py::object kd_loss_and_grad(py::handle student, py::handle teacher, py::handle labels,
+                            const py::tuple& options, py::handle out) {
+  const Arguments a(student, teacher, labels, options);
+  py::array grad = a.to_write(out, "out", true);
   return with_any_type(a.student, [&](auto zero) -> py::object {
     using T = decltype(zero);
     RowResult<T> rows(a);
@@ -131,10 +149,10 @@ py::object kd_loss_and_grad(Given given) {
   });
 }
 
-py::object kd_loss_grad_hess(Given given) {
-  const py::handle bound = given[kShared], grad_out = given[kShared + 1], hess_out = given[kShared + 2];
-  Arguments a(given);
-  a.options.hessian = bound.ptr() == Py_True ? kdloss::Hessian::kBound : kdloss::Hessian::kExact;
+py::object kd_loss_grad_hess(py::handle student, py::handle teacher, py::handle labels,
+                             const py::tuple& options, bool bound, py::handle grad_out, py::handle hess_out) {
+  Arguments a(student, teacher, labels, options);
+  a.options.hessian = bound ? kdloss::Hessian::kBound : kdloss::Hessian::kExact;
   py::array grad = a.to_write(grad_out, "out[0]", true);
   py::array hess = a.to_write(hess_out, "out[1]", false, grad);
   return with_any_type(a.student, [&](auto zero) -> py::object {
@@ -149,10 +167,11 @@ py::object kd_loss_grad_hess(Given given) {
   });
 }
 
-py::object kd_loss_parts(Given given) {
-  const Arguments a(given);
+py::object kd_loss_parts(py::handle student, py::handle teacher, py::handle labels,
+                         const py::tuple& options, py::handle grad_out) {
+  const Arguments a(student, teacher, labels, options);
   py::object grad = py::none();
-  if (given[kShared] != Py_None) grad = a.to_write(given[kShared], "grad_out", true);
+  if (!grad_out.is_none()) grad = a.to_write(grad_out, "grad_out", true);
   return with_any_type(a.student, [&](auto zero) -> py::object {
     using T = decltype(zero);
     RowResult<T> loss(a), hard(a), soft(a);
@@ -169,9 +188,12 @@ py::object kd_loss_parts(Given given) {
 
 // A label of None is absent.
 double kd_loss_single(py::handle student_logits, py::handle teacher_logits, py::handle label_object,
-                      py::handle alpha_object, py::handle tau_object) {
+                      py::handle alpha_object, py::handle tau_object, py::handle divergence_name,
+                      py::handle beta_object) {
   const py::array student = as_floats(student_logits, "student");
   const double alpha = as_number(alpha_object, "alpha"), tau = as_number(tau_object, "tau");
+  const kdloss::Divergence divergence = as_divergence(divergence_name);
+  const double beta = as_number(beta_object, "beta");
   if (label_object.is_none() && alpha != 0)
     throw py::value_error("label is absent, expected one where alpha is not 0");
   const auto label = label_object.is_none() ? kdloss::kUnlabelled : py::cast<std::int64_t>(label_object);
@@ -185,13 +207,14 @@ double kd_loss_single(py::handle student_logits, py::handle teacher_logits, py::
     const auto contiguous = [](const py::object& row) { return py::array_t<T, py::array::c_style>(row); };
     const auto s = contiguous(student);
     if (teacher.is_none()) return kdloss::kd_loss_single<T>(s.data(), nullptr, s.size(), label, alpha, tau);
-    return kdloss::kd_loss_single<T>(s.data(), contiguous(teacher).data(), s.size(), label, alpha, tau);
+    return kdloss::kd_loss_single<T>(s.data(), contiguous(teacher).data(), s.size(), label, alpha, tau,
+                                     divergence, beta);
   });
 }
 
-// As kd_loss_batch, whose teacher, alpha and tau are not used.
-py::object cross_entropy_hard(Given given) {
-  const Arguments a(given, "logits");
+// As kd_loss_batch; the options of the soft loss are not used.
+py::object cross_entropy_hard(py::handle logits, py::handle labels, const py::tuple& options) {
+  const Arguments a(logits, py::none(), labels, options, "logits");
   return with_any_type(a.student, [&](auto zero) -> py::object {
     using T = decltype(zero);
     RowResult<T> rows(a);
@@ -232,11 +255,11 @@ py::object kl_divergence(py::handle q_object, py::handle p_object, py::handle re
 }  // namespace
 
 void register_losses(py::module_& module) {
-  def_fast<kd_loss_batch, kShared>(module, "kd_loss_batch");
-  def_fast<kd_loss_and_grad, kShared + 1>(module, "kd_loss_and_grad");
-  def_fast<kd_loss_grad_hess, kShared + 3>(module, "kd_loss_grad_hess");
-  def_fast<kd_loss_parts, kShared + 1>(module, "kd_loss_parts");
-  def_fast<cross_entropy_hard, kShared>(module, "cross_entropy_hard");
+  module.def("kd_loss_batch", kd_loss_batch);
+  module.def("kd_loss_and_grad", kd_loss_and_grad);
+  module.def("kd_loss_grad_hess", kd_loss_grad_hess);
+  module.def("kd_loss_parts", kd_loss_parts);
+  module.def("cross_entropy_hard", cross_entropy_hard);
   module.def("kd_loss_single", kd_loss_single);
   module.def("kl_divergence", kl_divergence);
 }

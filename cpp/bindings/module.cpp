@@ -7,7 +7,6 @@
 PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   module.doc() = "The compiled core of kdloss.";
   module.attr("__version__") = KDLOSS_VERSION;
-  register_bound(module);
   register_losses(module);
   register_softmax(module);
   register_config(module);

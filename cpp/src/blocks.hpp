@@ -12,7 +12,7 @@ namespace kdloss {
 
 // Elements of a block, so that taking one costs little beside working on it. A call that fits the second
 // caches is cut into one block a thread instead: to move some rows to another processor's cache would cost
-// more than an uneven share (2000 x 30 on two threads: a tenth).
+// more than an uneven share.
 constexpr std::int64_t kBlockElements = 16384;
 constexpr std::int64_t kFitsCaches = 1 << 17;
 

@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <new>
 #include <stdexcept>
 
 #include "dispatch.hpp"
@@ -128,6 +129,10 @@ void check_matrix(const char* name, const void* data, std::int64_t rows, std::in
   if (classes < 1 || rows < 0)
     throw std::invalid_argument(std::string(name) + " has shape " + shape(rows, classes) + ", expected " +
                                 (classes < 1 ? "at least one class" : "no negative number of rows"));
+  // More elements than any memory has: of a view with strides of 0, or of none. The sizes below would
+  // overflow.
+  constexpr std::int64_t kMostElements = std::int64_t{1} << 48;
+  if (rows > kMostElements / classes) throw std::bad_alloc();
   check_present(name, data, rows, classes);
 }
 
@@ -154,6 +159,7 @@ void check_options(const Options& o, std::int64_t classes) {
   if (o.taus == nullptr) check_tau(o.tau);
   if (o.alphas == nullptr) check_share("alpha", -1, o.alpha);
   check_share("label_smoothing", -1, o.label_smoothing);
+  check_share("beta", -1, o.beta);
   for (std::int64_t c = 0; o.class_weight != nullptr && c < classes; ++c)
     check_weight("class_weight", c, o.class_weight[c]);
   if (o.normalizer == 0) return;
@@ -163,6 +169,15 @@ void check_options(const Options& o, std::int64_t classes) {
     throw std::invalid_argument(std::string("normalizer is given with reduction '") +
                                 (o.reduction == Reduction::kSum ? "sum" : "none") +
                                 "', expected it with 'mean' alone");
+}
+
+void check_has_hessian(Divergence divergence) {
+  if (divergence == Divergence::kKL || divergence == Divergence::kMSE) return;
+  const char* const name = divergence == Divergence::kTV   ? "total variation"
+                           : divergence == Divergence::kJS ? "the Jensen-Shannon divergence"
+                                                           : "the reverse KL divergence";
+  throw std::invalid_argument(std::string("the Hessian of ") + name +
+                              " may have a negative diagonal, expected the divergence 'kl' or 'mse' for it");
 }
 
 CountedRows check_rows(const AnyView& student, const Labels& labels, const Options& o,

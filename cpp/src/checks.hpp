@@ -21,6 +21,9 @@ void check_same_shape(const char* name, std::int64_t rows, std::int64_t classes,
 // What does not belong to a row: alpha and tau as numbers, class weights, smoothing, the normalizer.
 void check_options(const Options& options, std::int64_t classes);
 
+// Refuses those whose Hessian may have a negative diagonal.
+void check_has_hessian(Divergence divergence);
+
 struct CountedRows {
   double weight = 0;            // the sum of the weights (1 without weights) of the rows that count
   bool all_have_class = false;  // true only if every row was seen to have a class index

@@ -1,6 +1,7 @@
 // The loss of a batch: its checks, its rows spread over threads, its mean.
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -43,6 +44,21 @@ CountedRows check(const KdCall<T>& call, const Options& options, Student student
   return check_rows(call.student, call.labels, options, student.name, has_teacher, student.one_row);
 }
 
+// Jensen-Shannon's ends are other divergences.
+void replace_ends(Options& o) {
+  if (o.divergence != Divergence::kJS) return;
+  if (o.beta == 0) o.divergence = Divergence::kKL;
+  if (o.beta == 1) o.divergence = Divergence::kReverseKL;
+}
+
+template <class T>
+bool weights_fit(const double* class_weight, std::int64_t classes) {
+  const double most = std::sqrt(static_cast<double>(std::numeric_limits<T>::max()));
+  return class_weight == nullptr || std::all_of(class_weight, class_weight + classes, [=](double w) {
+           return w == 0 || (w < most && w > 1 / most);
+         });
+}
+
 // Refuses soft labels that are no probabilities: in the kernels, since there are as many of them as logits.
 template <class T>
 void check_probabilities(const KdCall<T>& call, const KernelsFor<T>& kernel, int threads) {
@@ -64,11 +80,11 @@ Parts run(KdCall<T>& call, const Options& o, Student student = {}) {
   const std::int64_t rows = call.rows, classes = call.classes;
   const double divisor = o.normalizer > 0 ? o.normalizer : counted.weight;  // of the mean
   const double scale = o.reduction == Reduction::kMean && divisor > 0 ? 1 / divisor : 1;
-  call.all_have_class = counted.all_have_class, call.ignore_index = o.ignore_index;
-  call.alpha = o.alpha, call.alphas = o.alphas;
-  call.tau = o.tau, call.taus = o.taus;
-  call.sample_weight = o.sample_weight, call.class_weight = o.class_weight;
-  call.label_smoothing = o.label_smoothing;
+  static_cast<Options&>(call) = o;
+  replace_ends(call);
+  if (call.hess.data != nullptr) check_has_hessian(call.divergence);
+  call.all_have_class = counted.all_have_class;
+  call.weights_fit = weights_fit<T>(o.class_weight, classes);
   call.grad_scale = scale, call.hess_scale = o.hessian == Hessian::kBound ? 2 * scale : scale;
 
   const KernelsFor<T>& kernel = kernels().of<T>();
@@ -169,8 +185,9 @@ Parts kd_loss_parts(View<const T> student, AnyView teacher, const Labels& labels
 
 template <class T>
 double kd_loss_single(const T* student, const T* teacher, std::int64_t classes, std::int64_t label,
-                      double alpha, double tau) {
+                      double alpha, double tau, Divergence divergence, double beta) {
   Options options;
+  options.divergence = divergence, options.beta = beta;
   options.alpha = alpha, options.tau = tau, options.reduction = Reduction::kSum;
   auto call = call_on<T>(View<const T>(student, 1, classes), {}, Labels(&label, 1), nullptr);
   if (teacher != nullptr) call.teacher = View<const T>(teacher, 1, classes);
@@ -181,7 +198,7 @@ template <class T>
 double cross_entropy_hard(View<const T> logits, const Labels& labels, const Options& options,
                           RowLoss<T>* row_losses) {
   Options hard = options;
-  hard.alpha = 1, hard.tau = 1, hard.alphas = nullptr, hard.taus = nullptr;
+  hard.divergence = Divergence::kKL, hard.alpha = 1, hard.tau = 1, hard.alphas = nullptr, hard.taus = nullptr;
   auto call = call_on(logits, {}, labels, row_losses);
   return run(call, hard, {"logits", false}).loss;
 }
@@ -200,7 +217,9 @@ KDLOSS_INSTANTIATE(double)
 KDLOSS_INSTANTIATE(Float16)
 KDLOSS_INSTANTIATE(BFloat16)
 #undef KDLOSS_INSTANTIATE
-template double kd_loss_single(const float*, const float*, std::int64_t, std::int64_t, double, double);
-template double kd_loss_single(const double*, const double*, std::int64_t, std::int64_t, double, double);
+template double kd_loss_single(const float*, const float*, std::int64_t, std::int64_t, double, double,
+                               Divergence, double);
+template double kd_loss_single(const double*, const double*, std::int64_t, std::int64_t, double, double,
+                               Divergence, double);
 
 }  // namespace kdloss

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kdloss/options.hpp"
 #include "kdloss/views.hpp"
 
 namespace kdloss {
@@ -60,17 +61,15 @@ struct Arrays {
   std::int64_t rows = 0, classes = 0;
 };
 
-// One call of the loss, as every row sees it. T is the type that is computed in.
+// One call of the loss, as every row sees it: the caller's options, but that beta lies between 0 and 1. T is
+// the type that is computed in.
 template <class T>
-struct KdCall : Arrays {
+struct KdCall : Arrays, Options {
   Labels labels;
-  bool all_have_class = false;  // what the checks have seen: each row has a class index
-  std::int64_t ignore_index = -100;
-  double alpha = 0.5, tau = 4;
-  const double *alphas = nullptr, *taus = nullptr, *sample_weight = nullptr, *class_weight = nullptr;
-  double label_smoothing = 0;
-  double grad_scale = 1, hess_scale = 1;                // 1 / the mean's divisor; twice that for kBound
-  bool both_parts = false;                              // hard and soft whatever alpha is
+  bool all_have_class = false;            // what the checks have seen: each row has a class index
+  bool weights_fit = true;                // class weights are 0, or far inside T's range
+  double grad_scale = 1, hess_scale = 1;  // 1 / the mean's divisor; twice that for kBound
+  bool both_parts = false;                // hard and soft whatever alpha is
   T *loss = nullptr, *hard = nullptr, *soft = nullptr;  // (rows,)
   KdSums sums;                     // one for every rows_per_sum rows, so that their order never changes
   Runner split_columns = nullptr;  // spreads the columns of one row over threads; null: does not

@@ -24,8 +24,8 @@ inline void ask_for_large_pages(void* data, std::size_t bytes) {
 #endif
 }
 
-// Some memory that a thread keeps from call to call, since getting it anew would cost a small call a
-// twentieth of its time (128 x 100 on two threads).
+// Some memory that a thread keeps from call to call, since getting it anew would cost a small call
+// much of its time.
 class KeptMemory {
  public:
   static KeptMemory& of_this_thread() {

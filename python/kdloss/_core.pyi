@@ -1,26 +1,46 @@
 # The compiled core: arguments by position, checked there. The public functions name them.
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
 __version__: str
 
-# `function` itself, but that its keywords are bound in C, and that `core` does what its body does.
-class Bound:
-    def __init__(self, function: Callable[..., Any], core: Callable[..., Any], /) -> None: ...
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any: ...
+# (alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing, normalizer,
+# divergence, beta, num_threads)
+Options: TypeAlias = tuple[
+    Any, Any, str, int, Any, Any, float, float | None, str, float, int | None
+]
 
-# By position, the first five: student_logits, teacher, labels, alpha, tau, reduction, ignore_index,
-# sample_weight, class_weight, label_smoothing, normalizer, num_threads; then
-def kd_loss_batch(*arguments: Any) -> float | NDArray[Any]: ...
-def kd_loss_and_grad(*arguments: Any) -> Any: ...  # out
-def kd_loss_grad_hess(*arguments: Any) -> Any: ...  # bound, the gradient's out, the Hessian's
-def kd_loss_parts(*arguments: Any) -> Any: ...  # grad_out
-def cross_entropy_hard(*arguments: Any) -> float | NDArray[Any]: ...
+def kd_loss_batch(
+    student: Any, teacher: Any, labels: Any, options: Options, /
+) -> float | NDArray[Any]: ...
+def kd_loss_and_grad(
+    student: Any, teacher: Any, labels: Any, options: Options, out: NDArray[Any] | None, /
+) -> Any: ...
+def kd_loss_grad_hess(
+    student: Any,
+    teacher: Any,
+    labels: Any,
+    options: Options,
+    bound: bool,
+    grad_out: NDArray[Any] | None,
+    hess_out: NDArray[Any] | None,
+    /,
+) -> Any: ...
+def kd_loss_parts(
+    student: Any, teacher: Any, labels: Any, options: Options, grad_out: NDArray[Any] | None, /
+) -> Any: ...
+def cross_entropy_hard(logits: Any, labels: Any, options: Options, /) -> float | NDArray[Any]: ...
 def kd_loss_single(
-    student: Any, teacher: Any, label: int | None, alpha: Any, tau: Any, /
+    student: Any,
+    teacher: Any,
+    label: int | None,
+    alpha: Any,
+    tau: Any,
+    divergence: str,
+    beta: Any,
+    /,
 ) -> float: ...
 def kl_divergence(q: Any, p: Any, reduction: Any, /) -> float | NDArray[Any]: ...
 def softmax_temp(logits: Any, tau: Any, out: Any, /) -> NDArray[Any]: ...

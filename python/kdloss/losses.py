@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import operator
-from collections.abc import Callable
-from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, Unpack, overload
 
 from numpy.typing import ArrayLike, NDArray
 
@@ -14,8 +12,8 @@ from ._convert import as_array
 
 Reduction = Literal["mean", "sum", "none"]
 OneNumber = Literal["mean", "sum"]
+Divergence = Literal["kl", "reverse_kl", "js", "tv", "mse"]
 Loss = TypeVar("Loss", float, NDArray[Any])
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class HardOptions(TypedDict, total=False):
@@ -34,6 +32,8 @@ class LossOptions(HardOptions, total=False):
 
     alpha: ArrayLike
     tau: ArrayLike
+    divergence: Divergence
+    beta: float
 
 
 class GradOptions(LossOptions, total=False):
@@ -83,19 +83,7 @@ class KDParts(NamedTuple, Generic[Loss]):
     hard: Loss
     """The hard loss, -log softmax(s)[label]."""
     soft: Loss
-    """The soft loss, tau^2 KL(softmax(t / tau) || softmax(s / tau))."""
-
-
-def _bound_in_c(core: Callable[..., Any]) -> Callable[[Function], Function]:
-    """For a function whose body hands its parameters to `core`, all of them, in their order.
-
-    Calls do the same without a frame of Python's, which takes a fifth of the smallest loss.
-    """
-
-    def bind(function: Function) -> Function:
-        return cast(Function, functools.update_wrapper(_core.Bound(function, core), function))
-
-    return bind
+    """The soft loss: by default tau^2 KL(softmax(t / tau) || softmax(s / tau))."""
 
 
 @overload
@@ -116,7 +104,6 @@ def kd_loss_batch(
     reduction: Literal["none"],
     **options: Unpack[LossOptions],
 ) -> NDArray[Any]: ...
-@_bound_in_c(_core.kd_loss_batch)
 def kd_loss_batch(
     student_logits: ArrayLike,
     teacher: ArrayLike | None,
@@ -130,6 +117,8 @@ def kd_loss_batch(
     class_weight: ArrayLike | None = None,
     label_smoothing: float = 0.0,
     normalizer: float | None = None,
+    divergence: Divergence = "kl",
+    beta: float = 0.5,
     num_threads: int | None = None,
 ) -> float | NDArray[Any]:
     r"""The knowledge-distillation loss of a batch.
@@ -187,6 +176,26 @@ def kd_loss_batch(
         A divisor for the mean, > 0, in place of the number (or weight) of the rows. With the sum of
         weights of a whole batch, the losses and gradients of its micro-batches add up to those of
         the batch. Only for ``reduction="mean"``.
+    divergence : {"kl", "reverse_kl", "js", "tv", "mse"}, default "kl"
+        What the soft loss measures, with m = beta q + (1 - beta) p:
+
+        - "kl": tau^2 KL(q || p), the teacher first. Its gradient is tau (p - q).
+        - "reverse_kl": tau^2 KL(p || q), the student first, which follows the teacher's largest
+          classes and forgoes others (MiniLLM). Its gradient is tau p (u - sum p u), u = log(p / q).
+        - "js": tau^2 (beta KL(q || m) + (1 - beta) KL(p || m)), Jensen-Shannon's divergence as GKD
+          scales it: at beta = 1/2 it is at most tau^2 log 2. It vanishes towards beta 0 and 1; at
+          these it is its limit over beta, "kl", or over 1 - beta, "reverse_kl". Its gradient is
+          tau p (f - sum p f), f = (1 - beta) log(p / m).
+        - "tv": tau^2 sum abs(p - q) / 2, the total variation. Its gradient is that with
+          f = sign(p - q) / 2.
+        - "mse": sum (s - t)^2 / classes, of the logits as they are: not centred, without tau. Its
+          gradient is 2 (s - t) / classes.
+
+        A class masked by both (-inf) counts nothing. One masked by the student alone makes "kl" and
+        "mse" infinite, one masked by the teacher alone "reverse_kl" and "mse". Beside that the
+        gradient is finite: that of "kl" as ever, the others' without that class.
+    beta : float, default 0.5
+        For "js": the teacher's weight, in [0, 1].
     num_threads : int, optional
         The largest number of threads to use. By default as many as OpenMP allows, or one if the
         work is too small for more to pay off. The result does not depend on it.
@@ -214,6 +223,10 @@ def kd_loss_batch(
     References
     ----------
     Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv:1503.02531 (2015).
+    Gu, Dong, Wei, Huang: MiniLLM, arXiv:2306.08543 ("reverse_kl"). Agarwal et al.: On-Policy
+    Distillation of Language Models, arXiv:2306.13649 ("js"). Wen, Li, Du, Mou: f-Divergence
+    Minimization for Sequence-Level Knowledge Distillation, arXiv:2307.15190 ("tv"). Ba, Caruana: Do
+    Deep Nets Really Need to be Deep?, arXiv:1312.6184 ("mse").
 
     Examples
     --------
@@ -236,8 +249,9 @@ def kd_loss_batch(
     0.210994
     """
     return _core.kd_loss_batch(
-        student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight,
-        class_weight, label_smoothing, normalizer, num_threads,
+        student_logits, teacher, labels,
+        (alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
+         normalizer, divergence, beta, num_threads),
     )  # fmt: skip
 
 
@@ -259,7 +273,6 @@ def kd_loss_and_grad(
     reduction: Literal["none"],
     **options: Unpack[GradOptions],
 ) -> KDResult[NDArray[Any]]: ...
-@_bound_in_c(_core.kd_loss_and_grad)
 def kd_loss_and_grad(
     student_logits: ArrayLike,
     teacher: ArrayLike | None,
@@ -273,6 +286,8 @@ def kd_loss_and_grad(
     class_weight: ArrayLike | None = None,
     label_smoothing: float = 0.0,
     normalizer: float | None = None,
+    divergence: Divergence = "kl",
+    beta: float = 0.5,
     num_threads: int | None = None,
     out: NDArray[Any] | None = None,
 ) -> KDResult[Any]:
@@ -288,7 +303,7 @@ def kd_loss_and_grad(
     student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight
         As in `kd_loss_batch`. With ``reduction="none"`` each row's gradient is that of its own
         loss.
-    class_weight, label_smoothing, normalizer, num_threads
+    class_weight, label_smoothing, normalizer, divergence, beta, num_threads
         As in `kd_loss_batch`.
     out : ndarray (rows, classes), optional
         Where to write the gradient: an array of the student's shape and dtype, with any strides.
@@ -301,10 +316,9 @@ def kd_loss_and_grad(
         ``(loss, grad_logits)``. The error of each part of the gradient is at most 1e-5 (float32) or
         1e-12 (float64), relative to the largest entry of that part in its row; with soft labels or
         smoothing, the hard part W p1 - g can vanish, and its error is relative to the largest entry
-        of W p1 and g. Exception: the soft entry of a class that both models give almost all of the
-        probability is minus the sum of the other entries, and can have a larger error. If the loss
-        is infinite, the gradient is still finite. The gradient of a half-precision student has the
-        student's dtype and is rounded once.
+        of W p1 and g. If the loss is infinite,
+        the gradient is still finite. The gradient of a half-precision student has the student's
+        dtype and is rounded once.
 
     Raises
     ------
@@ -325,8 +339,9 @@ def kd_loss_and_grad(
     [[-0.1695, 0.1264, 0.0431]]
     """
     result: KDResult[Any] = _core.kd_loss_and_grad(
-        student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight,
-        class_weight, label_smoothing, normalizer, num_threads, out,
+        student_logits, teacher, labels,
+        (alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
+         normalizer, divergence, beta, num_threads), out,
     )  # fmt: skip
     return result
 
@@ -362,6 +377,8 @@ def kd_loss_grad_hess(
     class_weight: ArrayLike | None = None,
     label_smoothing: float = 0.0,
     normalizer: float | None = None,
+    divergence: Divergence = "kl",
+    beta: float = 0.5,
     num_threads: int | None = None,
     hess: Literal["exact", "bound"] = "exact",
     out: tuple[NDArray[Any] | None, NDArray[Any] | None] | None = None,
@@ -382,7 +399,7 @@ def kd_loss_grad_hess(
     student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight
         As in `kd_loss_batch`. For gradient boosting use ``reduction="sum"``: the Hessians of a mean
         are so small that XGBoost's ``min_child_weight`` allows no split.
-    class_weight, label_smoothing, normalizer, num_threads
+    class_weight, label_smoothing, normalizer, beta, num_threads
         As in `kd_loss_batch`.
     hess : {"exact", "bound"}, default "exact"
         "bound" is twice the diagonal, which by Gershgorin's theorem is an upper bound of the whole
@@ -390,6 +407,10 @@ def kd_loss_grad_hess(
     out : tuple of two ndarrays (rows, classes) or None, optional
         Where to write the gradient and the Hessian, as ``out`` in `kd_loss_and_grad`. The
         Hessian's may not be the student's own.
+
+    divergence : {"kl", "mse"}
+        As in `kd_loss_batch`. The others' diagonals can be negative, and are refused. That of "mse"
+        is 2 / classes.
 
     Returns
     -------
@@ -434,8 +455,9 @@ def kd_loss_grad_hess(
     elif not isinstance(out, tuple) or len(out) != 2:
         raise TypeError(f"out is of type {type(out).__name__}, expected a tuple (grad, hess)")
     result: KDGradHess[Any] = _core.kd_loss_grad_hess(
-        student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight,
-        class_weight, label_smoothing, normalizer, num_threads, hess == "bound", out[0], out[1],
+        student_logits, teacher, labels,
+        (alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
+         normalizer, divergence, beta, num_threads), hess == "bound", out[0], out[1],
     )  # fmt: skip
     return result
 
@@ -458,7 +480,6 @@ def kd_loss_parts(
     reduction: Literal["none"],
     **options: Unpack[PartsOptions],
 ) -> KDParts[NDArray[Any]]: ...
-@_bound_in_c(_core.kd_loss_parts)
 def kd_loss_parts(
     student_logits: ArrayLike,
     teacher: ArrayLike | None,
@@ -472,6 +493,8 @@ def kd_loss_parts(
     class_weight: ArrayLike | None = None,
     label_smoothing: float = 0.0,
     normalizer: float | None = None,
+    divergence: Divergence = "kl",
+    beta: float = 0.5,
     num_threads: int | None = None,
     grad_out: NDArray[Any] | None = None,
 ) -> KDParts[Any]:
@@ -484,7 +507,7 @@ def kd_loss_parts(
     ----------
     student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight
         As in `kd_loss_batch`.
-    class_weight, label_smoothing, normalizer, num_threads
+    class_weight, label_smoothing, normalizer, divergence, beta, num_threads
         As in `kd_loss_batch`.
     grad_out : ndarray (rows, classes), optional
         Where to write the gradient of the loss, as ``out`` in `kd_loss_and_grad`; by default it is
@@ -524,8 +547,9 @@ def kd_loss_parts(
     [[-0.1695, 0.1264, 0.0431]]
     """
     parts: KDParts[Any] = _core.kd_loss_parts(
-        student_logits, teacher, labels, alpha, tau, reduction, ignore_index, sample_weight,
-        class_weight, label_smoothing, normalizer, num_threads, grad_out,
+        student_logits, teacher, labels,
+        (alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
+         normalizer, divergence, beta, num_threads), grad_out,
     )  # fmt: skip
     return parts
 
@@ -537,6 +561,8 @@ def kd_loss_single(
     *,
     alpha: float = 0.5,
     tau: float = 4.0,
+    divergence: Divergence = "kl",
+    beta: float = 0.5,
 ) -> float:
     r"""The knowledge-distillation loss of one row; the formula is that of `kd_loss_batch`.
 
@@ -551,6 +577,8 @@ def kd_loss_single(
         The weight of the hard loss, in [0, 1].
     tau : float, default 4
         Temperature, in units of the logits, > 0.
+    divergence, beta
+        As in `kd_loss_batch`.
 
     Returns
     -------
@@ -579,7 +607,7 @@ def kd_loss_single(
         raise ValueError(f"teacher has shape {t.shape}, expected the shape of student, {s.shape}")
     if label is not None:
         label = _as_label(label, s.size)
-    loss: float = _core.kd_loss_single(s, t, label, alpha, tau)
+    loss: float = _core.kd_loss_single(s, t, label, alpha, tau, divergence, beta)
     return loss
 
 
@@ -646,8 +674,9 @@ def cross_entropy_hard(
     4.24835425529e-18
     """
     return _core.cross_entropy_hard(
-        logits, None, labels, 1.0, 1.0, reduction, ignore_index, sample_weight,
-        class_weight, label_smoothing, normalizer, num_threads,
+        logits, labels,
+        (1.0, 1.0, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
+         normalizer, "kl", 0.5, num_threads),
     )  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def negative_log_likelihood(
     """Mean over labelled rows of -log of the probability given to the label, in nats.
 
     Formula: ``mean(-log p[y])``, for soft labels ``mean(sum_c -y[c] log p[c])``. A label of
-    probability 0 makes it inf: nothing is clipped.
+    probability 0 makes it inf. Only what the tolerance of a row's sum leaves above 1 counts as 1.
 
     Parameters
     ----------
@@ -123,8 +123,8 @@ def negative_log_likelihood(
     p, y, w = _labelled_rows(probabilities, labels, sample_weight)
     with np.errstate(divide="ignore", invalid="ignore"):  # log 0 = -inf, and 0 * -inf, which is 0
         if y.ndim == 1:
-            return _mean(-np.log(p[np.arange(len(y)), y]), w)
-        return _mean(np.where(y > 0, -y * np.log(p), 0).sum(axis=1), w)
+            return _mean(-np.log(_at_most_1(p[np.arange(len(y)), y])), w)
+        return _mean(np.where(y > 0, -y * np.log(_at_most_1(p)), 0).sum(axis=1), w)
 
 
 def brier_score(
@@ -312,6 +312,11 @@ def _classes(y: Array) -> Array:
     return y if y.ndim == 1 else np.asarray(y.argmax(axis=1))
 
 
+def _at_most_1(p: Array) -> Array:
+    # The tolerance of sums allows probabilities above 1, of which -log is negative.
+    return np.minimum(p, 1.0)
+
+
 def _squared_distance(p: Array, y: Array) -> Array:
     difference = p.astype(np.float64)  # a copy
     if y.ndim == 1:
@@ -326,8 +331,10 @@ def _bin_sums(p: Array, y: Array, bins: int, w: Array | None = None) -> Array:
     if bins < 1:
         raise ValueError(f"bins must be at least 1, not {bins}")
     confidence, correct = _confidence(p, _classes(y))
-    # A confidence that rounding left above 1 belongs to the last bin.
-    index = np.minimum(np.ceil(confidence * bins).astype(np.intp) - 1, bins - 1)
+    # The first bin whose upper edge is not below. (confidence * bins may be rounded to the wrong
+    # side of an edge.) What is above 1, as the tolerance of sums allows, belongs to the last one.
+    edges = np.arange(1, bins) / bins
+    index = np.searchsorted(edges, confidence, side="left")
     if w is not None:
         confidence, correct = confidence * w, correct * w
     return np.array(
@@ -394,4 +401,10 @@ def _labelled_rows(
             "probabilities must be >= 0 and each row must sum to 1; "
             f"row {rows[bad]} has smallest entry {p[bad].min():g} and sum {p[bad].sum():g}"
         )
-    return p, y[rows], None if w is None else w[rows]
+    return p, y[rows], None if w is None else _with_finite_sum(w[rows])
+
+
+def _with_finite_sum(w: Array) -> Array:
+    # The scores are ratios of sums of weights.
+    with np.errstate(over="ignore"):
+        return w if np.isfinite(w.sum()) else np.asarray(w / w.max())

@@ -39,7 +39,9 @@ def softmax_temp(
     -------
     ndarray
         Probabilities, of the logits' shape and type, each row summing to 1. A class at -inf has
-        probability 0; a row that is all -inf, or holds +inf or NaN, is NaN.
+        probability 0; a row that is all -inf, or holds +inf or NaN, is NaN. Each is within 1e-5
+        (float32) or 1e-12 (float64) of its true value, relative; below the type's smallest normal
+        number, relative to that number.
 
     Raises
     ------
@@ -85,7 +87,8 @@ def log_softmax_temp(
     Returns
     -------
     ndarray
-        Log probabilities, of the logits' shape and type; -inf where a class is masked by -inf.
+        Log probabilities, of the logits' shape and type; -inf where a class is masked by -inf. Each
+        is as accurate as in `softmax_temp`.
 
     Raises
     ------
@@ -119,7 +122,8 @@ def log_sum_exp(logits: ArrayLike, tau: float = 1.0, *, axis: int = -1) -> Any:
     -------
     ndarray or scalar
         The logits' shape without ``axis``, and their type. A row of -inf gives -inf, one with +inf
-        gives +inf.
+        gives +inf. It is as accurate as in `softmax_temp`, relative to the larger of max / tau and
+        what is added to that, which may cancel.
 
     Raises
     ------

@@ -1,5 +1,5 @@
 // The kernels' elementary functions, compiled once for each instruction set with the kernels' own options.
-#include "../../cpp/src/kernels/elementary.hpp"
+#include "../../cpp/src/kernels/simd/elementary.hpp"
 #include "elementary_table.hpp"
 
 namespace kdloss::KDLOSS_ISA {

@@ -255,3 +255,53 @@ def exact_row(student, teacher, label, tau):
             np.array([float(mpmath.exp(x) - e) for x, e in zip(log_p1, one_hot, strict=True)]),
             np.array([float(tau * (a - b)) for a, b in zip(p, q, strict=True)]),
         )
+
+
+class ExactSoft(NamedTuple):
+    """The soft part of one row, rounded to float64."""
+
+    loss: float
+    grad: np.ndarray
+
+
+def exact_divergence(student, teacher, tau, divergence, beta=0.5):
+    """Any divergence of one row of finite logits, and its gradient, as the formulas are written."""
+    spread = max(np.ptp(np.asarray(z, np.longdouble)) for z in (student, teacher))
+    with mpmath.workdps(100 + int(min(2 * spread * max(1, 1 / tau) / np.log(10), 700))):
+        s, t = ([mpmath.mpf(float(x)) for x in logits] for logits in (student, teacher))
+        tau, beta, classes = mpmath.mpf(float(tau)), mpmath.mpf(float(beta)), len(s)
+        if divergence == "mse":
+            gaps = [a - b for a, b in zip(s, t, strict=True)]
+            loss = mpmath.fsum(x * x for x in gaps) / classes
+            return ExactSoft(float(loss), np.array([float(2 * x / classes) for x in gaps]))
+
+        def log_softmax(z):
+            m = max(z)
+            log_sum = m + mpmath.log(mpmath.fsum(mpmath.exp(x - m) for x in z))
+            return [x - log_sum for x in z]
+
+        log_p, log_q = (log_softmax([x / tau for x in z]) for z in (s, t))
+        p, q = ([mpmath.exp(x) for x in logs] for logs in (log_p, log_q))
+        m = [beta * b + (1 - beta) * a for a, b in zip(p, q, strict=True)]
+        log_m = [mpmath.log(x) for x in m]
+
+        def kl(a, log_a, log_b):
+            return mpmath.fsum(x * (u - v) for x, u, v in zip(a, log_a, log_b, strict=True))
+
+        if divergence == "kl":
+            loss = kl(q, log_q, log_p)
+            slope = [0 for _ in p]
+        elif divergence == "reverse_kl":
+            loss = kl(p, log_p, log_q)
+            slope = [a - b for a, b in zip(log_p, log_q, strict=True)]
+        elif divergence == "js":
+            loss = beta * kl(q, log_q, log_m) + (1 - beta) * kl(p, log_p, log_m)
+            slope = [(1 - beta) * (a - b) for a, b in zip(log_p, log_m, strict=True)]
+        else:
+            loss = mpmath.fsum(abs(a - b) for a, b in zip(p, q, strict=True)) / 2
+            slope = [mpmath.sign(a - b) / 2 for a, b in zip(p, q, strict=True)]
+        mean = mpmath.fsum(a * f for a, f in zip(p, slope, strict=True))
+        if divergence == "kl":
+            slope, mean = [1 - b / a for a, b in zip(p, q, strict=True)], 0
+        grad = [tau * a * (f - mean) for a, f in zip(p, slope, strict=True)]
+        return ExactSoft(float(tau**2 * loss), np.array([float(x) for x in grad]))

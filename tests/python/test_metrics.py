@@ -209,3 +209,22 @@ def test_huge_unsigned_labels_do_not_wrap_to_unlabelled():
 def test_there_is_at_least_one_bin(metric):
     with pytest.raises(ValueError, match="bins must be at least 1, not 0"):
         metric([[0.5, 0.5]], [0], bins=0)
+
+
+@pytest.mark.parametrize("bins", [15, 25, 49])
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below_it(bins):
+    for m in range(bins // 2 + 1, bins + 1):
+        count = reliability_bins([[m / bins, 1 - m / bins]], [0], bins=bins).count
+        assert count.nonzero()[0].tolist() == [m - 1]
+
+
+@pytest.mark.parametrize("labels", [[0], [[1.0, 0.0]]], ids=["class", "soft"])
+def test_the_tolerance_of_sums_makes_no_negative_likelihood(labels):
+    assert negative_log_likelihood([[1.0005, 0.0]], labels) == 0
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_weights_whose_sum_overflows(metric):
+    p, y = [[0.75, 0.25], [0.25, 0.75], [0.5, 0.5]], [0, 0, 1]
+    huge = metric(p, y, sample_weight=np.array([1.0, 1.0, 0.5]) * 1.7e308)
+    assert close(huge, metric(p, y, sample_weight=[1.0, 1.0, 0.5]))

@@ -11,9 +11,10 @@
 //
 // The promise: hard, soft, each part of the gradient and each entry of the Hessian are within 1e-5 (float) or
 // 1e-12 (double) of their true values, relative (a gradient's entry to the largest of its row and part),
-// whatever the number of classes, the shift or the scale, for 1e-3 <= tau <= 1e6; no loss is below zero. One
-// entry is outside it (README.md): the soft gradient at a class that both models are sure of, where hundreds
-// of others differ all alike and balance. Results do not depend on the number of threads.
+// whatever the number of classes, the shift or the scale, for 1e-3 <= tau <= 1e6; no loss is below zero.
+// Each entry of softmax and log-softmax is within the same bounds of its true value, and log-sum-exp,
+// relative to the larger of its two terms, max / tau and the rest. Below the type's smallest normal number an
+// error is relative to that number. Results do not depend on the number of threads.
 //
 // Values: NaN in a row makes that row's results NaN and no other's. -inf is a masked class: probability 0; a
 // student that masks a class which the teacher or the label wants has loss +inf, beside a finite gradient. A
@@ -28,41 +29,12 @@
 #include <string>
 #include <vector>
 
+#include "kdloss/options.hpp"
 #include "kdloss/views.hpp"
 
 #define KDLOSS_VERSION "0.1.0"
 
 namespace kdloss {
-
-// kMean divides by the weight of the rows that count, which is their number where there are no weights; over
-// no rows it is 0, with a zero gradient. kNone returns 0: ask for row_losses. The gradient is that of the
-// reduced loss; with kNone, of each row's own.
-enum class Reduction { kMean, kSum, kNone };
-
-// kBound is twice the diagonal: by Gershgorin no eigenvalue of a row's Hessian is larger.
-enum class Hessian { kExact, kBound };
-
-// With g = class_weight (onehot(y) (1 - label_smoothing) + label_smoothing / classes), soft labels in the
-// place of onehot(y), and W = sum g, the hard loss is sum g (-log p1), its gradient W p1 - g and its
-// Hessian's diagonal W p1 (1 - p1).
-struct Options {
-  double alpha = 0.5;  // weight of the hard loss, in [0, 1]
-  double tau = 4;      // temperature, > 0
-  Reduction reduction = Reduction::kMean;
-  // Padding: loss 0, gradient 0, not counted, whatever the row holds. Soft labels have none, and take no
-  // other.
-  std::int64_t ignore_index = -100;
-  int num_threads = 0;  // at most; 0: as OpenMP has it, or 1 where more would not pay
-
-  // Absent where null.
-  const double* alphas = nullptr;         // (rows,): each row's own, in the place of alpha
-  const double* taus = nullptr;           // (rows,): the same for tau
-  const double* sample_weight = nullptr;  // (rows,): finite, >= 0; a row of weight 0 is padding
-  const double* class_weight = nullptr;   // (classes,): finite, >= 0
-  double label_smoothing = 0;             // in [0, 1]
-  double normalizer = 0;                  // > 0: divides in the place of the rows' weight, for kMean alone
-  Hessian hessian = Hessian::kExact;
-};
 
 // The type of row losses.
 template <class T>
@@ -115,7 +87,8 @@ Parts kd_loss_parts(View<const T> student_logits, AnyView teacher, const Labels&
 // One row. label may be kUnlabelled.
 template <class T>
 double kd_loss_single(const T* student, const T* teacher, std::int64_t classes, std::int64_t label,
-                      double alpha = 0.5, double tau = 4);
+                      double alpha = 0.5, double tau = 4, Divergence divergence = Divergence::kKL,
+                      double beta = 0.5);
 
 // The hard loss alone: -log softmax(logits)[label]. It has no teacher, so an unlabelled row is refused. alpha
 // and tau are not used.

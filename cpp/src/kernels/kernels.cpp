@@ -1,5 +1,5 @@
 // Every kernel, compiled once for each instruction set: KDLOSS_ISA names this one.
-#include "labels.hpp"
+#include "row/labels.hpp"
 #include "probabilities.hpp"
 #include "softmax.hpp"
 

@@ -3,7 +3,7 @@
 // Seen at full speed, a row a lane or one row at a time; only what is in doubt is looked at number by number.
 #pragma once
 
-#include "kd_rows.hpp"
+#include "loss/rows.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {

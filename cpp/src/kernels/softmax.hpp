@@ -8,10 +8,10 @@
 // it is close to 0.
 #pragma once
 
-#include "gather.hpp"
-#include "kd_formula.hpp"
-#include "layouts.hpp"
-#include "staging.hpp"
+#include "loss/formula.hpp"
+#include "move/gather.hpp"
+#include "move/staging.hpp"
+#include "simd/layouts.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {

@@ -6,7 +6,7 @@
 // does, the sum of all others stands for it.
 #pragma once
 
-#include "layouts.hpp"
+#include "../simd/layouts.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {

@@ -1,9 +1,9 @@
 // What each row of a call needs, by its label, its weight, its alpha and its temperature.
 #pragma once
 
-#include "../kernel_table.hpp"
+#include "../../kernel_table.hpp"
+#include "../simd/layouts.hpp"
 #include "labels.hpp"
-#include "layouts.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
@@ -27,6 +27,7 @@ struct RowPlan {
   double weight = 0, hard_weight = 0, soft_weight = 0;
   std::int64_t label = -1;
   double target_sum = 1, target_rest = 0;
+  double target_unit = 1;                  // what blended targets are multiples of, a power of two
   bool blended = false, keeps_p1 = false;  // keeps_p1: the gradient at label is that of p1, not of p1 - 1
 
   double hard_slope() const {
@@ -47,7 +48,7 @@ class Plans {
 
   RowPlan operator[](std::int64_t row) const {
     const double weight = call_.sample_weight == nullptr ? 1 : call_.sample_weight[row];
-    const std::int64_t label = call_.labels.are_indices() ? call_.labels[row] : -1;
+    const std::int64_t label = call_.labels.are_indices() ? class_of(row) : -1;
     if (weight == 0 || (call_.labels.are_indices() && label == call_.ignore_index)) return {};
     const double alpha = call_.alphas == nullptr ? call_.alpha : call_.alphas[row];
     RowPlan plan = label >= 0 || call_.labels.are_soft() ? labelled(weight, alpha) : unlabelled(weight);
@@ -72,13 +73,17 @@ class Plans {
     return plan;
   }
 
+  // A row's label, read once: the caller's may change while the call runs, and what is no class now is no
+  // label.
+  std::int64_t class_of(std::int64_t row) const {
+    const std::int64_t y = read_label(call_.labels, row);
+    return y == call_.ignore_index || (y >= 0 && y < call_.classes) ? y : kUnlabelled;
+  }
+
   // Whether rows with a class are all alike, but for that class; and but for their weight and alpha.
   bool uniform() const { return plain_ && !weighted_; }
   bool weighted() const { return plain_ && weighted_; }
-  bool has_class(std::int64_t row) const {
-    const std::int64_t y = call_.labels[row];
-    return y >= 0 && y != call_.ignore_index;
-  }
+  bool is_class(std::int64_t label) const { return label >= 0 && label != call_.ignore_index; }
   // Writes the labels of these rows (-1 where they are no indices), unless rows have more of their own. True
   // if each has a class, or none has, and they are uniform() or weighted(). Classes are few here: a label of
   // more bits is that of padding, and replaced later.

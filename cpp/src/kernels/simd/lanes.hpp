@@ -137,6 +137,22 @@ KDLOSS_INLINE Lanes<T, P> fma(Lanes<T, P> a, Lanes<T, P> b, Lanes<T, P> c) {
   KDLOSS_EACH_PART r.part[i] = native_fma(a.part[i], b.part[i], c.part[i]);
   return r;
 }
+// a * b - product, exactly, where product = a * b rounded. Without a fused multiply-add the factors are cut
+// in halves, whose products are exact.
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> upper_half(Lanes<T, P> x) {
+  using Uint = typename Lanes<T, P>::Uint;
+  constexpr Uint kKeep = ~Uint(0) << (sizeof(T) == 4 ? 12 : 27);
+  KDLOSS_EACH_PART x.part[i] =
+      (typename Lanes<T, P>::Native)((typename Lanes<T, P>::NativeUint)x.part[i] & kKeep);
+  return x;
+}
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> product_error(Lanes<T, P> a, Lanes<T, P> b, Lanes<T, P> product) {
+  if constexpr (kFused) return fma(a, b, Lanes<T, P>(0) - product);
+  const Lanes<T, P> a1 = upper_half(a), b1 = upper_half(b), a2 = a - a1, b2 = b - b1;
+  return ((a1 * b1 - product) + (a1 * b2 + a2 * b1)) + a2 * b2;
+}
 // The second operand where either is NaN (x86's rule).
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> max(Lanes<T, P> a, Lanes<T, P> b) {

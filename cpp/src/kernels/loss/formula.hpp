@@ -30,7 +30,8 @@
 // of sixteen rows.
 #pragma once
 
-#include "elementary.hpp"
+#include "../simd/elementary.hpp"
+#include "thresholds.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
@@ -55,67 +56,25 @@ KDLOSS_INLINE Difference<T, P> two_diff(Lanes<T, P> a, Lanes<T, P> b) {
 
 // ---- What is known before a row's classes are read
 
-// What the plain path takes. Rows that reach further down, and masked ones, have wide_terms(); what is beyond
-// these too (infinite logits, NaN, the extremes of scale, mere tails) is computed by the careful path, in
-// double whatever its type.
-template <class T>
-struct Reach;
-template <>
-struct Reach<float> {
-  // How far below its row's largest a logit may lie, in units of tau: exp(-80) is normal, 2^(80 log2 e) an
-  // exponent. A teacher's not as far. es comes from t - mt and the gap, and where the student wants what the
-  // teacher does not, the rounding of either is a half-ulp of that distance: 1.9e-6 each from 32 to 64, and
-  // in the ratio of two classes that err in opposite directions 7.6e-6. Without a fused multiply-add, the
-  // products with k are rounded too.
-  static constexpr float kSoftened = 80, kTeacherSoftened = kFused ? 45 : 22;
-  // The same for what rounds more: in logits, for p1's exponential taken as a power of es, which multiplies
-  // the errors of the polynomials too; in units of tau, for gaps without their rounding errors, where s - t
-  // is rounded once more.
-  static constexpr float kTeacher = kFused ? 32 : 22;
-  // The same for the student: es^n = exp(s - ms) and its multiples are normal numbers down to here. Denormal
-  // ones would halve the speed; beyond, exp(s - ms) may be taken as 2^-100, far below kTail.
-  static constexpr float kStudent = 69;
-  // A sum of tails this small is made of exponentials near exp(-28) and below, whose arguments' rounding,
-  // 2^-24 of 28 twice over, is 3.3e-6 of the sum: the least that others and KL may be.
-  static constexpr float kTail = 1e-12f;
-  // Of |ms - mt|, in logits and in units of tau, for gaps without their rounding errors.
-  static constexpr float kOffset = 16;
-  // Where p is taken from es for the Hessian, which promises each entry: of the teacher's spread and twice
-  // the largest gap, each of which may be rounded by 2^-24 of itself (7e-6); in units of tau, or in logits
-  // where p1 is a power of es.
-  static constexpr float kWhole = 120;
-  static constexpr double kLeastTau = 1e-15, kMostTau = 1e15;
-};
-template <>
-struct Reach<double> {
-  static constexpr double kSoftened = 700, kTeacherSoftened = 700;
-  static constexpr double kTeacher = 1000;  // half-ulps of 5.7e-14
-  static constexpr double kStudent = 620;
-  static constexpr double kTail = 1e-250;
-  static constexpr double kOffset = 256;
-  static constexpr double kWhole = 2100;
-  static constexpr double kLeastTau = 1e-30, kMostTau = 1e30;
-};
-
-constexpr int kMostPower = 8;  // see power()
-
 // The temperature, in the forms that the loops use.
 template <class T>
 struct Temperature {
+  double exact;
   T tau, inverse;
   T k;            // exp(x / tau) = 2^(x k)
   T zero;         // where exp_any() is 0
-  int power;      // tau, if exp(x) can be taken as exp(x / tau)^tau, else 0
+  int power;      // tau if it is 1, 2 or 4, so that exp(x) can be taken as exp(x / tau)^tau; else 0
   bool ordinary;  // within the plain path's reach
   explicit Temperature(double t) {
-    ordinary = t >= Reach<T>::kLeastTau && t <= Reach<T>::kMostTau;
+    ordinary = t >= Threshold<T>::kLeastTau && t <= Threshold<T>::kMostTau;
     const double largest = 1e-2 * Format<T>::kLargest;  // beyond, the limits are reached
     t = t > largest ? largest : (t < 1 / largest ? 1 / largest : t);
+    exact = t;
     tau = static_cast<T>(t);
     inverse = static_cast<T>(1 / t);
     k = static_cast<T>(kLog2E / t);
     zero = zero_at<T>(kLog2E / t, Format<T>::kHeadroomExponent);
-    power = t <= kMostPower && t == static_cast<int>(t) ? static_cast<int>(t) : 0;
+    power = t == 1 || t == 2 || t == 4 ? static_cast<int>(t) : 0;
   }
 };
 
@@ -167,24 +126,20 @@ KDLOSS_INLINE Lanes<T, P> plain_gap(Lanes<T, P> s, Lanes<T, P> t, const Frame<T,
 template <class T, int P>
 KDLOSS_INLINE Mask<T, P> plain_gap_is_in_reach(const Frame<T, P>& frame) {
   const Lanes<T, P> per_logit = max(frame.inverse_tau, Lanes<T, P>(1));
-  return abs(frame.dm.value) * per_logit <= Lanes<T, P>(Reach<T>::kOffset);
+  return abs(frame.dm.value) * per_logit <= Lanes<T, P>(Threshold<T>::kOffset);
 }
 template <class T, int P>
 KDLOSS_INLINE Mask<T, P> plain_gap_is_fit(const Frame<T, P>& frame, Lanes<T, P> moved, Lanes<T, P> zt) {
-  return abs(frame.dm.value) * zt <= Lanes<T, P>(Reach<T>::kOffset) * abs(moved);
+  return abs(frame.dm.value) * zt <= Lanes<T, P>(Threshold<T>::kOffset) * abs(moved);
 }
 
-// How p1's exponential exp(s - ms) comes about: as es^n for n = tau in 1..8, or (0) by an exponential of its
-// own. An error of es is multiplied by n: 8 times its 5 half-ulps is 2.4e-6 in float.
+// How p1's exponential exp(s - ms) comes about: as es^n where n = tau is 1, 2 or 4, or (0) by an exponential
+// of its own. An error of es is multiplied by n: 4 times its 5 half-ulps is 1.2e-6 in float.
 template <int N, class T, int P>
 KDLOSS_INLINE Lanes<T, P> power(Lanes<T, P> e) {
-  if constexpr (N == 1) return e;
-  if constexpr (N % 2 == 0) {
-    const Lanes<T, P> half = power<N / 2>(e);
-    return half * half;
-  } else if constexpr (N > 1) {
-    return power<N - 1>(e) * e;
-  }
+  if constexpr (N >= 2) e = e * e;
+  if constexpr (N == 4) e = e * e;
+  return e;
 }
 
 // What the terms of a class begin with: its logits, their gap, and what becomes of both in the exponents.
@@ -210,8 +165,9 @@ KDLOSS_INLINE Terms<T, P> plain_terms(const Reduced<T, P>& reduced, const Frame<
       x.e1 = power<Power>(x.es);
     else
       // As what has grown from 1: nothing else here would see a NaN, which exp_normal() may lose.
-      x.e1 = grow(Lanes<T, P>(1), Exponent<T, P>(max(Lanes<T, P>(-Reach<T>::kStudent), reduced.s - frame.ms),
-                                                 Lanes<T, P>(static_cast<T>(kLog2E))))
+      x.e1 = grow(Lanes<T, P>(1),
+                  Exponent<T, P>(max(Lanes<T, P>(-Threshold<T>::kHardDepth), reduced.s - frame.ms),
+                                 Lanes<T, P>(static_cast<T>(kLog2E))))
                  .value;
   }
   return x;
@@ -257,12 +213,14 @@ KDLOSS_INLINE Terms<T, P> where(Mask<T, P> m, const Terms<T, P>& yes, const Term
 
 // Calls f(integral constant) for a power known at run time, so that the choice stands outside the loops. Both
 // says whether there can be one: p1 has powers where both parts are computed.
-template <bool Both, int Most = kMostPower, class F>
+template <bool Both, class F>
 KDLOSS_INLINE auto with_power(int power, F&& f) {
-  if constexpr (!Both || Most == 0)
-    return f(Constant<0>{});
-  else
-    return power == Most ? f(Constant<Most>{}) : with_power<Both, Most - 1>(power, f);
+  if constexpr (Both) {
+    if (power == 1) return f(Constant<1>{});
+    if (power == 2) return f(Constant<2>{});
+    if (power == 4) return f(Constant<4>{});
+  }
+  return f(Constant<0>{});
 }
 
 // ---- Sums over the classes, and what follows from them
@@ -319,20 +277,16 @@ template <class T, int P>
 KDLOSS_INLINE SoftResult<T, P> soft_result(const Sums<Lanes<T, P>>& sums, Lanes<T, P> inverse_tau) {
   using L = Lanes<T, P>;
   const L inverse_zt = L(1) / sums.zt, mean_de = sums.d * inverse_zt, sum1 = L(1) + mean_de;
-  // A peaked student under a flat teacher: D is close to -Zt, and Zs has the digits that Zt + D has lost.
-  const Mask<T, P> near = abs(mean_de) <= L(T(0.5));
+  const Mask<T, P> near = abs(mean_de) <= L(T(kGrowth));
   const L log_ratio =
       log_of_sum(where(near, sum1, sums.zs * inverse_zt), where(near, mean_de - (sum1 - L(1)), L(0)));
   return {log_ratio - sums.moved * inverse_zt * inverse_tau, log_ratio, inverse_zt};
 }
 
-// Whether L - sum q v keeps its digits, |L| given. Its error is some 4 half-ulps of sum q |v| <= |L| + sum q
-// |u|, where few different logits are rounded all alike 10, and sum q |u| <= h^-1(KL) with h(a) = exp(-a) - 1
-// + a, by Jensen: 0.21 where KL = 0.02. So these bounds leave a relative error of 2.5e-6 and 2e-6 in float,
-// 6e-6 where all is rounded alike, and KL > 0 for certain. NaN is not far.
+// Whether L - sum q v keeps its digits, |L| given; KL > 0 then for certain. NaN is not far.
 template <class T, int P>
 KDLOSS_INLINE Mask<T, P> kl_is_far(Lanes<T, P> kl, Lanes<T, P> abs_log_ratio) {
-  return (Lanes<T, P>(T(0.02)) <= kl) & (abs_log_ratio * Lanes<T, P>(T(0.125)) <= kl);
+  return (Lanes<T, P>(T(kFarKl)) <= kl) & (abs_log_ratio * Lanes<T, P>(T(kFarRatio)) <= kl);
 }
 
 // The hard loss, from the sums and the label's distance below the largest logit.
@@ -346,15 +300,12 @@ KDLOSS_INLINE Lanes<T, P> hard_result(const Sums<Lanes<T, P>>& sums, Lanes<T, P>
          where(largest, L(0), label_below);
 }
 
-// Whether the sum of k keeps its digits, with soft = tau^2 KL and the type's kTail given. It does not
-// - where only tails are left;
-// - where nearly all classes agree in v = L and differ in u by little: v's error, a half-ulp or two of |L|,
-//   then is a share of u. The bound leaves 4e-6 in float.
+// Whether the sum of k keeps its digits, with soft = tau^2 KL and the type's kTail given.
 template <class T, int P>
 KDLOSS_INLINE Mask<T, P> near_kl_is_fit(Lanes<T, P> soft, Lanes<T, P> tau_log_ratio_square, Lanes<T, P> tau,
                                         T tail) {
   using L = Lanes<T, P>;
-  return (L(tail) * (tau * tau) <= soft) & (tau_log_ratio_square * L(T(1.0 / 128)) <= soft);
+  return (L(tail) * (tau * tau) <= soft) & (tau_log_ratio_square * L(T(kNearRatio)) <= soft);
 }
 // Whether student and teacher are the same, in a row in reach: then there is nothing to round.
 template <class T, int P>
@@ -362,10 +313,10 @@ KDLOSS_INLINE Mask<T, P> are_equal(const Sums<Lanes<T, P>>& sums, Lanes<T, P> so
   using L = Lanes<T, P>;
   return (sums.d == L(0)) & (sums.moved == L(0)) & (soft == L(0));
 }
-// Whether et = es - de is as good as et where p is close to q: es is not many times et there.
+// Whether et = es - de has the digits of et.
 template <class T, int P>
 KDLOSS_INLINE Mask<T, P> et_is_es_minus_de(Lanes<T, P> log_ratio) {
-  return log_ratio <= Lanes<T, P>(T(0.7));
+  return log_ratio <= Lanes<T, P>(T(kShrinkage));
 }
 
 // ---- KL, term by term

@@ -1,8 +1,8 @@
 // What the rows in a tile need: a RowPlan and a Temperature in each lane.
 #pragma once
 
-#include "kd_plan.hpp"
-#include "kd_terms.hpp"
+#include "../loss/terms.hpp"
+#include "plan.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
@@ -13,9 +13,11 @@ struct TileRows {
   alignas(64) T uses_hard[kCount], uses_soft[kCount];  // 1 where the row uses that part, else 0
   alignas(64) T label[kCount];                         // -1: none
   alignas(64) T tau[kCount], inverse_tau[kCount], k[kCount], power[kCount];
+  double exact_tau[kCount];
   alignas(64) T ordinary[kCount];  // 1 where the temperature is
   alignas(64) double weight[kCount], hard_weight[kCount], soft_weight[kCount];
   alignas(64) double target_sum[kCount], target_rest[kCount];
+  alignas(64) double target_unit[kCount];
   alignas(64) T keeps_p1[kCount];  // 1 or 0
   // Of the reduced loss, in the kernels' parts; of the soft one times tau.
   alignas(64) T hard_slope[kCount], soft_slope[kCount];
@@ -23,10 +25,10 @@ struct TileRows {
   bool still_alike = false;  // all this, but for the labels, is what all rows need that are alike
 
   void set(int i, const RowPlan& plan, double grad_scale) {
-    label[i] = static_cast<T>(plan.label);
+    label[i] = static_cast<T>(plan.hard ? plan.label : -1);  // its gradient would be -0 there
     uses_hard[i] = plan.hard, uses_soft[i] = plan.soft;
     weight[i] = plan.weight, hard_weight[i] = plan.hard_weight, soft_weight[i] = plan.soft_weight;
-    target_sum[i] = plan.target_sum, target_rest[i] = plan.target_rest;
+    target_sum[i] = plan.target_sum, target_rest[i] = plan.target_rest, target_unit[i] = plan.target_unit;
     keeps_p1[i] = plan.keeps_p1;
     hard_slope[i] = static_cast<T>(plan.hard_slope() * grad_scale);
     soft_slope[i] = static_cast<T>(plan.soft_weight * static_cast<double>(tau[i]) * grad_scale);
@@ -41,11 +43,14 @@ struct TileRows {
   }
   // After target_sum has changed.
   void set_hard_slopes(double grad_scale) {
-    using D = Lanes<double>;
     alignas(64) double slope[kCount];
-    for (int i = 0; i < kCount; i += D::kCount)
-      store(slope + i, load(hard_weight + i) * load(target_sum + i));
+    for (int i = 0; i < kCount; ++i) slope[i] = hard_weight[i] * target_sum[i];
     store(hard_slope, narrowed(slope, grad_scale));
+  }
+  Lanes<T> in_target_units(const double* from, double scale) const {
+    alignas(64) double product[kCount];
+    for (int i = 0; i < kCount; ++i) product[i] = from[i] * target_unit[i];
+    return narrowed(product, scale);
   }
   RowPlan plan(int i) const {
     RowPlan plan;
@@ -53,6 +58,7 @@ struct TileRows {
     plan.weight = weight[i], plan.hard_weight = hard_weight[i], plan.soft_weight = soft_weight[i];
     plan.label = static_cast<std::int64_t>(label[i]);
     plan.target_sum = target_sum[i], plan.target_rest = target_rest[i];
+    plan.target_unit = target_unit[i];
     plan.keeps_p1 = keeps_p1[i] != 0;
     return plan;
   }
@@ -74,8 +80,9 @@ struct TileRows {
     if (plans.uniform()) set_all(plans.labelled(1, call.alpha), call.grad_scale);
     for (int i = 0; i < kCount; ++i) {
       const std::int64_t row = first + (i < count ? i : count - 1);
-      if (plans.uniform() && plans.has_class(row)) {
-        label[i] = static_cast<T>(call.labels[row]);
+      const std::int64_t own = plans.uniform() ? plans.class_of(row) : kUnlabelled;
+      if (plans.is_class(own)) {
+        label[i] = static_cast<T>(own);
         continue;
       }
       const RowPlan plan = plans[row];
@@ -92,7 +99,7 @@ struct TileRows {
     };
     fill(uses_hard, T(plan.hard)), fill(uses_soft, T(plan.soft)), fill(keeps_p1, T(0));
     fill(weight, plan.weight), fill(hard_weight, plan.hard_weight), fill(soft_weight, plan.soft_weight);
-    fill(target_sum, 1.0), fill(target_rest, 0.0);
+    fill(target_sum, 1.0), fill(target_rest, 0.0), fill(target_unit, 1.0);
     fill(hard_slope, static_cast<T>(plan.hard_slope() * grad_scale));
     fill(soft_slope, static_cast<T>(plan.soft_weight * static_cast<double>(tau[0]) * grad_scale));
   }
@@ -100,35 +107,35 @@ struct TileRows {
   void set_each(const KdCall<T>& call, std::int64_t first) {
     using D = Lanes<double>;
     const bool has_teacher = call.teacher.data != nullptr;
-    alignas(64) double counts[kCount], needs_hard[kCount], needs_soft[kCount], times_tau[kCount];
+    alignas(64) double needs_hard[kCount], needs_soft[kCount], times_tau[kCount];
     const D tau_of_all(static_cast<double>(tau[0]));
     for (int i = 0; i < kCount; i += D::kCount) {
       const D w = call.sample_weight == nullptr ? D(1.0) : load(call.sample_weight + first + i);
       const D zero(0.0), one(1.0), any(call.both_parts ? 1.0 : 0.0), teacher(has_teacher ? 1.0 : 0.0);
       const D alpha = call.alphas == nullptr ? D(call.alpha) : load(call.alphas + first + i);
       const D a = where(zero < w, alpha, zero);  // a row of weight 0 may have any
-      store(counts + i, where(zero < w, one, zero));
       store(needs_hard + i, where(zero < w, where(zero < a, one, any), zero));
       store(needs_soft + i, where(zero < w, where(a < one, one, any), zero) * teacher);
       store(weight + i, w), store(hard_weight + i, w * a), store(soft_weight + i, w * (one - a));
       store(times_tau + i, load(soft_weight + i) * tau_of_all);
-      store(target_sum + i, one), store(target_rest + i, zero);
+      store(target_sum + i, one), store(target_rest + i, zero), store(target_unit + i, one);
     }
     store(uses_hard, narrowed(needs_hard, 1)), store(uses_soft, narrowed(needs_soft, 1));
     store(hard_slope, narrowed(hard_weight, call.grad_scale));
     store(soft_slope, narrowed(times_tau, call.grad_scale));
     store(keeps_p1, Lanes<T>(T(0)));
-    // A row of weight 0 has no label either: its gradient would be -0 there.
-    store(label, where(narrowed(counts, 1) == Lanes<T>(1), load(label), Lanes<T>(-1)));
+    store(label, where(load(uses_hard) == Lanes<T>(1), load(label), Lanes<T>(-1)));  // as in set()
   }
   void set_all(const Temperature<T>& t) {
     using L = Lanes<T>;
     store(tau, L(t.tau)), store(inverse_tau, L(t.inverse)), store(k, L(t.k));
     store(power, L(static_cast<T>(t.power))), store(ordinary, L(T(t.ordinary)));
+    for (double& x : exact_tau) x = t.exact;
     common_power = t.power;
   }
   void set(int i, const Temperature<T>& temperature) {
-    tau[i] = temperature.tau, inverse_tau[i] = temperature.inverse, k[i] = temperature.k;
+    exact_tau[i] = temperature.exact, tau[i] = temperature.tau, inverse_tau[i] = temperature.inverse,
+    k[i] = temperature.k;
     power[i] = static_cast<T>(temperature.power), ordinary[i] = temperature.ordinary;
     common_power = i == 0 || common_power == temperature.power ? temperature.power : kOwnPowers;
   }

@@ -3,8 +3,8 @@
 // Plain loops over one row, which the compiler turns into vectors.
 #pragma once
 
-#include "../halves.hpp"
-#include "../kernel_table.hpp"
+#include "../../halves.hpp"
+#include "../../kernel_table.hpp"
 #include "transpose.hpp"
 
 namespace kdloss::KDLOSS_ISA {
@@ -36,7 +36,7 @@ void read_rows(const AnyView& from, std::int64_t row, std::int64_t count, std::i
     }
   });
 }
-// And back, to T itself or to a half.
+// Copies rows of T to the caller's array, of T or of a half type.
 template <class T>
 void write_rows(const T* block, std::int64_t row, std::int64_t count, std::int64_t classes,
                 const Output& to) {

@@ -11,12 +11,24 @@
 // is one class is a row with that class for its label, to the last bit.
 #pragma once
 
-#include "kd_formula.hpp"
-#include "kd_plan.hpp"
-#include "layouts.hpp"
+#include "../loss/formula.hpp"
+#include "../simd/layouts.hpp"
+#include "plan.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
+
+// The power of two below a number >= 0, in which the largest of a row's targets is no longer too large or too
+// small for its type: class weights have the range of doubles.
+KDLOSS_INLINE double power_below(double x) {
+  constexpr std::uint64_t kExponent = std::uint64_t{0x7ff} << Format<double>::kMantissaBits;
+  std::uint64_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  bits &= kExponent;
+  __builtin_memcpy(&x, &bits, sizeof bits);
+  return x == 0 ? 1 : x;
+}
+KDLOSS_INLINE double larger(double a, double b) { return a > b ? a : b; }
 
 // g (ms - s), where a class that is not wanted may be masked.
 template <class T>
@@ -25,7 +37,8 @@ KDLOSS_INLINE Lanes<T> wanted_gap(Lanes<T> g, Lanes<T> ms, Lanes<T> s) {
 }
 
 // Completes the plan of one row with its target, that of the given row of labels or the plan's own, and
-// leaves in g what blend_gradient() takes away. s and the row of labels are contiguous.
+// leaves in g what blend_gradient() takes away, in units of plan.target_unit. s and the row of labels are
+// contiguous.
 template <class T>
 void blend_row(const KdCall<T>& call, const Plans<T>& plans, const T* s, const Matrix<const T>& labels,
                std::int64_t row, T* g, RowPlan& plan) {
@@ -42,7 +55,7 @@ void blend_row(const KdCall<T>& call, const Plans<T>& plans, const T* s, const M
     });
     wanted = static_cast<std::int64_t>(first(ones.x[0]));
     plan.label = -1;
-    while (wanted > 0 && y[++plan.label] == 0) {
+    while (wanted > 0 && ++plan.label + 1 < classes && y[plan.label] == 0) {
     }
     if (wanted == 1 && y[plan.label] != 1) wanted = 2;
   }
@@ -57,8 +70,14 @@ void blend_row(const KdCall<T>& call, const Plans<T>& plans, const T* s, const M
   }
   for (std::int64_t c = 0; c < classes; ++c) g[c] = y == nullptr ? share : keep * y[c] + share;
   if (y == nullptr) g[plan.label] = keep + share;
+  if (!call.weights_fit) {
+    double most = 0;
+    for (std::int64_t c = 0; c < classes; ++c)
+      most = larger(static_cast<double>(g[c]) * call.class_weight[c], most);
+    plan.target_unit = power_below(most);
+  }
   for (std::int64_t c = 0; call.class_weight != nullptr && c < classes; ++c)
-    g[c] = static_cast<T>(static_cast<double>(g[c]) * call.class_weight[c]);
+    g[c] = static_cast<T>(static_cast<double>(g[c]) * (call.class_weight[c] / plan.target_unit));
 
   const L ms = largest_of(layout, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA { return load(s + c); });
   std::int64_t top = 0;
@@ -71,10 +90,10 @@ void blend_row(const KdCall<T>& call, const Plans<T>& plans, const T* s, const M
     return Some<L, 2>{y, wanted_gap(y, ms, load(s + c))};
   });
   if (wanted > 1 || call.class_weight != nullptr) plan.target_sum = first(of_target.x[0]);  // else it is 1
-  plan.target_rest = first(of_target.x[1]);
   plan.hard &= plan.target_sum > 0 || call.both_parts;
   plan.keeps_p1 = 2 * static_cast<double>(g[top]) <= plan.target_sum;
   if (!plan.keeps_p1) g[top] = static_cast<T>(static_cast<double>(g[top]) - plan.target_sum);
+  plan.target_sum *= plan.target_unit, plan.target_rest = first(of_target.x[1]) * plan.target_unit;
 }
 
 // The gradient of class m's hard loss becomes that of the target's.

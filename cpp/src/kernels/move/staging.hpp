@@ -85,7 +85,7 @@ class Staging {
     if (v.type != kScalar<T>) return kRows;
     if (!in_lanes_) return v.class_stride == 1 ? kInPlace : kRows;
     // Classes that lie whole pages apart share a few sets of the caches, where lines are lost before the next
-    // tile comes to them (32768 x 100 had half the speed of 33024 x 100), but for a few classes.
+    // tile comes to them, but for a few classes.
     constexpr std::int64_t kPage = 4096 / sizeof(T), kFew = 24;
     const bool in_pages = v.row_stride == 1 && v.class_stride % kPage == 0 && arrays_.classes > kFew;
     return in_pages ? kColumns : kInPlace;

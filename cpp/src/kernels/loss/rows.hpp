@@ -2,11 +2,11 @@
 // go.
 #pragma once
 
-#include "gather.hpp"
-#include "kd_by_lane.hpp"
-#include "kd_by_row.hpp"
-#include "kd_careful.hpp"
-#include "staging.hpp"
+#include "../move/gather.hpp"
+#include "../move/staging.hpp"
+#include "by_lane.hpp"
+#include "by_row.hpp"
+#include "careful.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
@@ -49,6 +49,16 @@ void hide_unused(Tile<T> tile, std::int64_t classes, const TileRows<T>& rows, bo
   }
 }
 
+// Has the careful path compute these rows, and others be 0.
+template <class T>
+void leave_to_careful(const KdCall<T>& call, Tile<T> tile, Mask<T> used, TileLoss<T>& loss) {
+  using L = Lanes<T>;
+  loss.set_zero(), loss.any_careful = true;
+  store(loss.careful, where(used, L(1), L(0))), store(loss.careful_hess, L(0));
+  for (std::int64_t c = 0; c < call.classes * L::kCount; c += L::kCount)
+    store(tile.s + c, L(0)), store(tile.t + c, L(0));
+}
+
 // The sums of a tile's losses, which go to the caller too: rows [at, at + count) of a chunk.
 template <class T>
 KDLOSS_INLINE SumOfRows tile_sums(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t at, int count,
@@ -73,8 +83,8 @@ KDLOSS_INLINE SumOfRows tile_sums(const KdCall<T>& call, const Chunk<T>& chunk, 
   return {sum(loss_sum), sum(hard_sum), sum(soft_sum), labelled};
 }
 
-// Rows [at, at + count) of a chunk, at most as many as there are lanes. Inline: a call would cost ten classes
-// a thirtieth.
+// Rows [at, at + count) of a chunk, at most as many as there are lanes. Inline, since with few classes a
+// call is a share of the work.
 template <class T>
 KDLOSS_INLINE SumOfRows kd_tile(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t at, int count,
                                 const Plans<T>& plans, TileRows<T>& rows, const ScratchOf<T>& scratch) {
@@ -103,12 +113,15 @@ KDLOSS_INLINE SumOfRows kd_tile(const KdCall<T>& call, const Chunk<T>& chunk, st
     const NextTile<T> next{{ahead.student, at, classes, tile.s},
                            {ahead.teacher, at, classes, tile.t},
                            {ahead.grad, at, classes, tile.s}};
-    with_parts(any_hard, any_soft, [&](auto with_hard, auto with_soft) {
-      const Rows<with_hard.value, with_soft.value, T> in_lanes(call, tile, rows, next);
-      in_lanes.losses(loss);
-      if (grad) in_lanes.write_gradient();
-      if (hess) in_lanes.write_hessian();
-    });
+    if (any_soft && call.divergence != Divergence::kKL)
+      leave_to_careful(call, tile, hard | soft, loss);
+    else
+      with_parts(any_hard, any_soft, [&](auto with_hard, auto with_soft) {
+        const Rows<with_hard.value, with_soft.value, T> in_lanes(call, tile, rows, next);
+        in_lanes.losses(loss);
+        if (grad) in_lanes.write_gradient();
+        if (hess) in_lanes.write_hessian();
+      });
     for (int i = 0; __builtin_expect(loss.any_careful, 0) && i < count; ++i) {
       if (loss.careful[i] == 0) continue;
       const RowParts parts = careful_row(call, chunk, at + i, rows.plan(i), scratch.careful,
@@ -119,7 +132,7 @@ KDLOSS_INLINE SumOfRows kd_tile(const KdCall<T>& call, const Chunk<T>& chunk, st
       if (loss.careful_hess[i] != 0 && loss.careful[i] == 0)
         careful_row<T>(call, chunk, at + i, rows.plan(i), scratch.careful, nullptr, tile.t + i, n);
     if (grad && plans.blended()) {
-      const L weight = TileRows<T>::narrowed(rows.hard_weight, call.grad_scale);
+      const L weight = rows.in_target_units(rows.hard_weight, call.grad_scale);
       for (std::int64_t c = 0; c < classes * n; c += n)
         store(tile.s + c, load(tile.s + c) - weight * load(tile.g + c));
     }
@@ -186,14 +199,16 @@ void kd_row_by_row(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf
       if (call.taus != nullptr)
         temperature = Temperature<T>(call.taus[r]), exact = Temperature<double>(call.taus[r]);
       const RowInput<T> input{s, plan.soft ? at(chunk.teacher, i) : nullptr, plan.label, ahead, grad};
+      const bool is_default = !plan.soft || call.divergence == Divergence::kKL;
       const bool plain =
-          temperature.ordinary && with_parts(plan.hard, plan.soft, [&](auto hard, auto soft) {
+          is_default && temperature.ordinary && with_parts(plan.hard, plan.soft, [&](auto hard, auto soft) {
             return plain_row<hard.value, soft.value>(call, chunk, i, plan, input, hess, temperature, exact,
                                                      plain_scratch, scratch.careful, parts);
           });
       if (!plain) parts = careful_row(call, chunk, i, plan, scratch.careful, grad, hess, 1);
       if (grad != nullptr && plan.blended)
-        blend_gradient(grad, target, classes, static_cast<T>(plan.hard_weight * call.grad_scale));
+        blend_gradient(grad, target, classes,
+                       static_cast<T>(plan.hard_weight * plan.target_unit * call.grad_scale));
       parts = with_target(plan, parts);
     } else {
       for (std::int64_t c = 0; grad != nullptr && c < classes; ++c) grad[c] = 0;

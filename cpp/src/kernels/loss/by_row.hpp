@@ -6,11 +6,12 @@
 // its blocks, and the order of all additions depends on the number of classes alone.
 #pragma once
 
-#include "../kernel_table.hpp"
+#include "../../kernel_table.hpp"
+#include "../row/plan.hpp"
+#include "../simd/layouts.hpp"
+#include "exact_growth.hpp"
 #include "hessian.hpp"
-#include "kd_plan.hpp"
-#include "kd_terms.hpp"
-#include "layouts.hpp"
+#include "terms.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
@@ -204,8 +205,8 @@ class Row {
         count_(block_count(call.classes)),
         whole_(look()),
         frame_(L(whole_.ms), L(whole_.mt), temperature) {
-    const bool plain_gaps =
-        whole_.spread_t() <= Reach<T>::kTeacher * temperature.tau && !any(~plain_gap_is_in_reach(frame_));
+    const bool plain_gaps = whole_.spread_t() <= Threshold<T>::kPowerDepth * temperature.tau &&
+                            !any(~plain_gap_is_in_reach(frame_));
     for_row(call, scratch, [&](Span span, Block<T>& block) { add(span, block, plain_gaps); });
     for (std::int64_t i = 0; i < count_; ++i)
       sums_.add(scratch.blocks[i].sums), any_wide_ |= scratch.blocks[i].wide;
@@ -216,7 +217,7 @@ class Row {
     if constexpr (Hard) {
       const double below = static_cast<double>(whole_.ms) - static_cast<double>(input_.s[input_.label]);
       to.hard = first(hard_result(sums(), V(below)));
-      if (!(to.hard >= static_cast<double>(Reach<T>::kTail))) return false;
+      if (!(to.hard >= static_cast<double>(Threshold<T>::kTail))) return false;
     }
     if constexpr (Soft) return soft_loss(to.soft);
     return true;
@@ -225,17 +226,18 @@ class Row {
   // Whether each probability comes out as the Hessian wants it: a normal number, with all its digits.
   bool probabilities_are_whole(const RowPlan& plan) const {
     const T spread_s = whole_.spread_s(), spread_t = whole_.spread_t();
-    const T reach = Reach<T>::kSoftened * temperature_.tau;
+    const T reach = Threshold<T>::kStudentDepth * temperature_.tau;
     const T rounded = spread_t + 2 * (spread_s < spread_t ? spread_t : spread_s);
     const T unit = plan.hard && temperature_.power > 0 ? 1 : temperature_.tau;
-    return (!plan.hard || spread_s <= Reach<T>::kStudent) &&
-           (!plan.soft || (spread_s <= reach && spread_t <= reach && rounded <= Reach<T>::kWhole * unit));
+    return (!plan.hard || spread_s <= Threshold<T>::kHardDepth) &&
+           (!plan.soft ||
+            (spread_s <= reach && spread_t <= reach && rounded <= Threshold<T>::kHessianDepth * unit));
   }
 
   void write_gradient(const RowPlan& plan) const {
     const double e1 = Hard ? plan.hard_slope() * call_.grad_scale / total() : 0;
     const double de = Soft ? plan.soft_weight * call_.grad_scale * exact_.tau / sums_.zt : 0;
-    const double es = Soft ? -de * (sums_.d / sums_.zs) : 0;
+    const double es = Soft ? -de * (growth() / sums_.zs) : 0;
     const GradientFactors<T> factor{L(static_cast<T>(e1)), L(static_cast<T>(de)), L(static_cast<T>(es))};
     for_row(call_, scratch_, [&](Span span, Block<T>& block) {
       const BlockGroups<T> groups(input_, span, scratch_);
@@ -247,7 +249,7 @@ class Row {
       });
       const std::int64_t label = input_.label - span.begin;
       if (!Hard || label < 0 || label >= span.end - span.begin) return;
-      double at_label = e1 * (plan.keeps_p1 ? sums_.label : -sums_.others);
+      double at_label = 0 + e1 * (plan.keeps_p1 ? sums_.label : -sums_.others);  // never -0
       if constexpr (Soft) {
         const T* const terms = groups.group_of(label).terms + groups.lane_of(label);
         at_label += de * static_cast<double>(terms[scratch_.apart]) + es * static_cast<double>(terms[0]);
@@ -283,19 +285,21 @@ class Row {
 
   void add(Span span, Block<T>& block, bool plain_gaps) {
     const T spread_s = whole_.ms - block.extent.lowest_s, spread_t = whole_.mt - block.extent.lowest_t;
-    const bool in_reach = Soft ? spread_s <= Reach<T>::kSoftened * temperature_.tau &&
-                                     spread_t <= Reach<T>::kTeacherSoftened * temperature_.tau
-                               : spread_s <= Reach<T>::kStudent;
-    const bool powers = in_reach && spread_t <= Reach<T>::kTeacher && spread_s <= Reach<T>::kStudent;
+    const bool in_reach = Soft ? spread_s <= Threshold<T>::kStudentDepth * temperature_.tau &&
+                                     spread_t <= Threshold<T>::kTeacherDepth * temperature_.tau
+                               : spread_s <= Threshold<T>::kHardDepth;
+    const bool powers =
+        in_reach && spread_t <= Threshold<T>::kPowerDepth && spread_s <= Threshold<T>::kHardDepth;
     block.power = powers ? temperature_.power : 0, block.wide = !in_reach;
     if (!in_reach) {
       add_block<Hard, Soft, 0, kWide>(input_, span, frame_, scratch_, block);
       return;
     }
     with_power<Hard && Soft>(block.power, [&](auto power) {
-      const bool done =
-          plain_gaps && add_block<Hard, Soft, power.value, kPlain>(input_, span, frame_, scratch_, block);
-      if (!done) add_block<Hard, Soft, power.value, kExact>(input_, span, frame_, scratch_, block);
+      if constexpr (Soft)
+        if (plain_gaps && add_block<Hard, Soft, power.value, kPlain>(input_, span, frame_, scratch_, block))
+          return;
+      add_block<Hard, Soft, power.value, kExact>(input_, span, frame_, scratch_, block);
     });
   }
 
@@ -303,6 +307,27 @@ class Row {
     return {V(sums_.zt), V(sums_.zs), V(sums_.d), V(sums_.moved), V(sums_.others), V(sums_.label)};
   }
   double total() const { return sums_.others + sums_.label; }  // of e1
+
+  // D, for the gradient.
+  double growth() const {
+    const L depth(whole_.spread_t() * temperature_.inverse), zs(static_cast<T>(sums_.zs));
+    if (!any(may_balance<T>(static_cast<T>(call_.classes), depth, zs))) return sums_.d;
+    const L ratio(static_cast<T>(sums_.d / sums_.zs));
+    double sum_of_growth = 0;
+    L most(T(0));
+    for (std::int64_t b = 0; b < count_; ++b) {
+      const BlockGroups<T> groups(input_, block_at(b, count_, call_.classes), scratch_);
+      Balance<T> balance;
+      const auto look = [&](const Groups<T>& some) {
+        for (std::int64_t i = 0; i < some.count * Groups<T>::kSize; i += Groups<T>::kSize)
+          balance.add(load(some.terms + i), load(some.terms + some.apart + i), ratio);
+      };
+      look(groups.whole), look(groups.last);
+      sum_of_growth += static_cast<double>(sum(balance.growth)), most = max(balance.most, most);
+    }
+    if (!any(balances(L(static_cast<T>(sum_of_growth)), L(largest(most)), depth, zs))) return sums_.d;
+    return exact_growth(input_.s, input_.t, 1, call_.classes, whole_.ms, whole_.mt, exact_.tau);
+  }
 
   bool soft_loss(double& soft) const {
     const V tau(exact_.tau);
@@ -320,8 +345,8 @@ class Row {
     soft = 0;
     for (std::int64_t i = 0; i < count_; ++i) soft += scratch_.blocks[i].kl;
     if (!any_wide_ && !any(~are_equal(sums(), V(soft)))) return true;
-    return !any(
-        ~near_kl_is_fit(V(soft), tau_log_ratio * tau_log_ratio, tau, static_cast<double>(Reach<T>::kTail)));
+    return !any(~near_kl_is_fit(V(soft), tau_log_ratio * tau_log_ratio, tau,
+                                static_cast<double>(Threshold<T>::kTail)));
   }
 
   const KdCall<T>& call_;

@@ -108,19 +108,25 @@ KDLOSS_INLINE Lanes<T, P> times_power_of_two(Lanes<T, P> value, Lanes<T, P> roun
   return value;
 }
 
-// x k = n + r with |r| <= 1/2, n whole and rounded = kRound + n.
+// x k = n + r with |r| <= 1/2, n whole and rounded = kRound + exponent + n. r is x k - n rounded once or
+// twice, with a fused multiply-add or without.
 template <class T, int P = kParts>
 struct Exponent {
   Lanes<T, P> r, rounded;
-  KDLOSS_INLINE Exponent(Lanes<T, P> x, Lanes<T, P> k) {
-    const Lanes<T, P> rounder(Format<T>::kRound);
+  KDLOSS_INLINE Exponent(Lanes<T, P> x, Lanes<T, P> k, T exponent = 0) {
+    const Lanes<T, P> rounder(Format<T>::kRound + exponent);
     rounded = fma(x, k, rounder);
-    r = fma(x, k, rounder - rounded);
+    if constexpr (kFused) {
+      r = fma(x, k, rounder - rounded);
+    } else {
+      const Lanes<T, P> product = x * k;
+      r = (product - (rounded - rounder)) + product_error(x, k, product);
+    }
   }
 };
 
-// 2^(x k) where that is a normal number; k = log2(e) / tau makes it exp(x / tau). Of a NaN it may make a
-// number.
+// 2^(x k) where that is a normal number; with k = log2(e) / tau it is exp(x / tau). The result for a NaN is
+// not defined: it may be a number.
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> exp_normal(const Exponent<T, P>& x) {
   return times_power_of_two(exp2(x.r), x.rounded);
@@ -154,10 +160,9 @@ template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> exp_rebiased(Lanes<T, P> x, Lanes<T, P> k, Lanes<T, P> zero, T exponent) {
   using F = Format<T>;
   x = max(zero, x);  // in this order a NaN stays
-  const Lanes<T, P> rounder(F::kRound + F::kBias + exponent);
-  const Lanes<T, P> rounded = fma(x, k, rounder);
-  const Lanes<T, P> r = fma(x, k, rounder - rounded), scale = power_of_two(rounded);
-  return fma(exp2m1(r), scale, scale);
+  const Exponent<T, P> reduced(x, k, static_cast<T>(F::kBias + exponent));
+  const Lanes<T, P> scale = power_of_two(reduced.rounded);
+  return fma(exp2m1(reduced.r), scale, scale);
 }
 
 // 2^(x k) for any x <= 0, 0 below 2^-126 (float) or 2^-1022; -inf gives 0. zero = zero_at(k, 0).
@@ -166,8 +171,8 @@ KDLOSS_INLINE Lanes<T, P> exp_to_zero(Lanes<T, P> x, Lanes<T, P> k, Lanes<T, P> 
   return exp_rebiased(x, k, zero, T(0));
 }
 
-// The same with gradual underflow, by way of 2^64 (float) or 2^200 times as much, which still has all its
-// digits. zero = zero_at(k, kHeadroomExponent).
+// exp_to_zero() with gradual underflow, by way of 2^64 (float) or 2^200 times as much, which still has all
+// its digits. zero = zero_at(k, kHeadroomExponent).
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> exp_any(Lanes<T, P> x, Lanes<T, P> k, Lanes<T, P> zero) {
   return exp_rebiased(x, k, zero, Format<T>::kHeadroomExponent) * Lanes<T, P>(Format<T>::kHeadroom);

@@ -4,8 +4,8 @@
 // what comes in runs the processor fetches twice as fast. The tile itself stands for what is absent.
 #pragma once
 
-#include "../kernel_table.hpp"
-#include "lanes.hpp"
+#include "../../kernel_table.hpp"
+#include "../simd/lanes.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {

@@ -1,7 +1,7 @@
 // Rows on their way into a tile, one to a lane, and out of it.
 #pragma once
 
-#include "../kernel_table.hpp"
+#include "../../kernel_table.hpp"
 #include "transpose.hpp"
 
 namespace kdloss::KDLOSS_ISA {

@@ -1,11 +1,17 @@
 // Labels, looked at many at a time.
 #pragma once
 
-#include "../kernel_table.hpp"
-#include "lanes.hpp"
+#include "../../kernel_table.hpp"
+#include "../simd/lanes.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
+
+// One label: read once, whatever the compiler makes of its uses.
+KDLOSS_INLINE std::int64_t read_label(const Labels& labels, std::int64_t i) {
+  return labels.data != nullptr ? __atomic_load_n(labels.data + i * labels.stride, __ATOMIC_RELAXED)
+                                : __atomic_load_n(labels.data32 + i * labels.stride, __ATOMIC_RELAXED);
+}
 
 // Calls f(indices, stride) with the labels of one type, from the given one. Where they lie side by side the
 // compiler knows the stride, and reads several at a time.

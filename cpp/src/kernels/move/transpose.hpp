@@ -1,8 +1,8 @@
 // Copies between a matrix of any strides and the contiguous blocks that the loops want.
 #pragma once
 
-#include "../kernel_table.hpp"
-#include "lanes.hpp"
+#include "../../kernel_table.hpp"
+#include "../simd/lanes.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
@@ -130,9 +130,9 @@ KDLOSS_INLINE void transpose(const T* from, std::int64_t from_stride, T* to, std
     }
   }
 }
-// And back: to[r, c] = from[c, r], from a tile, which is near, or not. A tile's rows are written a native
-// vector at a time. Elsewhere that is slower, since memory has more to do than the processor; there lines are
-// asked for, since it cannot guess the next address of a large stride.
+// The reverse copy: to[r, c] = from[c, r], from a tile, which is near, or not. A tile's rows are written a
+// native vector at a time. Elsewhere that is slower, since memory has more to do than the processor; there
+// lines are asked for, since it cannot guess the next address of a large stride.
 template <int kRows, bool kNear, class T>
 KDLOSS_INLINE void transpose_back(const T* from, std::int64_t from_stride, T* to, std::int64_t to_stride,
                                   std::int64_t columns) {
@@ -282,7 +282,7 @@ void pack_rows(const Matrix<const T>& from, std::int64_t row, std::int64_t count
     }
   });
 }
-// And back.
+// The reverse copy.
 template <class T>
 void unpack_rows(const T* block, std::int64_t row, std::int64_t count, std::int64_t classes,
                  const Matrix<T>& to) {

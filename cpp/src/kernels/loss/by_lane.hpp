@@ -5,12 +5,13 @@
 // neighbours.
 #pragma once
 
-#include "blend.hpp"
+#include "../move/next_lines.hpp"
+#include "../row/blend.hpp"
+#include "../row/plan.hpp"
+#include "../row/tile_rows.hpp"
+#include "exact_growth.hpp"
 #include "hessian.hpp"
-#include "kd_plan.hpp"
-#include "kd_terms.hpp"
-#include "next_lines.hpp"
-#include "tile_rows.hpp"
+#include "terms.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
@@ -54,6 +55,24 @@ struct TileLoss {
   }
 };
 
+// The units that blend_tile() takes the rows' targets in, where class weights are beyond the type's range.
+template <class T>
+void set_target_units(const KdCall<T>& call, Tile<T> tile, TileRows<T>& rows, Lanes<T> label, Lanes<T> keep,
+                      Lanes<T> share) {
+  using L = Lanes<T>;
+  constexpr int n = L::kCount;
+  const Mask<T> uses_hard = load(rows.uses_hard) == L(1);
+  alignas(64) double most[n] = {}, target[n];
+  L index(T(0));
+  for (std::int64_t c = 0; c < call.classes; ++c, index = index + L(1)) {
+    const L y = call.labels.are_soft() ? where(uses_hard, load(tile.g + c * n), L(0))
+                                       : where(label == index, L(1), L(0));
+    store_wide(target, fma(keep, y, share));
+    for (int i = 0; i < n; ++i) most[i] = larger(target[i] * call.class_weight[c], most[i]);
+  }
+  for (int i = 0; i < n; ++i) rows.target_unit[i] = power_below(most[i]);
+}
+
 // blend_row() for the rows of a tile; g holds their soft labels, if there are any.
 template <class T>
 void blend_tile(const KdCall<T>& call, const Plans<T>& plans, Tile<T> tile, TileRows<T>& rows) {
@@ -68,6 +87,9 @@ void blend_tile(const KdCall<T>& call, const Plans<T>& plans, Tile<T> tile, Tile
   L wanted(T(0)), last = wanted, run = wanted, top = wanted, index = wanted, g_top = wanted,
                   ms(-infinity<T>());
   Total<L> total_of_runs;
+  if (!call.weights_fit) set_target_units(call, tile, rows, label, keep, share);
+  alignas(64) double inverse_unit[n];
+  for (int i = 0; i < n; ++i) inverse_unit[i] = 1 / rows.target_unit[i];
   for (std::int64_t c = 0; c < classes; ++c, index = index + L(1)) {
     const L s = load(tile.s + c * n), y = soft_labels ? where(uses_hard, load(tile.g + c * n), L(0))
                                                       : where(label == index, L(1), L(0));
@@ -75,7 +97,8 @@ void blend_tile(const KdCall<T>& call, const Plans<T>& plans, Tile<T> tile, Tile
     last = where(y == L(0), last, index);
     L g = fma(keep, y, share);
     // A weight may be beyond the type's range where its class is not wanted.
-    if (call.class_weight != nullptr) g = where(g == L(0), L(0), g * L(static_cast<T>(call.class_weight[c])));
+    if (call.class_weight != nullptr)
+      g = where(g == L(0), L(0), g * TileRows<T>::narrowed(inverse_unit, call.class_weight[c]));
     store(tile.g + c * n, g);
     if (run_ends(c)) total_of_runs.add(run), run = L(0);
     run = run + g;
@@ -98,6 +121,8 @@ void blend_tile(const KdCall<T>& call, const Plans<T>& plans, Tile<T> tile, Tile
   store(rows.label, where(blended, top, where(one_class, last, L(-1))));
   store_wide(rows.target_sum, where(labelled, total, L(1)));
   store_wide(rows.target_rest, rest.with_or_infinite(run));
+  for (int i = 0; i < n; ++i)
+    rows.target_sum[i] *= rows.target_unit[i], rows.target_rest[i] *= rows.target_unit[i];
   store(rows.keeps_p1, where(keeps_p1, L(1), L(0)));
   if (call.class_weight == nullptr && !any(uses_hard & ~(labelled & (L(0) < total)))) {
     rows.set_hard_slopes(call.grad_scale);
@@ -185,7 +210,7 @@ class Rows {
     L hard(T(0)), soft(T(0));
     if constexpr (Hard) {
       hard = hard_result(sums_, frame_.ms - label_s_);
-      plain = plain & ((L(Reach<T>::kTail) <= hard) | ~uses_hard_);
+      plain = plain & ((L(Threshold<T>::kTail) <= hard) | ~uses_hard_);
     }
     if constexpr (Soft) plain = plain & (soft_loss(soft) | ~uses_soft_);
     store_wide(to.hard, where(uses_hard_, hard, L(0)));
@@ -203,7 +228,7 @@ class Rows {
     L de(T(0)), es(T(0));
     if constexpr (Soft) {
       de = where(uses_soft_, load(rows_.soft_slope) * soft_.inverse_zt, L(0));
-      es = where(uses_soft_, L(0) - de * (sums_.d / sums_.zs), L(0));
+      es = where(uses_soft_, L(0) - de * (growth() / sums_.zs), L(0));
     }
     if (Hard && Soft && any(~uses_soft_)) {
       // What rows without a teacher have left here may be NaN, and 0 times it too.
@@ -251,11 +276,11 @@ class Rows {
 
   void add(const NextTile<T>& next) {
     const L spread_s = extent_.spread_s(), spread_t = extent_.spread_t();
-    const Mask<T> student_is_whole = spread_s <= L(Reach<T>::kStudent);
-    const Mask<T> has_power = uses_soft_ & (spread_t <= L(Reach<T>::kTeacher)) & student_is_whole;
+    const Mask<T> student_is_whole = spread_s <= L(Threshold<T>::kHardDepth);
+    const Mask<T> has_power = uses_soft_ & (spread_t <= L(Threshold<T>::kPowerDepth)) & student_is_whole;
     powers_ = where(has_power, load(rows_.power), L(0));
-    in_reach_ = (uses_soft_ & (spread_s <= L(Reach<T>::kSoftened) * tau_) &
-                 (spread_t <= L(Reach<T>::kTeacherSoftened) * tau_)) |
+    in_reach_ = (uses_soft_ & (spread_s <= L(Threshold<T>::kStudentDepth) * tau_) &
+                 (spread_t <= L(Threshold<T>::kTeacherDepth) * tau_)) |
                 (~uses_soft_ & student_is_whole);
     if (Hard && Soft && any(L(0) < powers_)) power_ = any(~has_power) ? kOwnPowers : rows_.common_power;
     if (__builtin_expect(any(~in_reach_), 0)) {
@@ -272,12 +297,32 @@ class Rows {
 
   L total() const { return sums_.others + sums_.label; }  // of e1
 
+  // D, for the gradient.
+  L growth() const {
+    const L depth = extent_.spread_t() * frame_.inverse_tau;
+    Mask<T> wanted = uses_soft_ & may_balance<T>(static_cast<T>(call_.classes), depth, sums_.zs);
+    if (!any(wanted)) return sums_.d;
+    Balance<T> balance;
+    const L ratio = sums_.d / sums_.zs;
+    for (std::int64_t i = 0; i < call_.classes * n; i += n)
+      balance.add(load(tile_.terms + i), load(tile_.terms + tile_.apart + i), ratio);
+    wanted = wanted & balances(balance.growth, balance.most, depth, sums_.zs);
+    alignas(64) T d[n];
+    store(d, sums_.d);
+    const L is_wanted = where(wanted, L(1), L(0));
+    for (int i = 0; any(wanted) && i < n; ++i)
+      if (lane(is_wanted, i) != 0)
+        d[i] = static_cast<T>(exact_growth(tile_.s + i, tile_.t + i, n, call_.classes, lane(frame_.ms, i),
+                                           lane(frame_.mt, i), rows_.exact_tau[i]));
+    return load(d);
+  }
+
   Mask<T> probabilities_are_whole() const {
     const L spread_s = extent_.spread_s(), spread_t = extent_.spread_t();
     const L rounded = spread_t + L(2) * max(spread_s, spread_t);
     const L unit = where(L(0) < powers_, L(1), tau_);
-    return in_reach_ & ((spread_s <= L(Reach<T>::kStudent)) | ~uses_hard_) &
-           ((rounded <= L(Reach<T>::kWhole) * unit) | ~uses_soft_);
+    return in_reach_ & ((spread_s <= L(Threshold<T>::kHardDepth)) | ~uses_hard_) &
+           ((rounded <= L(Threshold<T>::kHessianDepth) * unit) | ~uses_soft_);
   }
 
   // Where the divergence is within the plain path's reach.
@@ -290,7 +335,7 @@ class Rows {
     const NearFactors<T> factor{L(1) / sums_.zs, soft_.inverse_zt, tau_log_ratio, tau_};
     soft = where(far, soft, near_terms(groups_, frame_, factor, in_reach_));
     return fit & (far | (in_reach_ & are_equal(sums_, soft)) |
-                  near_kl_is_fit(soft, tau_log_ratio * tau_log_ratio, tau_, Reach<T>::kTail));
+                  near_kl_is_fit(soft, tau_log_ratio * tau_log_ratio, tau_, Threshold<T>::kTail));
   }
 
   const KdCall<T>& call_;

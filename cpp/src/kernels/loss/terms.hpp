@@ -5,8 +5,8 @@
 // e1.
 #pragma once
 
-#include "kd_formula.hpp"
-#include "layouts.hpp"
+#include "../simd/layouts.hpp"
+#include "formula.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
@@ -31,11 +31,10 @@ struct Groups {
 
 // Calls finish(begin(i), i) for all groups, by the index of their first element: each is begun a round before
 // it is finished. A processor looks ahead over some hundred operations, which is two or three native vectors
-// of logits, and finds as much to do at once as their chains of dependent operations are short. Loops with
+// of logits, and finds as much to do at once as their chains of dependent operations are short. So loops with
 // long chains take one native vector of each group, and then the next of each: two at once need more
-// registers than AVX2 has (256 x 1000: a twentieth slower), and two groups at once, not begun ahead, were
-// slower with AVX-512 too (128 x 100: 7.2 microseconds, now 6.6). Two rounds are written out, so that what
-// was begun is not moved from register to register (256 x 1000 with AVX2: 193 microseconds, now 179).
+// registers than AVX2 has. Two rounds are written out, so that what was begun is not moved from register to
+// register.
 template <class T, class Begin, class Finish>
 KDLOSS_INLINE void for_groups(std::int64_t count, Begin&& begin, Finish&& finish) {
   constexpr std::int64_t n = Groups<T>::kSize;
@@ -70,16 +69,13 @@ struct Extent {
   V spread_t() const { return mt - lowest_t; }
 };
 
-// ---- p1's exponential as es^n, where each lane may have its own n in 1..8, or 0 for an exponential of its
-// own
+// ---- p1's exponential as es^n, where each lane may have its own n (1, 2 or 4), or 0 for an exponential of
+// its own
 constexpr int kOwnPowers = -1;
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> own_power(Lanes<T, P> e, Lanes<T, P> n) {
   using L = Lanes<T, P>;
-  const auto choose = [&](int i, L value, L other)
-                          KDLOSS_INLINE_LAMBDA { return where(n == L(static_cast<T>(i)), value, other); };
-  const L low = choose(2, power<2>(e), choose(3, power<3>(e), choose(4, power<4>(e), e)));
-  return choose(5, power<5>(e), choose(6, power<6>(e), choose(7, power<7>(e), choose(8, power<8>(e), low))));
+  return where(n == L(T(1)), e, where(n == L(T(2)), power<2>(e), power<4>(e)));
 }
 
 // Whether e1 is a power of es, which then need not be stored: a row's terms fit the first cache without it.
