@@ -46,12 +46,11 @@ struct Arguments {
 
   Arguments(py::handle student_, py::handle teacher_, py::handle labels_, const py::tuple& options_,
             const char* student_name = "student_logits")
-      : student(as_floats(student_, student_name, Halves::kAccepted)),
-        teacher(py::none()) {
+      : student(as_floats(student_, student_name, Halves::kAccepted)), teacher(py::none()) {
     const GivenOptions given(options_);
-    require_2d(student, student_name,
-               teacher_.is_none() ? ", and labels to the same rows"
-                                  : ", and teacher and labels to the same rows");
+    require_2d(
+        student, student_name,
+        teacher_.is_none() ? ", and labels to the same rows" : ", and teacher and labels to the same rows");
     if (!teacher_.is_none()) {
       const py::array t = as_floats(teacher_, "teacher", Halves::kAccepted);
       require_2d(t, "teacher");
@@ -167,8 +166,8 @@ py::object kd_loss_grad_hess(py::handle student, py::handle teacher, py::handle 
   });
 }
 
-py::object kd_loss_parts(py::handle student, py::handle teacher, py::handle labels,
-                         const py::tuple& options, py::handle grad_out) {
+py::object kd_loss_parts(py::handle student, py::handle teacher, py::handle labels, const py::tuple& options,
+                         py::handle grad_out) {
   const Arguments a(student, teacher, labels, options);
   py::object grad = py::none();
   if (!grad_out.is_none()) grad = a.to_write(grad_out, "grad_out", true);

@@ -54,7 +54,7 @@ struct Options {
   // Padding: loss 0, gradient 0, not counted, whatever the row holds. Soft labels have none, and take no
   // other.
   std::int64_t ignore_index = -100;
-  int num_threads = 0;               // at most; 0: as OpenMP has it, or 1 where more would not pay
+  int num_threads = 0;  // at most; 0: as OpenMP has it, or 1 where more would not pay
 
   // Absent where null.
   const double* alphas = nullptr;         // (rows,): each row's own, in the place of alpha

@@ -1,6 +1,6 @@
 // Every kernel, compiled once for each instruction set: KDLOSS_ISA names this one.
-#include "row/labels.hpp"
 #include "probabilities.hpp"
+#include "row/labels.hpp"
 #include "softmax.hpp"
 
 namespace kdloss::KDLOSS_ISA {
