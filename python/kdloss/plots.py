@@ -6,7 +6,7 @@ are. matplotlib is imported when a picture is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,22 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, told apart with any kind of colour vision.
 COLOURS = ("#D55E00", "#E69F00", "#0072B2", "#009E73", "#555555")
 ORANGE, BLUE, GREEN, GREY = COLOURS[1:]
+MOST_NUMBERS, MOST_TICKS = 12, 40  # classes of a confusion matrix with numbers; with all names
 FEWEST = 10  # rows, below which a point of a reliability diagram is noise
+
+
+class Panel(NamedTuple):
+    """One score of a comparison: its axis, its name in a history, its function and scale."""
+
+    label: str
+    name: str
+    score: Callable[[npt.NDArray[Any], npt.NDArray[Any]], float]
+    scale: float
+
+
+ACCURACY = Panel("held-out accuracy (%)", "val_accuracy", metrics.accuracy, 100)
+NLL = Panel("held-out NLL (nats)", "val_nll", metrics.negative_log_likelihood, 1)
+PANELS = (ACCURACY, NLL)
 
 
 class Model(NamedTuple):
@@ -175,31 +190,17 @@ def comparison(models: Mapping[str, Sequence[Model]], title: str) -> Figure:
     curves = upper.subplots(1, 2)
     diagrams = lower.subplots(1, len(models), sharey=True, squeeze=False)[0]
     for (way, repetitions), diagram, colour in zip(models.items(), diagrams, COLOURS, strict=False):
-        for axes, name, score, scale in (
-            (curves[0], "val_accuracy", metrics.accuracy, 100),
-            (curves[1], "val_nll", metrics.negative_log_likelihood, 1),
-        ):
-            values = scale * np.array(
-                [
-                    [record[name] for record in model.history]
-                    or [score(model.probabilities, model.labels)]
-                    for model in repetitions
-                ]
-            )
-            _curve(axes, values, colour, way)
-        probabilities, labels = (
-            np.concatenate([getattr(model, name) for model in repetitions])
-            for name in ("probabilities", "labels")
-        )
-        reliability_diagram(diagram, probabilities, labels, colour=colour)
+        for axes, panel in zip(curves, PANELS, strict=True):
+            _curve(axes, _by_epoch(repetitions, panel), colour, way)
+        reliability_diagram(diagram, *pooled(repetitions), colour=colour)
         errors = [
             metrics.expected_calibration_error(model.probabilities, model.labels)
             for model in repetitions
         ]
         diagram.set_title(f"{way}\ncalibration error {100 * np.mean(errors):.1f} %", fontsize=10)
         diagram.label_outer()
-    for axes, ylabel in zip(curves, ("held-out accuracy (%)", "held-out NLL (nats)"), strict=True):
-        axes.set(xlabel="epoch", ylabel=ylabel)
+    for axes, panel in zip(curves, PANELS, strict=True):
+        axes.set(xlabel="epoch", ylabel=panel.label)
         _tidy(axes)
     upper.legend(
         *curves[0].get_legend_handles_labels(),
@@ -215,6 +216,172 @@ def comparison(models: Mapping[str, Sequence[Model]], title: str) -> Figure:
         color=GREY,
     )
     return figure
+
+
+def scores_by_seed(models: Mapping[str, Sequence[Model]], panel: Panel) -> Figure:
+    """Show a score of each way to train: a dot for each seed, and a line at their mean.
+
+    Parameters
+    ----------
+    models : dict of sequence of Model
+        The repetitions of each way, by its name; at most five ways.
+    panel : Panel
+        `ACCURACY` or `NLL`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        ``figure.savefig(path)`` writes it.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> seeds = [Model([], np.eye(2), np.array([0, 1])), Model([], np.eye(2), np.array([0, 0]))]
+    >>> axes = scores_by_seed({"a student": seeds}, ACCURACY).axes[0]
+    >>> axes.get_xlabel(), axes.collections[0].get_offsets()[:, 0].tolist()
+    ('held-out accuracy (%)', [100.0, 50.0])
+    """
+    figure = _figure(6, 0.9 + 0.4 * len(models))
+    axes = figure.subplots()
+    for row, (repetitions, colour) in enumerate(zip(models.values(), COLOURS, strict=False)):
+        values = panel.scale * np.array([panel.score(*model[1:]) for model in repetitions])
+        axes.scatter(values, np.full(len(values), row), s=22, color=colour, alpha=0.6)
+        axes.plot(np.full(2, values.mean()), [row - 0.3, row + 0.3], color=colour, linewidth=2)
+    axes.set(xlabel=panel.label, ylim=(len(models) - 0.5, -0.5))
+    axes.set_yticks(range(len(models)), list(models))
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    _tidy(axes)
+    return figure
+
+
+def learning_curves(models: Mapping[str, Sequence[Model]], panel: Panel) -> Figure:
+    """Show a held-out score by epoch: means over the seeds, in a band of a standard deviation.
+
+    Parameters and errors are those of `scores_by_seed`; a model without a history is a level.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        ``figure.savefig(path)`` writes it.
+
+    Examples
+    --------
+    >>> model = Model([{"val_nll": 0.7}, {"val_nll": 0.5}], np.eye(2), np.array([0, 1]))
+    >>> learning_curves({"a student": [model]}, NLL).axes[0].lines[0].get_ydata()
+    array([0.7, 0.5])
+    """
+    figure = _figure(6, 4)
+    axes = figure.subplots()
+    for (way, repetitions), colour in zip(models.items(), COLOURS, strict=False):
+        _curve(axes, _by_epoch(repetitions, panel), colour, way)
+    axes.set(xlabel="epoch", ylabel=panel.label)
+    _tidy(axes)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def reliability_figure(repetitions: Sequence[Model], colour: str = BLUE) -> Figure:
+    """A small picture with the `reliability_diagram` of the rows of all seeds together.
+
+    Parameters
+    ----------
+    repetitions : sequence of Model
+        One way's models.
+    colour : str
+        Any matplotlib colour.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        ``figure.savefig(path)`` writes it.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    figure = _figure(2.8, 2.8)
+    reliability_diagram(figure.subplots(), *pooled(repetitions), colour=colour)
+    return figure
+
+
+def confusion_matrix(repetitions: Sequence[Model], names: Sequence[str]) -> Figure:
+    """Show which class (down) is taken for which (across), in percent of the class's rows.
+
+    The numbers are written into the cells for up to 12 classes.
+
+    Parameters
+    ----------
+    repetitions : sequence of Model
+        One way's models, whose rows are taken together.
+    names : sequence of str
+        The classes.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        ``figure.savefig(path)`` writes it.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> model = Model([], np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]]), np.array([0, 1, 0]))
+    >>> [text.get_text() for text in confusion_matrix([model], ["no", "yes"]).axes[0].texts]
+    ['50', '50', '0', '100']
+    """
+    share = 100 * confusion(repetitions, len(names))
+    figure = _figure(4.6, 4.4)
+    axes = figure.subplots()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    if len(names) <= MOST_NUMBERS:
+        for (row, column), value in np.ndenumerate(share):
+            if not np.isnan(value):
+                colour = "white" if value > 60 else "black"
+                axes.text(
+                    column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=9
+                )
+    step = -(-len(names) // MOST_TICKS)
+    ticks = range(0, len(names), step)
+    shown = [names[k] if len(names[k]) <= 12 else names[k][:11] + "…" for k in ticks]
+    axes.set_xticks(ticks, shown, rotation=90 if max(map(len, shown)) > 2 else 0)
+    axes.set_yticks(ticks, shown)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.tick_params(labelsize=8)
+    return figure
+
+
+def confusion(repetitions: Sequence[Model], classes: int) -> npt.NDArray[np.float64]:
+    """Return the shares (classes, classes) of each true class's rows that get each class.
+
+    Rows of all seeds are taken together; a class without rows is NaN.
+
+    Examples
+    --------
+    >>> confusion([Model([], np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0]))], 2)
+    array([[0.5, 0.5],
+           [nan, nan]])
+    """
+    probabilities, labels = pooled(repetitions)
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (labels, probabilities.argmax(axis=1)), 1)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(counts / counts.sum(axis=1, keepdims=True))
+
+
+def pooled(repetitions: Sequence[Model]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return the probabilities and labels of all seeds' rows together."""
+    return (
+        np.concatenate([model.probabilities for model in repetitions]),
+        np.concatenate([model.labels for model in repetitions]),
+    )
 
 
 def heat_map(
@@ -295,6 +462,17 @@ def _figure(width: float, height: float) -> Figure:
 
 def _column(history: Sequence[Mapping[str, float]], name: str) -> npt.NDArray[np.float64]:
     return np.array([record.get(name, np.nan) for record in history], dtype=np.float64)
+
+
+def _by_epoch(repetitions: Sequence[Model], panel: Panel) -> npt.NDArray[np.float64]:
+    """A score (repetitions, epochs); without a history (repetitions, 1)."""
+    return panel.scale * np.array(
+        [
+            [record[panel.name] for record in model.history]
+            or [panel.score(model.probabilities, model.labels)]
+            for model in repetitions
+        ]
+    )
 
 
 def _curve(axes: Axes, values: npt.NDArray[np.float64], colour: str, label: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from kdloss.trainer import LinearStudent
 
-COMMANDS = ("demo", "train", "predict", "tune", "loss")
+COMMANDS = ("demo", "compare", "train", "predict", "tune", "loss")
 EXTRAS = ("rich", "matplotlib", "sklearn", "scipy", "polars")
 FILES = ("--features", "X.npy", "--labels", "y.npy", "--teacher-logits", "T.npy")
 TRAIN = ("train", *FILES, "--out", "run", "--epochs", "3")

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from .. import __version__
-from . import demo, errors, loss, predict, train, tune
+from . import compare, demo, errors, loss, predict, train, tune
 
-COMMANDS = (demo, train, predict, tune, loss)
+COMMANDS = (demo, compare, train, predict, tune, loss)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args, unknown = parser.parse_known_args(argv)
             if unknown:
                 args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+            args.words = sys.argv[1:] if argv is None else list(argv)
             args.run(args)
             sys.stdout.flush()
         return 0

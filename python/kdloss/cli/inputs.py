@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def add_flags(
     parser: argparse.ArgumentParser, teacher: str, teacher_help: str, *, required: bool = False
 ) -> None:
-    """Add the flags of the teachers, of their weights, and of the rows' weights and alphas."""
+    """Add the flags of the teachers and of their weights."""
     group = parser.add_argument_group("teacher")
     group.add_argument(
         teacher,
@@ -51,6 +51,10 @@ def add_flags(
         metavar="X,X,...",
         help="a weight for each teacher (default: equal ones)",
     )
+
+
+def add_row_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the rows' weights and alphas."""
     group = parser.add_argument_group("rows")
     group.add_argument(
         "--sample-weight",

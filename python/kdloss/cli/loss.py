@@ -50,6 +50,7 @@ def add_parser(commands: Any) -> None:
     inputs.add_flags(
         parser, "--teacher", "the teacher's logits (rows, classes); needed unless --alpha 1"
     )
+    inputs.add_row_flags(parser)
     classes.add_flags(parser)
     reading.add_flags(parser)
     group = parser.add_argument_group("loss")
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
             strict=True,
         )
     )
-    _warn_of_probabilities(student, where)
+    warn_of_probabilities(student, where)
     with errors.naming(classes.where(args), "labels"):
         codes = classes.indices(given, names, len(student), weight)
     labels = None if given is None else codes
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
         labels = as_labels("labels", given, matching_columns(inputs.names_of(given), names))
     teacher = None
     for file, array in zip(args.teacher or (), arrays, strict=True):
-        _warn_of_probabilities(array, f"--teacher {file}")
+        warn_of_probabilities(array, f"--teacher {file}")
         warn_of_misfit(f"--teacher {file}", array, codes, np.flatnonzero(codes != PADDING))
     if arrays:
         teacher = arrays[0]
@@ -154,7 +155,8 @@ def _teachers(args: argparse.Namespace, reader: reading.Reader, student: Any) ->
     ]
 
 
-def _warn_of_probabilities(logits: NDArray[Any], name: str) -> None:
+def warn_of_probabilities(logits: NDArray[Any], name: str) -> None:
+    """Warn if logits look like probabilities."""
     if look_like_probabilities(logits[:128].astype(np.float64)):
         warnings.warn(
             f"{name} looks like probabilities; give logits, or their logarithm, "

@@ -5,8 +5,9 @@ import dataclasses
 import platform
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -67,10 +68,18 @@ class Data(NamedTuple):
     alpha_column: NDArray[Any] | None
 
 
-def add_file_flags(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Add the files to read, of which two may be `required` or not, and the folder to write."""
+def add_file_flags(
+    parser: argparse.ArgumentParser, *, required: bool, parsed: bool = True, rows: bool = True
+) -> None:
+    """Add the files to read, of which two may be `required` or not, and the folder to write.
+
+    Without `parsed` no file is required in parsing, and the command checks which are; without
+    `rows` rows have no weights and alphas.
+    """
     group = parser.add_argument_group("files")
-    group.add_argument("--features", metavar="FILE", required=True, help="numbers (rows, features)")
+    group.add_argument(
+        "--features", metavar="FILE", required=parsed, help="numbers (rows, features)"
+    )
     group.add_argument(
         "--labels",
         metavar="FILE",
@@ -82,7 +91,7 @@ def add_file_flags(parser: argparse.ArgumentParser, *, required: bool) -> None:
     group.add_argument(
         "--out",
         metavar="FOLDER",
-        required=True,
+        required=parsed,
         help="where to write: a new or an empty folder; an earlier run's files are overwritten",
     )
     inputs.add_flags(
@@ -90,8 +99,12 @@ def add_file_flags(parser: argparse.ArgumentParser, *, required: bool) -> None:
         "--teacher-logits",
         "the teacher's logits (rows, classes); log-probabilities are logits"
         + ("" if required else "; needed unless --alpha 1"),
-        required=required,
+        required=required and parsed,
     )
+    if rows:
+        inputs.add_row_flags(parser)
+    else:
+        parser.set_defaults(sample_weight=None, alpha_column=None)
     classes.add_flags(parser)
     reading.add_flags(parser)
 
@@ -106,7 +119,6 @@ def add_setting_flags(
 
     The defaults of the `chosen` ones are chosen later, as the texts there say.
     """
-    chosen = chosen or {}
     group = parser.add_argument_group("training")
     group.add_argument(
         "--validation",
@@ -116,9 +128,15 @@ def add_setting_flags(
         help="share of the rows that is held out for validation, drawn with the seed "
         "(default: %(default)s; 0 for none, with train)",
     )
-    for name, default in FIELDS.items():
-        if name in without:
-            continue
+    add_fields(group, {name: FIELDS[name] for name in FIELDS if name not in without}, chosen or {})
+    return group
+
+
+def add_fields(
+    group: Any, fields: dict[str, Any], chosen: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Add a flag for each of these settings of the trainer, by their defaults."""
+    for name, default in fields.items():
         kind: dict[str, Any]
         if isinstance(default, bool):
             kind = {"action": argparse.BooleanOptionalAction}
@@ -132,7 +150,6 @@ def add_setting_flags(
         text = HELP[name] + (f" (default: {told})" if told else "")
         default = None if name in chosen else default
         group.add_argument(_flag(name), default=default, help=text, **kind)
-    return group
 
 
 def read_data(args: argparse.Namespace) -> Data:
