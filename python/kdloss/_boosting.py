@@ -1,4 +1,4 @@
-"""What objectives and metrics of all boosters share: a teacher in step with the booster's rows."""
+"""Shared by the objectives and metrics of all boosters: keeps the teacher in step with the rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RAREST = 1e-15  # the share of a class that no row has, as in LightGBM: its star
 
 
 class Rows(NamedTuple):
-    """What a booster hands over in one round."""
+    """The data that a booster passes in one round."""
 
     margins: Array
     """(N, K) scores; (N,) or (N, 1) is the one margin of two classes."""
@@ -47,7 +47,7 @@ class Rows(NamedTuple):
     numbers: Array | None = None
     """(N,) the place of each row in the whole dataset; None where the dataset is whole."""
     hint: str = ""
-    """What to do where the rows are a part of the teacher's."""
+    """The advice for an error about rows that are only a part of the teacher's."""
 
 
 class Inputs(NamedTuple):

@@ -28,7 +28,7 @@ class Trained(NamedTuple):
 
 
 class Lesson(NamedTuple):
-    """What a student learns from, and by which it is scored as it learns."""
+    """The training and validation data of a student."""
 
     X: Array
     """(n, D) features."""

@@ -73,7 +73,7 @@ def page(
     facts : sequence of pairs
         How it was measured: what, and its value.
     notes : sequence of str
-        What a reader must bear in mind.
+        Remarks on the results.
     command : str
         What makes this page again.
     """
@@ -110,7 +110,7 @@ def page(
         ),
         "<h2>How it was measured</h2>",
         _table(["what", "value"], facts, kind="facts"),
-        "<h2>What to bear in mind</h2>",
+        "<h2>Remarks</h2>",
         "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>",
         f"<p>This page again:</p><pre>{escape(command)}</pre>",
     ]

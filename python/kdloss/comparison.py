@@ -58,7 +58,7 @@ class Split(NamedTuple):
     Attributes
     ----------
     seed : int
-        What they were drawn with.
+        The seed they were drawn with.
     few : array of int
         Training rows that keep their label.
     pool : array of int
@@ -74,7 +74,7 @@ class Split(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a model costs; None is unknown.
+    """The cost of a model; None means unknown.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ class Verdict(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What `compare` found.
+    """The result of `compare`.
 
     Attributes
     ----------
@@ -193,7 +193,7 @@ def compare(
         The teacher's logits for all rows; or a function that trains a teacher on a seed's `Split`
         and returns them.
     student : Linear, LightGBM or XGBoost, optional
-        What is trained; by default ``Linear()``.
+        The student to train; by default ``Linear()``.
     labelled : int or float, optional
         How many training rows keep their label: a number, or a share of them below 1. By default a
         tenth; all where more rows of `labels` have no label than have one.
@@ -350,7 +350,7 @@ def judge(
     ratio : float
         Held-out rows over training rows.
     than : str
-        What the student with the teacher is compared with.
+        The name of the baseline.
 
     References
     ----------
@@ -460,7 +460,7 @@ def _in_proportion(rows: Array, labels: Array, count: int, rng: np.random.Genera
 def _lessons(
     split: Split, X: Array, labels: Array, teacher: Array, alpha: float, tau: float
 ) -> dict[str, Lesson]:
-    """What each way learns from."""
+    """The training data of each way to train."""
     _, few, pool, test = split
     known = pool[labels[pool] >= 0]
     deviation = X[pool].std(axis=0)

@@ -10,7 +10,7 @@ from scipy import stats
 
 from kdloss._compared import Lesson, Trained
 from kdloss.comparison import LightGBM, Linear, XGBoost, compare, draw_split, judge
-from tolerances import PRINTED
+from tolerances import PRINTED, SUM_OF_FLOATS
 
 STUDENTS = [Linear(epochs=10), LightGBM(rounds=8), XGBoost(rounds=8)]
 
@@ -164,7 +164,7 @@ def test_a_booster_of_labels_knows_the_teachers_classes(student):
     found = compare(X, y, T, student=student, labelled=20, seeds=1)
     for models in found.models.values():
         assert models[0].probabilities.shape == (125, 4)
-        np.testing.assert_allclose(models[0].probabilities.sum(axis=1), 1, rtol=1e-6)
+        np.testing.assert_allclose(models[0].probabilities.sum(axis=1), 1, rtol=SUM_OF_FLOATS)
     assert found.models["labels"][0].probabilities[:, 3].max() < 0.01
 
 

@@ -50,5 +50,11 @@ FLOAT32_FEATURES = 1e-4
 # within 1e-6 of each other. Absolute.
 BOOSTED = 1e-6
 
+# Jensen-Shannon divided by beta approaches KL with an error proportional to beta (1e-6 there).
+NEAR_KL = 1e-4
+
+# Sums of float32 probabilities.
+SUM_OF_FLOATS = 1e-6
+
 # How close sixty rounds of a booster come to their teacher's probabilities. Absolute.
 STUDENT_PROBABILITY = 0.05

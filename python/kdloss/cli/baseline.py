@@ -1,4 +1,4 @@
-"""What the teacher is compared with: a student of the labels alone, on the same validation rows."""
+"""The baseline of `tune`: a student of the labels alone, on the same validation rows."""
 
 import argparse
 

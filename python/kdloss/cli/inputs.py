@@ -1,4 +1,4 @@
-"""What `train`, `tune` and `loss` read for each row beside labels: teachers, weights, alphas."""
+"""The inputs of `train`, `tune` and `loss` other than labels: teachers, weights, alphas."""
 
 from __future__ import annotations
 

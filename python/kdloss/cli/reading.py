@@ -86,7 +86,7 @@ def flags(args: argparse.Namespace) -> list[str]:
 
 
 class _Found(NamedTuple):
-    """What a file holds, the ids of its rows taken out, and what the user called it."""
+    """The contents of a file without its ids, and the name that the user gave."""
 
     where: str
     content: NDArray[Any] | Table

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Rows(NamedTuple):
-    """What the user called a file, its shape, and its rows' ids where it has them."""
+    """A file's name as the user gave it, its shape, and the ids of its rows, if any."""
 
     where: str
     shape: tuple[int, ...]

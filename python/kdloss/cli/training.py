@@ -1,4 +1,4 @@
-"""What `train` and `tune` share: the data and the trainer's settings as flags, scores, pictures."""
+"""Shared by `train` and `tune`: flags for the data and the trainer's settings, scores, pictures."""
 
 import argparse
 import dataclasses
@@ -56,7 +56,7 @@ FLAGS = {  # what the trainer calls its arguments, and the flags here
 
 
 class Data(NamedTuple):
-    """What was read: features (N, D), labels (N,) or (N, C), teachers' logits (N, C) each.
+    """The data: features (N, D), labels (N,) or (N, C), teachers' logits (N, C) each.
 
     Where given, weights (N,) and alphas (N,). Where columns have names, a frame.
     """
