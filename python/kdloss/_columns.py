@@ -1,4 +1,4 @@
-"""What a student knows of its columns: features' names, their mean and scale, classes' names."""
+"""The columns of a student: the features' names, mean and scale, and the names of the classes."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def column_names(name: str, value: Any) -> Names | None:
 def frame_array(name: str, value: Any, expected: Sequence[str] | None = None) -> Any:
     """The columns of a frame as an array (rows, columns), in the order `expected` if it is given.
 
-    What is no frame is returned as it is. Columns that are missing, unexpected or not numbers are
+    Other values are returned unchanged. Columns that are missing, unexpected or not numbers are
     refused by name.
     """
     names = column_names(name, value)

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-# What a runtime reads once: GCC's when it is loaded, LLVM's and Intel's when it is first asked.
+# Each runtime reads its variable once: GCC's when it is loaded, LLVM's and Intel's at first use.
 _BRIEF = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
 _USERS = (*_BRIEF, "OMP_WAIT_POLICY", "KMP_LIBRARY")
 _RUNTIME = re.compile(r"\S*/lib(?:gomp|i?omp)[^/\s]*\.so\S*")

@@ -49,7 +49,7 @@ class Given(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What the arrays must fit, as far as it is known before they are read."""
+    """The expected columns and classes, as far as they are known before the arrays are read."""
 
     features: int | None = None
     classes: int | None = None

@@ -74,7 +74,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     student : estimator or LinearStudent, optional
-        What is trained; it is copied, not changed.
+        The student to train. It is copied, not changed.
 
         - None: a `LinearStudent` at its optimum, ``LinearStudent(solver="lbfgs", l2=1e-3)``, with
           ``standardize=True`` where X is not sparse.

@@ -52,7 +52,7 @@ def sources():
 
 @pytest.fixture(scope="module")
 def contents(sources, tmp_path_factory):
-    """What the sdist of a used copy of the checkout holds."""
+    """The files in the sdist of a checkout that has been used."""
     used = tmp_path_factory.mktemp("used")
     for name in sources:
         (used / name).parent.mkdir(parents=True, exist_ok=True)
