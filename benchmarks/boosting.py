@@ -1,7 +1,9 @@
 """An objective's time for boosters, beside a careful NumPy objective's and beside a boosting round.
 
 ``python -m benchmarks.boosting`` from the root of the source tree. All calls are interleaved in one
-process; the share of a round is measured inside a training of ten rounds on 28 features.
+process; the share of a round is measured inside a training of ten rounds on 28 features. A second
+table has rounds of almost nothing but an objective: stumps on one feature, by the library's own
+objective, by kdloss, and by constant gradients.
 """
 
 import argparse
@@ -100,6 +102,66 @@ def rows_of(shape: tuple[int, int], threads: int, budget: float) -> list[str]:
     ]
 
 
+def stumps_of(shape: tuple[int, int], threads: int) -> list[str]:
+    """Measure rounds of stumps; return the lines of the second table."""
+    import lightgbm
+    import numpy as np
+    import xgboost
+
+    import kdloss.lightgbm
+    import kdloss.xgboost
+
+    rows, classes = shape
+    rng = np.random.default_rng(shape)
+    X = rng.integers(0, 4, size=(rows, 1)).astype(np.float32)
+    teacher = rng.normal(size=(rows, classes)) * 3
+    y = teacher.argmax(axis=1).astype(np.float32)
+    of_xgboost = {"objective": "multi:softprob", "num_class": classes, "nthread": threads}
+    of_xgboost |= {"max_depth": 1, "base_score": 0.5, "disable_default_eval_metric": 1}
+    of_lightgbm = {"num_class": classes, "num_threads": threads, "num_leaves": 2}
+    of_lightgbm |= {"metric": "None", "verbose": -1}
+
+    def constant(order: Any) -> Callable[..., Any]:
+        grad, hess = np.full(shape, 0.1, np.float32, order), np.ones(shape, np.float32, order)
+        return lambda margins, data: (grad, hess)
+
+    def xgboost_round(objective: Any) -> float:
+        class Clock(xgboost.callback.TrainingCallback):
+            def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+                times.append(time.perf_counter())
+                return False
+
+        times: list[float] = []
+        data = xgboost.DMatrix(X, y)
+        xgboost.train(of_xgboost, data, 15, obj=objective, callbacks=[Clock()])
+        return statistics.median(np.diff(times)[2:])
+
+    def lightgbm_round(objective: Any) -> float:
+        times: list[float] = []
+        lightgbm.train(
+            of_lightgbm | {"objective": objective}, lightgbm.Dataset(X, y), 15,
+            callbacks=[lambda environment: times.append(time.perf_counter())],
+        )  # fmt: skip
+        return statistics.median(np.diff(times)[2:])
+
+    options = {"alpha": ALPHA, "tau": TAU, "num_threads": threads}
+    xgboost_objectives = (
+        None, kdloss.xgboost.kd_objective(teacher.astype(np.float32), **options), constant("C"),
+    )  # fmt: skip
+    lightgbm_objectives = (
+        "multiclass", kdloss.lightgbm.kd_objective(teacher, **options), constant("F"),
+    )  # fmt: skip
+    lines = []
+    for name, round_of, objectives in (
+        ("XGBoost", xgboost_round, xgboost_objectives),
+        ("LightGBM", lightgbm_round, lightgbm_objectives),
+    ):
+        trials = [[round_of(objective) for objective in objectives] for _ in range(3)]
+        own, ours, none = (1e3 * statistics.median(times) for times in zip(*trials, strict=True))
+        lines.append(f"| {name}, {rows} x {classes} | {own:.1f} | {ours:.1f} | {none:.1f} |")
+    return lines
+
+
 def share_of_training(
     objective: Callable[..., Any], train: Callable[[Callable[..., Any], int], Any]
 ) -> tuple[float, float]:
@@ -127,9 +189,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fix_threads(options.threads)
     print("| objective | kdloss, ms | NumPy, ms | ratio | round, ms | share of a round |")
     print("|---|---:|---:|---:|---:|---:|")
-    for shape in options.shapes.split(","):
-        rows, classes = map(int, shape.split("x"))
+    shapes = [tuple(map(int, shape.split("x"))) for shape in options.shapes.split(",")]
+    for rows, classes in shapes:
         for line in rows_of((rows, classes), options.threads, options.budget):
+            print(line)
+    print("\n| a round of stumps, ms | own objective | kdloss | constant gradients |")
+    print("|---|---:|---:|---:|")
+    for rows, classes in shapes:
+        for line in stumps_of((rows, classes), options.threads):
             print(line)
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from . import metrics
 from ._checks import look_like_probabilities
 from ._convert import as_array
-from .losses import kd_loss_grad_hess, kd_loss_parts
+from .losses import Divergence, kd_loss_and_grad, kd_loss_grad_hess, kd_loss_parts
 from .softmax import softmax_temp
 
 Array = npt.NDArray[Any]
@@ -107,18 +107,30 @@ class Distillation:
         tau: npt.ArrayLike,
         class_weight: npt.ArrayLike | None,
         label_smoothing: float,
+        divergence: Divergence,
+        beta: float,
         num_threads: int | None,
     ) -> None:
+        if divergence not in get_args(Divergence):
+            expected = ", ".join(get_args(Divergence))
+            raise ValueError(f"divergence is {divergence!r}, expected one of {expected}")
         self.teacher = None if teacher_logits is None else _teacher(teacher_logits)
         self.labels = None if labels is None else as_array(labels, "labels")
         self.alpha, self.tau = as_array(alpha, "alpha"), as_array(tau, "tau")
-        self.options = {
+        self.options: dict[str, Any] = {
             "class_weight": class_weight,
             "label_smoothing": label_smoothing,
+            "divergence": divergence,
+            "beta": beta,
             "num_threads": num_threads,
         }
         self.count: int | None = None  # rows of the arrays below, which are as many
+        # Logits (s, t) mean what (0, t - s) do, but for the mean squared error.
+        self._is_shifted = divergence == "mse" and bool(
+            self.teacher is not None and self.teacher.shape[1] == 2 and self.teacher[:, 0].any()
+        )
         self._first_labels: Array | None = None
+        self._last: tuple[Array, Array] | None = None  # labels, and as whole numbers
         for name in ("teacher", "labels", "alpha", "tau"):
             array = getattr(self, name)
             if array is None or array.ndim == 0:
@@ -134,14 +146,13 @@ class Distillation:
 
     def inputs(self, rows: Rows) -> Inputs:
         """Return the arguments of the losses for the rows of one round."""
-        logits = _logits(rows.margins)
-        self._check(rows, logits.shape[1])
+        self._check(rows)
         numbers = rows.numbers
         labels = self.labels
         if labels is not None:
             labels = labels if numbers is None else labels[numbers]
         elif rows.labels is not None:
-            labels = _whole(rows.labels)
+            labels = self._whole(rows.labels)
         weights = rows.weights
         options = self.options | {
             "alpha": self.alpha if numbers is None or self.alpha.ndim == 0 else self.alpha[numbers],
@@ -151,17 +162,10 @@ class Distillation:
         teacher = self.teacher
         if teacher is not None and numbers is not None:
             teacher = teacher[numbers]
-        return Inputs(logits, teacher, labels, options)
+        return Inputs(_logits(rows.margins), teacher, labels, options)
 
-    def _check(self, rows: Rows, classes: int) -> None:
-        if self.teacher is not None and self.teacher.shape[1] != classes:
-            given = self.teacher.shape[1]
-            one = rows.margins.ndim == 1
-            raise ValueError(
-                f"teacher_logits has {given} classes, the booster "
-                + (f"one margin a row; set num_class={given}" if one else f"has {classes}")
-                + ("" if one else "; where labels of -1 count as a class, give labels= instead")
-            )
+    def _check(self, rows: Rows) -> None:
+        self._check_classes(rows.margins)
         if self.count is None:
             return
         if self.count != rows.total:
@@ -181,6 +185,30 @@ class Distillation:
                 "{dataset: teacher_logits}"
             )
 
+    def _whole(self, labels: Array) -> Array:
+        """Return a dataset's labels as whole numbers, which are the same in every round."""
+        if self._last is None or not np.array_equal(self._last[0], labels):
+            own = labels.copy()  # the dataset's may be a view of its memory
+            self._last = own, _whole(own)
+        return self._last[1]
+
+    def _check_classes(self, margins: Array) -> None:
+        if self.teacher is None:
+            return
+        given, classes = self.teacher.shape[1], _classes(margins)
+        if given != classes:
+            one = margins.ndim == 1
+            raise ValueError(
+                f"teacher_logits has {given} classes, the booster "
+                + (f"one margin a row; set num_class={given}" if one else f"has {classes}")
+                + ("" if one else "; where labels of -1 count as a class, give labels= instead")
+            )
+        if self._is_shifted and margins.size == len(margins):
+            raise ValueError(
+                "divergence='mse' compares logits as they are, and the booster's are (0, margin): "
+                "give the teacher's margin, teacher_logits[:, 1] - teacher_logits[:, 0]"
+            )
+
 
 class Objective(Distillation):
     """Gradients and curvatures of the summed loss."""
@@ -189,24 +217,32 @@ class Objective(Distillation):
         if hess not in get_args(Curvature):
             raise ValueError(f"hess is {hess!r}, expected 'library', 'exact' or 'bound'")
         super().__init__(*arguments, **options)
-        self.hess = hess
+        self.hess, divergence = hess, self.options["divergence"]
+        self.has_hessian = divergence in ("kl", "mse")
+        if hess != "library" and not self.has_hessian:
+            raise ValueError(
+                f"hess is {hess!r}, but the Hessian of divergence={divergence!r} can have a "
+                "negative diagonal: leave hess out, for the curvature of 'kl'"
+            )
         self.buffers = Buffers()
 
     def gradients(self, rows: Rows, hess: Literal["exact", "bound"]) -> tuple[Array, Array]:
         """Return gradient and curvature, of the margins' shape, type and order."""
         logits, teacher, labels, options = self.inputs(rows)
         order: Literal["C", "F"] = "C" if logits.flags.c_contiguous else "F"
-        out = (
+        grad, curvature = out = (
             self.buffers.take(logits.shape, logits.dtype, order),
             self.buffers.take(logits.shape, logits.dtype, order),
         )
-        result = kd_loss_grad_hess(
-            logits, teacher, labels, reduction="sum", hess=hess, out=out, **options
-        )
+        options["reduction"] = "sum"
+        of = {} if self.has_hessian else {"divergence": "kl"}
+        kd_loss_grad_hess(logits, teacher, labels, hess=hess, out=out, **options | of)
+        if not self.has_hessian:
+            kd_loss_and_grad(logits, teacher, labels, out=grad, **options)
         if logits.shape == rows.margins.shape:
-            return result.grad_logits, result.hess_logits
+            return grad, curvature
         shape = rows.margins.shape
-        return result.grad_logits[:, 1].reshape(shape), result.hess_logits[:, 1].reshape(shape)
+        return grad[:, 1].reshape(shape), curvature[:, 1].reshape(shape)
 
 
 class Metric:
@@ -318,6 +354,10 @@ def _teacher(teacher_logits: npt.ArrayLike) -> Array:
             "margin of two classes"
         )
     return _logits(teacher)
+
+
+def _classes(margins: Array) -> int:
+    return 2 if margins.ndim == 1 else max(2, margins.shape[1])
 
 
 def _logits(margins: Array) -> Array:

@@ -22,11 +22,14 @@ import numpy.typing as npt
 
 from . import _boosting
 from ._boosting import Array, Curvature, MetricName, Rows
+from .losses import Divergence
 
 try:
     import lightgbm
 except ImportError as error:
     raise ImportError("kdloss.lightgbm needs lightgbm: pip install 'kdloss[lightgbm]'") from error
+
+BLOCK = 2**15  # numbers that stay in the cache between two passes
 
 __all__ = ["kd_init_score", "kd_metric", "kd_objective"]
 
@@ -39,6 +42,8 @@ def kd_objective(
     tau: npt.ArrayLike = 4.0,
     class_weight: npt.ArrayLike | None = None,
     label_smoothing: float = 0.0,
+    divergence: Divergence = "kl",
+    beta: float = 0.5,
     hess: Curvature = "library",
     num_threads: int | None = None,
 ) -> KDObjective:
@@ -50,8 +55,8 @@ def kd_objective(
             (\alpha \, p^{(1)} (1 - p^{(1)}) + (1 - \alpha) \, p (1 - p))
 
     with p1 = softmax(margins), p and q student and teacher at tau, K classes, and the dataset's
-    weights w. With alpha 1 the trees are those of ``multiclass`` and ``binary`` with
-    ``boost_from_average=False``, bit for bit.
+    weights w, for the divergence "kl". With alpha 1 the trees are those of ``multiclass`` and
+    ``binary`` with ``boost_from_average=False``, bit for bit.
 
     Parameters
     ----------
@@ -64,13 +69,14 @@ def kd_objective(
         Instead of the dataset's labels: -1 marks a row that only the teacher labels, -100 one that
         does not count; or soft labels. By default the dataset's own, in which -1 and -100 may stand
         too. (To LGBMClassifier -1 is a class: give ``labels``.)
-    alpha, tau : float or array_like (rows,)
-        The weight of the labels, and the temperature, as in `kdloss.kd_loss_batch`.
-    class_weight, label_smoothing, num_threads
-        As in `kdloss.kd_loss_batch`.
+    alpha, tau, class_weight, label_smoothing, divergence, beta, num_threads
+        As in `kdloss.kd_loss_batch`. ``divergence="mse"`` with one margin needs the teacher's
+        margin.
     hess : {"library", "exact", "bound"}, default "library"
         The curvature: LightGBM's own, K / (K - 1) times the diagonal of the Hessian, with one
-        margin once the diagonal; or "exact", the diagonal, or "bound", twice that.
+        margin once the diagonal; or "exact", the diagonal, or "bound", twice that. The diagonals of
+        "reverse_kl", "js" and "tv" can be negative: with them the curvature is the library's own
+        for "kl", which is positive, and the other two are refused.
 
     Returns
     -------
@@ -106,7 +112,8 @@ def kd_objective(
     """
     return KDObjective(
         teacher_logits, labels, alpha=alpha, tau=tau, class_weight=class_weight,
-        label_smoothing=label_smoothing, hess=hess, num_threads=num_threads,
+        label_smoothing=label_smoothing, divergence=divergence, beta=beta, hess=hess,
+        num_threads=num_threads,
     )  # fmt: skip
 
 
@@ -119,6 +126,8 @@ def kd_metric(
     tau: npt.ArrayLike = 4.0,
     class_weight: npt.ArrayLike | None = None,
     label_smoothing: float = 0.0,
+    divergence: Divergence = "kl",
+    beta: float = 0.5,
     num_threads: int | None = None,
 ) -> KDMetric:
     """A metric for ``feval=`` of `lightgbm.train` and ``cv``, or ``eval_metric=`` of a classifier.
@@ -136,7 +145,7 @@ def kd_metric(
         The loss, one of its parts, or a score of `kdloss.metrics`. It is reported as
         ``kd_<name>``, accuracy as ``prediction_accuracy``; that one is maximised, the others
         minimised.
-    alpha, tau, class_weight, label_smoothing, num_threads
+    alpha, tau, class_weight, label_smoothing, divergence, beta, num_threads
         As in `kd_objective`; of no matter for the scores.
 
     Returns
@@ -168,7 +177,8 @@ def kd_metric(
     """
     return KDMetric(
         cast(Any, teacher_logits), cast(Any, labels), name=name, alpha=alpha, tau=tau,
-        class_weight=class_weight, label_smoothing=label_smoothing, num_threads=num_threads,
+        class_weight=class_weight, label_smoothing=label_smoothing, divergence=divergence,
+        beta=beta, num_threads=num_threads,
     )  # fmt: skip
 
 
@@ -242,11 +252,15 @@ class KDObjective(_boosting.Objective):
         return self._rounded(grad), self._rounded(hess, factor)
 
     def _rounded(self, values: Array, factor: float = 1.0) -> Array:
+        """Return the values, which are multiplied in place, in float32."""
         out = self.buffers.take(values.shape, np.float32, "F")
-        if factor == 1:
-            np.copyto(out, values, casting="same_kind")
-            return out
-        return np.multiply(values, factor, out=out, casting="same_kind")
+        flat, rounded = values.ravel("F"), out.ravel("F")
+        for first in range(0, flat.size, BLOCK):
+            block = flat[first : first + BLOCK]
+            if factor != 1:
+                block *= factor
+            rounded[first : first + BLOCK] = block
+        return out
 
 
 class KDMetric(_boosting.Metric):

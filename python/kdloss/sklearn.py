@@ -89,10 +89,11 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
           each of these.
     teacher : classifier, optional
         A fitted one is used as it is, and stays so in `sklearn.base.clone`. One that is not fitted
-        is copied and fitted on the labelled rows. Its classes are matched by name. Its logits are
-        ``predict_log_proba``, ``predict_proba`` or ``decision_function``, the first that it has.
-        Probabilities of exactly 0, as from forests, would forbid a class: if there are any, all
-        are mixed with a share of 1e-3 of the uniform distribution. None if `fit` is given
+        is copied and fitted on the labelled rows, with their weights and no other metadata:
+        scikit-learn's routing ends at this estimator. Its classes are matched by name. Its logits
+        are ``predict_log_proba``, ``predict_proba`` or ``decision_function``, the first that it
+        has. Probabilities of exactly 0, as from forests, would forbid a class: if there are any,
+        all are mixed with a share of 1e-3 of the uniform distribution. None if `fit` is given
         ``teacher_logits``, or if alpha is 1.
     alpha : float in [0, 1], default 0.5
         The weight of the labels; 1 - alpha is the teacher's.

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from . import _boosting
 from ._boosting import Array, Curvature, MetricName, Rows
+from .losses import Divergence
 
 try:
     import xgboost
@@ -43,6 +44,8 @@ def kd_objective(
     tau: npt.ArrayLike = 4.0,
     class_weight: npt.ArrayLike | None = None,
     label_smoothing: float = 0.0,
+    divergence: Divergence = "kl",
+    beta: float = 0.5,
     hess: Curvature = "library",
     num_threads: int | None = None,
 ) -> KDObjective:
@@ -52,9 +55,10 @@ def kd_objective(
         g = w \, (\alpha \, (p^{(1)} - e_y) + (1 - \alpha) \, \tau \, (p - q)), \quad
         h = 2 w \, (\alpha \, p^{(1)} (1 - p^{(1)}) + (1 - \alpha) \, p (1 - p))
 
-    with p1 = softmax(margins), p and q student and teacher at tau, and the dataset's weights w.
-    With alpha 1 the trees are those of ``multi:softprob`` and ``binary:logistic`` at the same
-    ``base_score``.
+    with p1 = softmax(margins), p and q student and teacher at tau, and the dataset's weights w, for
+    the divergence "kl". With alpha 1 the trees are those of ``multi:softprob`` and
+    ``binary:logistic`` at the same ``base_score``, but where two splits have the same gain in
+    float32, as is common with ``lambda=0``.
 
     Parameters
     ----------
@@ -66,13 +70,14 @@ def kd_objective(
         Instead of the dataset's labels: -1 marks a row that only the teacher labels, -100 one that
         does not count; or soft labels. By default the dataset's own, in which -1, -100 and, in a
         DMatrix, soft labels may stand too. (XGBClassifier takes only classes: give ``labels``.)
-    alpha, tau : float or array_like (rows,)
-        The weight of the labels, and the temperature, as in `kdloss.kd_loss_batch`.
-    class_weight, label_smoothing, num_threads
-        As in `kdloss.kd_loss_batch`.
+    alpha, tau, class_weight, label_smoothing, divergence, beta, num_threads
+        As in `kdloss.kd_loss_batch`. ``divergence="mse"`` with one margin needs the teacher's
+        margin.
     hess : {"library", "exact", "bound"}, default "library"
         The curvature: XGBoost's own, twice the diagonal of the Hessian and at least 1e-16, with one
-        margin once the diagonal; or "exact", the diagonal, or "bound", twice that.
+        margin once the diagonal; or "exact", the diagonal, or "bound", twice that. The diagonals of
+        "reverse_kl", "js" and "tv" can be negative: with them the curvature is the library's own
+        for "kl", which is positive, and the other two are refused.
 
     Returns
     -------
@@ -110,7 +115,8 @@ def kd_objective(
     """
     return KDObjective(
         teacher_logits, labels, alpha=alpha, tau=tau, class_weight=class_weight,
-        label_smoothing=label_smoothing, hess=hess, num_threads=num_threads,
+        label_smoothing=label_smoothing, divergence=divergence, beta=beta, hess=hess,
+        num_threads=num_threads,
     )  # fmt: skip
 
 
@@ -123,6 +129,8 @@ def kd_metric(
     tau: npt.ArrayLike = 4.0,
     class_weight: npt.ArrayLike | None = None,
     label_smoothing: float = 0.0,
+    divergence: Divergence = "kl",
+    beta: float = 0.5,
     num_threads: int | None = None,
 ) -> KDMetric:
     """A metric for ``custom_metric=`` of `xgboost.train` and ``cv``, or ``eval_metric=``.
@@ -140,7 +148,7 @@ def kd_metric(
         The loss, one of its parts, or a score of `kdloss.metrics`. It is reported as
         ``kd_<name>``, accuracy as ``prediction_accuracy``: XGBoost's early stopping maximises
         what begins with "pre", as it should, and minimises the others.
-    alpha, tau, class_weight, label_smoothing, num_threads
+    alpha, tau, class_weight, label_smoothing, divergence, beta, num_threads
         As in `kd_objective`; of no matter for the scores.
 
     Returns
@@ -174,7 +182,8 @@ def kd_metric(
     """
     return KDMetric(
         cast(Any, teacher_logits), cast(Any, labels), name=name, alpha=alpha, tau=tau,
-        class_weight=class_weight, label_smoothing=label_smoothing, num_threads=num_threads,
+        class_weight=class_weight, label_smoothing=label_smoothing, divergence=divergence,
+        beta=beta, num_threads=num_threads,
     )  # fmt: skip
 
 
@@ -289,10 +298,11 @@ class KDObjective(_boosting.Objective):
             return self.gradients(rows, self.hess)
         one_margin = rows.margins.size == len(rows.margins)
         grad, hess = self.gradients(rows, "exact" if one_margin else "bound")
-        floor: Any = FLOOR
         if one_margin and rows.weights is not None and rows.weights.size:
-            floor = (FLOOR * rows.weights).reshape(hess.shape)
-        return grad, np.maximum(hess, floor, out=hess)
+            np.maximum(hess, (FLOOR * rows.weights).reshape(hess.shape), out=hess)
+        elif hess.min(initial=np.inf) < FLOOR:  # to look is faster than to write all of it
+            np.maximum(hess, FLOOR, out=hess)
+        return grad, hess
 
 
 class KDMetric(_boosting.Metric):

@@ -30,6 +30,11 @@ def data(classes=4, rows=400, seed=0, dtype=np.float64):
     return Data(X, y, teacher, rng.uniform(0.2, 3, rows))
 
 
+def two_logits(margins):
+    """The logits (0, z) of the margins z (N,); what has a column for each class stays."""
+    return margins if margins.ndim == 2 else np.stack([0 * margins, margins], axis=1)
+
+
 def copies(tmp_path, original):
     """The object after pickle and joblib, and what deepcopy and scikit-learn's clone give."""
     joblib.dump(original, tmp_path / "object")

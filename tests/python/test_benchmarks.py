@@ -172,8 +172,10 @@ def test_boosting() -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    names = [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:]]
-    assert names == ["XGBoost, 50 x 3", "LightGBM, 50 x 3"]
+    for table in done.stdout.split("\n\n"):
+        names = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+        assert names == ["XGBoost, 50 x 3", "LightGBM, 50 x 3"]
+    assert "constant gradients" in table
 
 
 def test_solvers() -> None:

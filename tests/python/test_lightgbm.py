@@ -1,6 +1,7 @@
 """kdloss.lightgbm: LightGBM's own trees at alpha 1, rows in step, metrics, starting scores."""
 
 import copy
+from functools import partial
 
 import lightgbm
 import numpy as np
@@ -8,9 +9,9 @@ import pytest
 from sklearn.base import clone
 
 import kdloss
-from boosted import copies, data
+from boosted import copies, data, two_logits
 from kdloss.lightgbm import kd_init_score, kd_metric, kd_objective
-from tolerances import BOOSTED_MARGIN, EXACT_SHARE, PROMISE
+from tolerances import BOOSTED_MARGIN, EXACT_SHARE, PROMISE, ROUNDING
 
 # LightGBM counts rows, those of weight 0 too, in leaves and in bins.
 BY_WEIGHT = {"min_data_in_leaf": 0, "min_data_in_bin": 1}
@@ -97,6 +98,50 @@ def test_the_gradient_is_the_losss_in_f_order(classes):
             assert not np.shares_memory(found, scores)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("divergence", "beta"),
+    [("kl", 0.5), ("mse", 0.5), ("reverse_kl", 0.5), ("js", 0.2), ("tv", 0.5)],
+)
+def test_every_divergence_has_its_gradient_and_a_positive_curvature(divergence, beta, alpha):
+    _, y, teacher, _ = data()
+    scores = np.asfortranarray(np.random.default_rng(1).normal(size=teacher.shape))
+    options = {"alpha": alpha, "tau": 2.0, "beta": beta}
+    rows = (scores, teacher, y)
+    expected = kdloss.kd_loss_and_grad(*rows, reduction="sum", divergence=divergence, **options)
+    of = divergence if divergence in ("kl", "mse") else "kl"
+    curvature = kdloss.kd_loss_grad_hess(*rows, reduction="sum", divergence=of, **options)
+    for name, times in {"library": 4 / 3, "exact": 1, "bound": 2}.items():
+        if name != "library" and of != divergence:
+            with pytest.raises(ValueError, match=f"hess is '{name}'.*'{divergence}' can have a"):
+                kd_objective(teacher, divergence=divergence, hess=name, **options)
+            continue
+        objective = kd_objective(teacher, divergence=divergence, hess=name, **options)
+        grad, hess = objective(y.astype(np.float32), scores)
+        np.testing.assert_array_equal(grad, expected.grad_logits.astype(np.float32))
+        np.testing.assert_array_equal(hess, (times * curvature.hess_logits).astype(np.float32))
+        assert (hess > 0).all()
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("divergence", ["kl", "mse", "reverse_kl", "js", "tv"])
+def test_boosting_lowers_the_loss_of_every_divergence(divergence, classes):
+    X, y, teacher, _ = data(classes)
+    if classes == 2:
+        teacher = teacher[:, 1] - teacher[:, 0]
+    options = {"alpha": 0.0, "tau": 2.0, "divergence": divergence, "beta": 0.3}
+    log, train = {}, dataset(X, y)
+    booster = lightgbm.train(
+        parameters(classes, kd_objective(teacher, **options)), train, 20, [train],
+        feval=kd_metric(teacher, **options), callbacks=[lightgbm.record_evaluation(log)],
+    )  # fmt: skip
+    values = log["training"]["kd_loss"]
+    assert values[-1] < 0.7 * values[0]
+    found = two_logits(booster.predict(X))
+    expected = kdloss.kd_loss_batch(found, two_logits(teacher), y, **options)
+    assert values[-1] == pytest.approx(expected, rel=ROUNDING)
+
+
 @pytest.mark.parametrize("classes", [2, 4])
 def test_results_that_are_held_do_not_change(classes):
     _, y, teacher, _ = data(classes)
@@ -118,6 +163,22 @@ def test_results_that_are_held_do_not_change(classes):
         places.append({grad.ctypes.data, hess.ctypes.data})
         del grad, hess
     assert places[-1] == places[-2] == places[-3]
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_repeated_rows_move_the_trees_as_lightgbms_own_objective_does(classes):
+    """LightGBM counts rows in leaves and bins, whatever they weigh, for any objective."""
+    X, y, *_ = data(classes)
+    weights = np.random.default_rng(2).choice([0.0, 1.0, 3.0], len(y))
+    again = np.repeat(np.arange(len(y)), weights.astype(int))
+    own, mine = [], []
+    for train in (partial(dataset, X, y, weight=weights), partial(dataset, X[again], y[again])):
+        params = parameters(classes, boost_from_average=False)
+        own.append(lightgbm.train(params, train(), 5).predict(X, raw_score=True))
+        params = parameters(classes, kd_objective(None, alpha=1.0))
+        mine.append(lightgbm.train(params, train(), 5).predict(X))
+    assert np.abs(own[1] - own[0]).max() > 0.1
+    np.testing.assert_array_equal(mine, own)
 
 
 @pytest.mark.parametrize(("classes", "values", "least"), [(2, 4, 1e-3), (4, 2, 5)])

@@ -8,7 +8,7 @@ import xgboost
 from sklearn.base import clone
 
 import kdloss
-from boosted import copies, data
+from boosted import copies, data, two_logits
 from kdloss.xgboost import kd_base_score, kd_metric, kd_objective, number_rows
 from tolerances import BOOSTED_MARGIN, EXACT_SHARE, PROMISE
 
@@ -53,6 +53,20 @@ def test_at_alpha_1_the_trees_are_xgboosts_own(classes, weighted, more, dtype):
     np.testing.assert_allclose(margins(mine, X), margins(own, X), rtol=0, atol=BOOSTED_MARGIN)
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("classes", [2, 4, 10])
+def test_a_hundred_rounds_at_alpha_1_have_xgboosts_own_splits(classes, seed):
+    X, y, teacher, weights = data(classes, seed=seed)
+    train = xgboost.DMatrix(X, y, weight=weights)
+    params = parameters(classes, base_score=0.5)
+    own = xgboost.train(params, train, 100)
+    mine = xgboost.train(params, train, 100, obj=kd_objective(teacher, alpha=1.0))
+    assert splits(mine) == splits(own)
+    expected = margins(own, X)
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(margins(mine, X), expected, rtol=0, atol=BOOSTED_MARGIN * largest)
+
+
 @pytest.mark.parametrize("classes", [2, 4])
 def test_the_start_is_xgboosts_own(classes):
     X, y, teacher, weights = data(classes)
@@ -94,6 +108,85 @@ def test_the_gradient_is_the_losss(dtype):
     np.testing.assert_array_equal(grad, expected.grad_logits)
     np.testing.assert_array_equal(hess, expected.hess_logits)
     assert grad.dtype == hess.dtype == np.float32
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("divergence", "beta"),
+    [("kl", 0.5), ("mse", 0.5), ("reverse_kl", 0.5), ("js", 0.2), ("tv", 0.5)],
+)
+def test_every_divergence_has_its_gradient_and_a_positive_curvature(divergence, beta, alpha):
+    X, y, teacher, _ = data()
+    teacher = teacher.astype(np.float32)
+    scores = np.random.default_rng(1).normal(size=teacher.shape).astype(np.float32)
+    train = xgboost.DMatrix(X, y)
+    options = {"alpha": alpha, "tau": 2.0, "beta": beta}
+    rows = (scores, teacher, y)
+    expected = kdloss.kd_loss_and_grad(*rows, reduction="sum", divergence=divergence, **options)
+    has_hessian = divergence in ("kl", "mse")
+    of = divergence if has_hessian else "kl"
+    for name in ("library", "exact", "bound"):
+        if name != "library" and not has_hessian:
+            with pytest.raises(ValueError, match=f"hess is '{name}'.*'{divergence}' can have a"):
+                kd_objective(teacher, divergence=divergence, hess=name, **options)
+            continue
+        objective = kd_objective(teacher, divergence=divergence, hess=name, **options)
+        grad, hess = objective(scores, train)
+        curvature = kdloss.kd_loss_grad_hess(
+            *rows, reduction="sum", divergence=of, hess="exact" if name == "exact" else "bound",
+            **options,
+        ).hess_logits  # fmt: skip
+        np.testing.assert_array_equal(grad, expected.grad_logits)
+        np.testing.assert_array_equal(hess, curvature)
+        assert (hess > 0).all()
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("divergence", ["kl", "mse", "reverse_kl", "js", "tv"])
+def test_boosting_lowers_the_loss_of_every_divergence(divergence, classes):
+    X, y, teacher, _ = data(classes)
+    if classes == 2:
+        teacher = teacher[:, 1] - teacher[:, 0]
+    options = {"alpha": 0.0, "tau": 2.0, "divergence": divergence, "beta": 0.3}
+    log = {}
+    train = xgboost.DMatrix(X, y)
+    booster = xgboost.train(
+        parameters(classes), train, 20, obj=kd_objective(teacher, **options), evals_result=log,
+        evals=[(train, "train")], custom_metric=kd_metric(teacher, **options), verbose_eval=False,
+    )  # fmt: skip
+    values = log["train"]["kd_loss"]
+    assert values[-1] < 0.7 * values[0]
+    found = two_logits(margins(booster, X))
+    expected = kdloss.kd_loss_batch(found, two_logits(teacher).astype(found.dtype), y, **options)
+    assert values[-1] == pytest.approx(expected, abs=1e-6)  # XGBoost prints six decimals
+
+
+def test_mse_of_one_margin_needs_the_teachers_margin():
+    X, y, teacher, _ = data(2)
+    train = xgboost.DMatrix(X, y)
+    scores = np.zeros(len(y), np.float32)
+    margin = teacher[:, 1] - teacher[:, 0]
+    with pytest.raises(ValueError, match=r"compares logits as they are.*teacher_logits\[:, 1\]"):
+        kd_objective(teacher, divergence="mse")(scores, train)
+    with pytest.raises(ValueError, match="compares logits as they are"):
+        kd_metric(teacher, divergence="mse")(scores, train)
+    grad, hess = kd_objective(margin, alpha=0.0, divergence="mse", hess="exact")(scores, train)
+    np.testing.assert_allclose(grad, -margin, rtol=PROMISE["float32"])
+    assert (hess == 1).all()
+
+
+def test_labels_that_change_are_read_again():
+    _, y, teacher, _ = data()
+    margins = np.zeros(teacher.shape, np.float32)
+    objective = kd_objective(None, alpha=1.0)
+    labels = y.astype(np.float32)
+    first = objective(labels, margins)[0].copy()
+    labels[:] = y[::-1]
+    np.testing.assert_array_equal(objective(labels, margins)[0], first[::-1])
+    soft = np.eye(4, dtype=np.float32)[y]
+    np.testing.assert_array_equal(objective(soft, margins)[0], first)
+    soft[:] = soft[::-1].copy()
+    np.testing.assert_array_equal(objective(soft, margins)[0], first[::-1])
 
 
 def test_one_margin_is_two_logits():
@@ -235,6 +328,9 @@ def test_what_does_not_fit_is_refused():
         kd_objective(teacher, y[1:])
     with pytest.raises(ValueError, match="hess is 'upper', expected 'library', 'exact' or 'bound'"):
         kd_objective(teacher, hess="upper")
+    for make in (kd_objective, kd_metric):
+        with pytest.raises(ValueError, match="divergence is 'hellinger', expected one of kl, rev"):
+            make(teacher, divergence="hellinger")
     with pytest.raises(ValueError, match=r"has shape \(2, 2, 2\)"):
         kd_objective(np.zeros((2, 2, 2)))
     with pytest.raises(
