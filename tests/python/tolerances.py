@@ -63,3 +63,10 @@ SUM_OF_FLOATS = 1e-6
 
 # How close sixty rounds of a booster come to their teacher's probabilities. Absolute.
 STUDENT_PROBABILITY = 0.05
+
+# A loss in float64 as a sum over chunks, beside that of the whole: the promise of kdloss.dask.
+CHUNKS = 1e-13
+
+# A booster on three processes beside the same trees on one: float32 sums of gradients in another
+# order. Absolute, for probabilities and margins.
+BOOSTED_CHUNKS = 1e-5
