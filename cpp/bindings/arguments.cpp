@@ -10,7 +10,7 @@ namespace {
 std::string text(py::handle object) { return py::cast<std::string>(py::str(object)); }
 std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name; }
 
-py::object convert(const char* function) { return py::module_::import("kdloss._convert").attr(function); }
+py::object convert(const char* function) { return py::module_::import("kdloss._arrays").attr(function); }
 
 bool is_ndarray(py::handle object) { return py::isinstance<py::array>(object); }
 

@@ -8,7 +8,7 @@
 namespace py = pybind11;
 
 // An array of logits or probabilities that may be read in place: float32 or float64, and halves where they
-// are accepted; native, aligned. Anything else goes through kdloss._convert, which says what it cannot take.
+// are accepted; native, aligned. Anything else goes through kdloss._arrays, which says what it cannot take.
 // wanted, if given, is the type of the other operand.
 enum class Halves { kConverted, kAccepted };
 py::array as_floats(py::handle object, const char* name, Halves halves = Halves::kConverted,

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import metrics
-from ._checks import look_like_probabilities
-from ._convert import as_array
+from ._arrays import as_array, look_like_probabilities
 from .losses import Divergence, kd_loss_and_grad, kd_loss_grad_hess, kd_loss_parts
 from .softmax import softmax_temp
 
@@ -269,9 +268,9 @@ class Metric:
                     for dataset, teacher in teacher_logits.items()
                 }
                 return
-            raise TypeError("labels must be {dataset: labels} where teacher_logits is a mapping")
+            raise TypeError("labels is an array, expected {dataset: labels} as teacher_logits is")
         if isinstance(labels, Mapping):
-            raise TypeError("labels must be an array where teacher_logits is no mapping")
+            raise TypeError("labels is a mapping, expected an array as teacher_logits is")
         self._only = Distillation(teacher_logits, labels, **options)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

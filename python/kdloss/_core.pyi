@@ -2,49 +2,65 @@
 
 from typing import Any, TypeAlias
 
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from .losses import KDGradHess, KDParts, KDResult
 
 __version__: str
 
-# (alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing, normalizer,
-# divergence, beta, num_threads)
+Floats: TypeAlias = NDArray[Any]
+# alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing, normalizer,
+# divergence, beta, num_threads
 Options: TypeAlias = tuple[
-    Any, Any, str, int, Any, Any, float, float | None, str, float, int | None
-]
+    ArrayLike, ArrayLike, str, int, ArrayLike | None, ArrayLike | None, float, float | None,
+    str, float, int | None,
+]  # fmt: skip
 
 def kd_loss_batch(
-    student: Any, teacher: Any, labels: Any, options: Options, /
-) -> float | NDArray[Any]: ...
+    student: ArrayLike, teacher: ArrayLike | None, labels: ArrayLike | None, options: Options, /
+) -> float | Floats: ...
 def kd_loss_and_grad(
-    student: Any, teacher: Any, labels: Any, options: Options, out: NDArray[Any] | None, /
-) -> Any: ...
+    student: ArrayLike,
+    teacher: ArrayLike | None,
+    labels: ArrayLike | None,
+    options: Options,
+    out: Floats | None,
+    /,
+) -> KDResult[Any]: ...
 def kd_loss_grad_hess(
-    student: Any,
-    teacher: Any,
-    labels: Any,
+    student: ArrayLike,
+    teacher: ArrayLike | None,
+    labels: ArrayLike | None,
     options: Options,
     bound: bool,
-    grad_out: NDArray[Any] | None,
-    hess_out: NDArray[Any] | None,
+    grad_out: Floats | None,
+    hess_out: Floats | None,
     /,
-) -> Any: ...
+) -> KDGradHess[Any]: ...
 def kd_loss_parts(
-    student: Any, teacher: Any, labels: Any, options: Options, grad_out: NDArray[Any] | None, /
-) -> Any: ...
-def cross_entropy_hard(logits: Any, labels: Any, options: Options, /) -> float | NDArray[Any]: ...
+    student: ArrayLike,
+    teacher: ArrayLike | None,
+    labels: ArrayLike | None,
+    options: Options,
+    grad_out: Floats | None,
+    /,
+) -> KDParts[Any]: ...
+def cross_entropy_hard(
+    logits: ArrayLike, labels: ArrayLike, options: Options, /
+) -> float | Floats: ...
 def kd_loss_single(
-    student: Any,
-    teacher: Any,
+    student: Floats,
+    teacher: Floats | None,
     label: int | None,
-    alpha: Any,
-    tau: Any,
+    alpha: float,
+    tau: float,
     divergence: str,
-    beta: Any,
+    beta: float,
     /,
 ) -> float: ...
-def kl_divergence(q: Any, p: Any, reduction: Any, /) -> float | NDArray[Any]: ...
-def softmax_temp(logits: Any, tau: Any, out: Any, /) -> NDArray[Any]: ...
-def log_softmax_temp(logits: Any, tau: Any, out: Any, /) -> NDArray[Any]: ...
-def log_sum_exp(logits: Any, tau: Any, /) -> NDArray[Any]: ...
-def config() -> dict[str, Any]: ...
+def kl_divergence(q: ArrayLike, p: ArrayLike, reduction: str, /) -> float | Floats: ...
+def softmax_temp(logits: Floats, tau: float, out: Floats | None, /) -> Floats: ...
+def log_softmax_temp(logits: Floats, tau: float, out: Floats | None, /) -> Floats: ...
+def log_sum_exp(logits: Floats, tau: float, /) -> Floats: ...
+def config() -> dict[str, str | int | list[str]]: ...
 def read_wait_policy() -> None: ...

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._checks import Array, shortened
+from ._arrays import Array, shortened
 
 Names = tuple[str, ...]
 

@@ -1,45 +1,56 @@
-"""What `kdloss.sklearn` can train, each by the library that knows how, and teachers' logits."""
+"""How each kind of student is trained on the loss, and the logits of a fitted teacher."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
-from sklearn.base import clone  # type: ignore[import-untyped]
-from sklearn.utils import _safe_indexing  # type: ignore[import-untyped]
-from sklearn.utils.validation import has_fit_parameter  # type: ignore[import-untyped]
 
-from ._checks import Array
-from ._training_rows import is_sparse
+from ._arrays import Array
 from .softmax import softmax_temp
 from .teacher import SHARE_FOR_ZEROS
 from .trainer import LinearStudent
+from .trainer.rows import is_sparse
 
 
-class Task(NamedTuple):
-    """Labels (N,) from 0 to C - 1 or -1, the teacher's logits (N, C), weights (N,), the loss."""
+class Targets(NamedTuple):
+    """What a student learns."""
 
-    codes: Array
-    logits: Array | None
+    labels: Array
+    """(N,) from 0 to C - 1, or -1."""
+    teacher: Array | None
+    """Logits (N, C)."""
     weight: Array | None
-    alpha: float
-    tau: float
+    """(N,)"""
     classes: int
+    """C"""
+    alpha: float
+    loss: dict[str, Any]
+    """The loss's other settings: tau, divergence, beta."""
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The loss's settings."""
-        return {"alpha": self.alpha, "tau": self.tau}
-
-    def only(self, rows: Array) -> Task:
+    def only(self, rows: Array) -> Targets:
         """Return some of the rows."""
         return self._replace(
-            codes=self.codes[rows],
-            logits=None if self.logits is None else self.logits[rows],
+            labels=self.labels[rows],
+            teacher=None if self.teacher is None else self.teacher[rows],
             weight=None if self.weight is None else self.weight[rows],
         )
+
+    def objective(self, make: Any) -> Any:
+        """Return the objective that `make` gives, a booster's `kd_objective`."""
+        teacher = self.teacher
+        if self.loss["divergence"] == "mse" and self.classes == 2 and teacher is not None:
+            teacher = teacher[:, 1] - teacher[:, 0]  # a booster has one margin, not two logits
+        return make(teacher, self.labels, alpha=self.alpha, **self.loss)
+
+    def start(self, make: Any) -> Any:
+        """Return the scores that `make` gives, a booster's, from which its trees begin."""
+        # Without a teacher to tell the classes, the labels do it: some may not occur.
+        labels = self.labels if self.teacher is not None else np.eye(self.classes)[self.labels]
+        return make(self.teacher, labels, alpha=self.alpha, sample_weight=self.weight)
 
 
 class Linear:
@@ -49,17 +60,28 @@ class Linear:
     default: ClassVar[dict[str, Any]] = {"solver": "lbfgs", "l2": 1e-3}
 
     @staticmethod
-    def check(student: Any, tau: float) -> None:
-        """All settings are checked by the student."""
+    def check(student: Any, loss: dict[str, Any]) -> None:
+        """Refuse a loss of the student's own; the rest it checks itself."""
+        for name, value in loss.items() if student is not None else ():
+            own = getattr(student.settings, name)
+            if own not in (value, getattr(type(student.settings), name)):
+                raise ValueError(
+                    f"the student's {name} is {own!r}, but the loss's is {value!r}: set it outside "
+                    "of the student"
+                )
 
     @classmethod
-    def fit(cls, student: Any, X: Any, task: Task) -> LinearStudent:
+    def fit(cls, student: Any, X: Any, targets: Targets) -> LinearStudent:
         if student is None:
             settings = cls.default | {"standardize": not is_sparse(X)}
         else:
             settings = dataclasses.asdict(student.settings)
-        return LinearStudent(**settings | task.options).fit(
-            X, task.codes, task.logits, sample_weight=task.weight, n_classes=task.classes
+        return LinearStudent(**settings | {"alpha": targets.alpha} | targets.loss).fit(
+            X,
+            targets.labels,
+            targets.teacher,
+            sample_weight=targets.weight,
+            n_classes=targets.classes,
         )
 
     @staticmethod
@@ -75,7 +97,7 @@ class _Booster:
     own: ClassVar[tuple[str | None, ...]]
 
     @classmethod
-    def check(cls, student: Any, tau: float) -> None:
+    def check(cls, student: Any, loss: dict[str, Any]) -> None:
         parameters = student.get_params()
         for name in cls.ignored:
             if parameters.get(name) is not None:
@@ -90,12 +112,12 @@ class _Booster:
             )
 
     @staticmethod
-    def shown(task: Task) -> Array:
+    def shown(targets: Targets) -> Array:
         """Labels (N,) in which every class occurs, for a library that counts the classes.
 
         The objective has the true ones.
         """
-        return np.arange(len(task.codes)) % task.classes
+        return np.arange(len(targets.labels)) % targets.classes
 
 
 class XGBoost(_Booster):
@@ -105,22 +127,41 @@ class XGBoost(_Booster):
     own = (None, "binary:logistic", "multi:softprob", "multi:softmax")
 
     @classmethod
-    def fit(cls, student: Any, X: Any, task: Task) -> Any:
+    def fit(
+        cls, student: Any, X: Any, targets: Targets, after_round: Callable[[], object] | None = None
+    ) -> Any:
+        from sklearn.base import clone  # type: ignore[import-untyped]
+        from xgboost.callback import TrainingCallback
+
         from .xgboost import kd_base_score, kd_objective
 
-        start = kd_base_score(task.logits, task.codes, alpha=task.alpha, sample_weight=task.weight)
+        class AfterRound(TrainingCallback):
+            def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+                if after_round is not None:
+                    after_round()
+                return False  # go on
+
+        callbacks = student.get_params()["callbacks"]
         fitted = clone(student).set_params(
-            objective=kd_objective(task.logits, task.codes, **task.options), base_score=start
+            objective=targets.objective(kd_objective),
+            base_score=targets.start(kd_base_score),
+            callbacks=[*(callbacks or []), AfterRound()],
         )
-        fitted.fit(X, cls.shown(task), sample_weight=task.weight)
+        fitted.fit(X, cls.shown(targets), sample_weight=targets.weight)
         # The objective holds the teacher's logits, which prediction does not need.
         return fitted.set_params(
-            objective="binary:logistic" if task.classes == 2 else "multi:softprob"
+            objective="binary:logistic" if targets.classes == 2 else "multi:softprob",
+            callbacks=callbacks,
         )
 
     @staticmethod
     def logits(student: Any, X: Any, classes: int) -> Array:
         return _two_columns(student.predict(X, output_margin=True))
+
+    @staticmethod
+    def size(student: Any) -> int:
+        """Bytes of its file."""
+        return len(student.get_booster().save_raw())
 
 
 class LightGBM(_Booster):
@@ -130,19 +171,22 @@ class LightGBM(_Booster):
     own = (None, "binary", "multiclass", "softmax")
 
     @classmethod
-    def fit(cls, student: Any, X: Any, task: Task) -> Any:
+    def fit(
+        cls, student: Any, X: Any, targets: Targets, after_round: Callable[[], object] | None = None
+    ) -> Any:
+        from sklearn.base import clone
+
         from .lightgbm import kd_init_score, kd_objective
 
-        start = kd_init_score(task.logits, task.codes, alpha=task.alpha, sample_weight=task.weight)
-        rows = len(task.codes)
-        fitted = clone(student).set_params(
-            objective=kd_objective(task.logits, task.codes, **task.options)
-        )
+        start = targets.start(kd_init_score)
+        rows = len(targets.labels)
+        fitted = clone(student).set_params(objective=targets.objective(kd_objective))
         fitted.fit(
             X,
-            cls.shown(task),
-            sample_weight=task.weight,
+            cls.shown(targets),
+            sample_weight=targets.weight,
             init_score=np.tile(start, (rows, 1)) if len(start) > 1 else np.full(rows, start[0]),
+            callbacks=None if after_round is None else [lambda _: after_round()],
         )
         fitted.starting_scores_ = start
         # The objective holds the teacher's logits. Any in its place keeps LightGBM's warning that
@@ -153,6 +197,11 @@ class LightGBM(_Booster):
     def logits(student: Any, X: Any, classes: int) -> Array:
         return _two_columns(student.predict(X, raw_score=True) + student.starting_scores_)
 
+    @staticmethod
+    def size(student: Any) -> int:
+        """Bytes of its file."""
+        return len(student.booster_.model_to_string())
+
 
 class Weighted:
     """Any classifier that takes weights: each row once for each class, by the class's target."""
@@ -160,32 +209,38 @@ class Weighted:
     takes_frames = True
 
     @staticmethod
-    def check(student: Any, tau: float) -> None:
+    def check(student: Any, loss: dict[str, Any]) -> None:
+        from sklearn.utils.validation import has_fit_parameter  # type: ignore[import-untyped]
+
         name = type(student).__name__
         if not (hasattr(student, "predict_proba") and has_fit_parameter(student, "sample_weight")):
             raise TypeError(
                 f"{name} cannot be a student: it needs predict_proba, and sample_weight in fit"
             )
-        if tau != 1:
+        if loss["tau"] != 1 or loss["divergence"] != "kl":
             raise ValueError(
                 f"{name} learns from the teacher's probabilities as weights, which is the loss at "
-                f"tau=1 alone, not {tau}; XGBClassifier, LGBMClassifier and the linear student "
-                "take any tau"
+                f"tau=1 with divergence='kl' alone, not tau={loss['tau']} with "
+                f"{loss['divergence']!r}; XGBClassifier, LGBMClassifier and the linear student "
+                "take any"
             )
 
     @staticmethod
-    def fit(student: Any, X: Any, task: Task) -> Any:
-        target = np.zeros((len(task.codes), task.classes))
-        labelled = task.codes >= 0
-        target[labelled, task.codes[labelled]] = 1
-        if task.logits is not None:
-            share = np.where(labelled, task.alpha, 0.0)[:, None]
-            target = share * target + (1 - share) * softmax_temp(task.logits)
-        if task.weight is not None:
-            target *= task.weight[:, None]
-        rows, classes = np.nonzero(target)
+    def fit(student: Any, X: Any, targets: Targets) -> Any:
+        from sklearn.base import clone
+        from sklearn.utils import _safe_indexing  # type: ignore[import-untyped]
+
+        labelled = targets.labels >= 0
+        shares = np.zeros((len(labelled), targets.classes))
+        shares[labelled, targets.labels[labelled]] = 1
+        if targets.teacher is not None:
+            alpha = np.where(labelled, targets.alpha, 0.0)[:, None]
+            shares = alpha * shares + (1 - alpha) * softmax_temp(targets.teacher)
+        if targets.weight is not None:
+            shares *= targets.weight[:, None]
+        rows, classes = np.nonzero(shares)
         copies = _safe_indexing(X, rows)
-        return clone(student).fit(copies, classes, sample_weight=target[rows, classes])
+        return clone(student).fit(copies, classes, sample_weight=shares[rows, classes])
 
     @staticmethod
     def logits(student: Any, X: Any, classes: int) -> Array:

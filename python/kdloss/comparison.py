@@ -12,15 +12,17 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from . import metrics
-from ._checks import Array
-from ._compared import STUDENTS as STUDENTS
-from ._compared import Lesson, LightGBM, Linear, Student, Trained, XGBoost
+from ._arrays import Array
+from ._comparison_students import STUDENTS as STUDENTS
+from ._comparison_students import Lesson, LightGBM, Linear, Student, Trained, XGBoost
+from ._students import Targets
+from .losses import Divergence
 from .metrics import UNLABELLED
 from .plots import Model
 from .softmax import softmax_temp
@@ -177,6 +179,8 @@ def compare(
     seed: int = 0,
     alpha: float = 0.5,
     tau: float = 4.0,
+    divergence: Divergence = "kl",
+    beta: float = 0.5,
     teacher_cost: Callable[[], Cost] | None = None,
     progress: Callable[[], object] | None = None,
 ) -> Comparison:
@@ -202,8 +206,8 @@ def compare(
     seeds, seed : int
         How many repetitions, and the first one's seed. Each draws all rows anew, both held-out ones
         and labelled ones, with the classes in proportion.
-    alpha, tau : float
-        Of the loss of the students with a teacher.
+    alpha, tau, divergence, beta
+        Of the loss of the students with a teacher, as in `kdloss.kd_loss_batch`.
     teacher_cost : callable, optional
         Called at the end; returns what the teacher costs.
     progress : callable, optional
@@ -236,10 +240,10 @@ def compare(
     student = Linear() if student is None else student
     X, labels = np.asarray(X), np.asarray(labels)
     if seeds < 1:
-        raise ValueError(f"seeds must be at least 1, not {seeds}")
+        raise ValueError(f"seeds is {seeds}, expected at least 1")
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"labels must be integers of shape (rows,), not {labels.dtype} of {labels.shape}"
+            f"labels is {labels.dtype} of shape {labels.shape}, expected integers of shape (rows,)"
         )
     if X.ndim != 2 or len(X) != len(labels):
         raise ValueError(f"X has shape {X.shape}, expected ({len(labels)}, features)")
@@ -247,6 +251,7 @@ def compare(
         draw_split(labels, labelled=labelled, held_out=held_out, seed=seed + k)
         for k in range(seeds)
     ]
+    loss = {"tau": tau, "divergence": divergence, "beta": beta}
     models: dict[str, list[Model]] = {}
     costs: dict[str, list[Cost]] = {}
     for split in splits:
@@ -257,7 +262,7 @@ def compare(
                 f"teacher_logits has shape {teacher.shape}, expected ({len(labels)}, classes)"
             )
         rows = X[split.held_out], labels[split.held_out]
-        for way, lesson in _lessons(split, X, labels, teacher, alpha, tau).items():
+        for way, lesson in _lessons(split, X, labels, teacher, alpha, loss).items():
             trained = student.train(lesson, progress or (lambda: None))
             probabilities, seconds = _timed(trained, rows[0])
             models.setdefault(way, []).append(Model(trained.history, probabilities, rows[1]))
@@ -301,7 +306,7 @@ def draw_split(
     known, unknown = np.flatnonzero(labels >= 0), np.flatnonzero(labels == UNLABELLED)
     classes = len(np.unique(labels[known]))
     if not 0 < held_out < 1:
-        raise ValueError(f"held_out must be a share in (0, 1), not {held_out}")
+        raise ValueError(f"held_out is {held_out}, expected a share in (0, 1)")
     if classes < 2:
         raise ValueError(f"labels have {classes} classes, expected at least 2 to tell apart")
     count = round(held_out * len(known))
@@ -458,7 +463,7 @@ def _in_proportion(rows: Array, labels: Array, count: int, rng: np.random.Genera
 
 
 def _lessons(
-    split: Split, X: Array, labels: Array, teacher: Array, alpha: float, tau: float
+    split: Split, X: Array, labels: Array, teacher: Array, alpha: float, loss: dict[str, Any]
 ) -> dict[str, Lesson]:
     """The training data of each way to train."""
     _, few, pool, test = split
@@ -471,11 +476,14 @@ def _lessons(
     def lesson(rows: Array, labels: Array, teacher: Array | None) -> Lesson:
         return Lesson(
             X[rows],
-            labels[rows],
-            None if teacher is None else teacher[rows],
-            1.0 if teacher is None else alpha,
-            tau,
-            all_teachers.shape[1],
+            Targets(
+                labels[rows],
+                None if teacher is None else teacher[rows],
+                None,
+                all_teachers.shape[1],
+                1.0 if teacher is None else alpha,
+                loss,
+            ),
             len(pool),
             (X[test], all_labels[test], None if teacher is None else teacher[test]),
             scale,

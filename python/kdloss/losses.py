@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, Unpack
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core
-from ._convert import as_array
+from ._arrays import as_array
 
 Reduction = Literal["mean", "sum", "none"]
 OneNumber = Literal["mean", "sum"]
@@ -338,12 +338,11 @@ def kd_loss_and_grad(
     >>> grad.round(4).tolist()
     [[-0.1695, 0.1264, 0.0431]]
     """
-    result: KDResult[Any] = _core.kd_loss_and_grad(
+    return _core.kd_loss_and_grad(
         student_logits, teacher, labels,
         (alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
          normalizer, divergence, beta, num_threads), out,
     )  # fmt: skip
-    return result
 
 
 @overload
@@ -454,12 +453,11 @@ def kd_loss_grad_hess(
         out = (None, None)
     elif not isinstance(out, tuple) or len(out) != 2:
         raise TypeError(f"out is of type {type(out).__name__}, expected a tuple (grad, hess)")
-    result: KDGradHess[Any] = _core.kd_loss_grad_hess(
+    return _core.kd_loss_grad_hess(
         student_logits, teacher, labels,
         (alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
          normalizer, divergence, beta, num_threads), hess == "bound", out[0], out[1],
     )  # fmt: skip
-    return result
 
 
 @overload
@@ -546,12 +544,11 @@ def kd_loss_parts(
     >>> grad.round(4).tolist()
     [[-0.1695, 0.1264, 0.0431]]
     """
-    parts: KDParts[Any] = _core.kd_loss_parts(
+    return _core.kd_loss_parts(
         student_logits, teacher, labels,
         (alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
          normalizer, divergence, beta, num_threads), grad_out,
     )  # fmt: skip
-    return parts
 
 
 def kd_loss_single(
@@ -607,8 +604,7 @@ def kd_loss_single(
         raise ValueError(f"teacher has shape {t.shape}, expected the shape of student, {s.shape}")
     if label is not None:
         label = _as_label(label, s.size)
-    loss: float = _core.kd_loss_single(s, t, label, alpha, tau, divergence, beta)
-    return loss
+    return _core.kd_loss_single(s, t, label, alpha, tau, divergence, beta)
 
 
 @overload

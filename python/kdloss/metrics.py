@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._checks import PADDING as PADDING
-from ._checks import SUM_TOLERANCE, check_labels, check_soft_labels, check_weights
-from ._checks import UNLABELLED as UNLABELLED
-from ._convert import as_array
+from ._arrays import PADDING as PADDING
+from ._arrays import SUM_TOLERANCE, as_array, check_labels, check_soft_labels, check_weights
+from ._arrays import UNLABELLED as UNLABELLED
 
 Array = npt.NDArray[Any]
 
@@ -329,7 +328,7 @@ def _squared_distance(p: Array, y: Array) -> Array:
 def _bin_sums(p: Array, y: Array, bins: int, w: Array | None = None) -> Array:
     """Sums per bin (3, bins): rows, their confidence, their correct predictions; or weighted."""
     if bins < 1:
-        raise ValueError(f"bins must be at least 1, not {bins}")
+        raise ValueError(f"bins is {bins}, expected at least 1")
     confidence, correct = _confidence(p, _classes(y))
     # The first bin whose upper edge is not below. (confidence * bins may be rounded to the wrong
     # side of an edge.) What is above 1, as the tolerance of sums allows, belongs to the last one.
@@ -376,17 +375,17 @@ def _labelled_rows(
 ) -> tuple[Array, Array, Array | None]:
     p = as_array(probabilities, "probabilities")
     if p.dtype.kind not in "fiu":
-        raise TypeError(f"probabilities must be real numbers, not {p.dtype}")
+        raise TypeError(f"probabilities has dtype {p.dtype}, expected real numbers")
     if p.ndim != 2 or p.shape[1] == 0:
-        raise ValueError(f"probabilities must have shape (N, C) with C >= 1, not {p.shape}")
+        raise ValueError(f"probabilities has shape {p.shape}, expected (N, C) with C >= 1")
     y = as_array(labels, "labels")
     w = None if weights is None else check_weights(weights, len(p))
     rows = np.arange(len(p)) if w is None else np.flatnonzero(w)
     if y.dtype.kind == "f" and y.ndim == 2:
         if y.shape != p.shape:
             raise ValueError(
-                f"labels must have shape {p.shape}, the probabilities', or ({len(p)},), "
-                f"not {y.shape}"
+                f"labels has shape {y.shape}, expected {p.shape}, that of the probabilities, or "
+                f"({len(p)},)"
             )
         rows = rows[check_soft_labels(y[rows], rows)]
     else:
@@ -398,8 +397,8 @@ def _labelled_rows(
     if not good.all():
         bad = int(good.argmin())
         raise ValueError(
-            "probabilities must be >= 0 and each row must sum to 1; "
-            f"row {rows[bad]} has smallest entry {p[bad].min():g} and sum {p[bad].sum():g}"
+            f"row {rows[bad]} of probabilities has the smallest entry {p[bad].min():g} and the sum "
+            f"{p[bad].sum():g}, expected numbers >= 0 that sum to 1"
         )
     return p, y[rows], None if w is None else _with_finite_sum(w[rows])
 

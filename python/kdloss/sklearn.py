@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from ._checks import Array
+from ._arrays import Array
 from ._frames import column_names, is_frame
+from .losses import Divergence
 from .softmax import log_softmax_temp, softmax_temp
 
 try:
@@ -32,7 +33,7 @@ try:
         validate_data,
     )
 
-    from ._students import Task, adapter, log_probabilities
+    from ._students import Targets, adapter, log_probabilities
 except ImportError as error:
     raise ImportError(
         f"kdloss.sklearn needs scikit-learn ({error}): pip install 'kdloss[sklearn]'"
@@ -78,7 +79,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         - None: a `LinearStudent` at its optimum, ``LinearStudent(solver="lbfgs", l2=1e-3)``, with
           ``standardize=True`` where X is not sparse.
-        - a `LinearStudent`: one with its settings, but for alpha and tau.
+        - a `LinearStudent`: one with its settings, but for the loss's.
         - an XGBClassifier or LGBMClassifier: boosted by `kdloss.xgboost` or `kdloss.lightgbm`, from
           the log of the mean target.
         - another classifier with ``predict_proba`` that takes ``sample_weight``: it is given each
@@ -99,6 +100,10 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         The weight of the labels; 1 - alpha is the teacher's.
     tau : float > 0, default 4
         Temperature, in units of the logits.
+    divergence : {"kl", "reverse_kl", "js", "tv", "mse"}, default "kl"
+        What the teacher's part measures, as in `kdloss.kd_loss_batch`.
+    beta : float in [0, 1], default 0.5
+        The teacher's share in "js".
     cv : int, splitter or iterable, optional
         With a teacher that is not fitted: labelled rows learn from teachers that have not seen them
         (cross-fitting), fitted on the other folds. Rows without a label learn from the one
@@ -145,6 +150,8 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         alpha: float = 0.5,
         tau: float = 4.0,
+        divergence: Divergence = "kl",
+        beta: float = 0.5,
         cv: Any = None,
         unlabelled: Any = None,
         classes: npt.ArrayLike | None = None,
@@ -153,6 +160,8 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.teacher = teacher
         self.alpha = alpha
         self.tau = tau
+        self.divergence = divergence
+        self.beta = beta
         self.cv = cv
         self.unlabelled = unlabelled
         self.classes = classes
@@ -182,7 +191,8 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             For arguments that do not fit, or where there is no teacher, or two.
         """
         learns = adapter(self.student)
-        learns.check(self.student, self.tau)
+        loss = {"tau": self.tau, "divergence": self.divergence, "beta": self.beta}
+        learns.check(self.student, loss)
         data, y = self._validate(X, y, learns)
         y = column_or_1d(y, warn=True)
         counts = np.ones(len(y), bool)
@@ -198,11 +208,11 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"y has only one class, {self.classes_}: there is nothing to learn")
         codes, order = np.full(len(y), -1), np.argsort(self.classes_)
         codes[used] = order[np.searchsorted(self.classes_[order], y[used])]
-        task = Task(codes, logits, sample_weight, self.alpha, self.tau, len(self.classes_))
+        targets = Targets(codes, logits, sample_weight, len(self.classes_), self.alpha, loss)
         if not counts.all():
             data = _safe_indexing(data, np.flatnonzero(counts))
-            task = task.only(counts)
-        self.student_ = learns.fit(self.student, data, task)
+            targets = targets.only(counts)
+        self.student_ = learns.fit(self.student, data, targets)
         return self
 
     def predict_log_proba(self, X: Any) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core
-from ._convert import as_floats
+from ._arrays import as_floats
 
 
 def softmax_temp(

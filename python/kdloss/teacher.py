@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._checks import SUM_TOLERANCE, check_weights
-from ._convert import as_array, as_floats
+from ._arrays import SUM_TOLERANCE, as_array, as_floats, check_weights
 from .softmax import log_softmax_temp
 
 SHARE_FOR_ZEROS = 1e-3  # of the uniform distribution: the rounding of three decimals

@@ -66,6 +66,17 @@ def test_loss_prints_the_parts_to_the_last_digit():
     ]
 
 
+@pytest.mark.parametrize("divergence", ["reverse_kl", "js", "tv", "mse"])
+def test_loss_by_divergence(divergence):
+    options = {"alpha": 0.0, "divergence": divergence, "beta": 0.25}
+    parts = kd_loss_parts(np.load("S.npy"), np.load("T.npy"), None, **options)
+    flags = [word for name, value in options.items() for word in (f"--{name}", value)]
+    command = ("loss", "--student", "S.npy", "--teacher", "T.npy", *flags, "--json")
+    found = json.loads(plain(*command).stdout)
+    assert found["loss"] == found["soft"] == parts.loss
+    assert (found["divergence"], found["beta"]) == (divergence, 0.25)
+
+
 def test_loss_defaults_are_those_of_the_function():
     parts = kd_loss_parts(np.load("S.npy"), np.load("T.npy"), np.load("y.npy"))
     assert plain(*LOSS).stdout.startswith(f"loss  {parts.loss!r}\n")
@@ -220,6 +231,8 @@ def test_train_has_every_setting_of_the_trainer(data):
         "standardize": False,
         "solver": "sgd",
         "tolerance": 1e-4,
+        "divergence": "js",
+        "beta": 0.25,
     }
     assert settings.keys() == {field.name for field in dataclasses.fields(Settings)}
     flags = []

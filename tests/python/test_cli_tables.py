@@ -171,7 +171,7 @@ def test_a_missing_cell_is_nan():
         ("a,b\n1,2\n", ["--id-column", "c"], "there is no --id-column 'c', .* are 'a', 'b'"),
         ("a,b\n1,2\n1,3\n", ["--id-column", "a"], "id '1' occurs twice, again in row 1"),
         ("a,b\n1,2\n,3\n", ["--id-column", "a"], "column 'a' has no id in row 1"),
-        ("a,b\n1,2\n", ["--delimiter", ";;"], "--delimiter must be one character, not ';;'"),
+        ("a,b\n1,2\n", ["--delimiter", ";;"], "--delimiter is ';;', expected one character"),
     ],
 )
 def test_refuses(content, flags, problem):

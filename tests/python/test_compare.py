@@ -92,6 +92,25 @@ def test_files(task):
     )
 
 
+def test_a_divergence(task):
+    flags = ("--divergence", "js", "--beta", 0.2)
+    succeeds(*COMPARE, *SHORT, *flags, "--out", "found")
+    results = json.loads(Path("found/results.json").read_text())
+    options = {"labelled": 24, "seeds": 3, "seed": 1, "divergence": "js", "beta": 0.2}
+    expected = compare(*task, student=Linear(epochs=8), **options)
+    assert (
+        results["ways"]["more_rows"]["scores"]["nll"]
+        == expected.scores("nll")["more_rows"].tolist()
+    )
+    assert (
+        expected.scores("nll")["more_rows"][0]
+        != compare(*task, student=Linear(epochs=8), labelled=24, seeds=1, seed=1).scores("nll")[
+            "more_rows"
+        ][0]
+    )
+    assert results["settings"]["divergence"] == "js"
+
+
 def test_the_next_command_trains():
     result = succeeds(*COMPARE, "--seeds", 5, "--epochs", 8, "--labelled", 9, "--out", "found")
     assert "Distilling helped" in result.stdout
@@ -260,12 +279,12 @@ def test_the_page_in_a_browser(tmp_path):
 
 
 REFUSED = [
-    ((*COMPARE, "--seeds", 0), "--seeds must be at least 1, not 0"),
+    ((*COMPARE, "--seeds", 0), "--seeds is 0, expected at least 1"),
     ((*COMPARE, "--rounds", 5), "--rounds is no setting of --student linear, which has --epochs"),
     ((*COMPARE, "--student", "lightgbm", "--l2", 1), "--l2 is no setting of --student lightgbm"),
-    ((*COMPARE, "--student", "xgboost", "--rounds", 0), "rounds must be larger than 0, not 0"),
+    ((*COMPARE, "--student", "xgboost", "--rounds", 0), "rounds is 0, expected a number > 0"),
     ((*COMPARE, "--labelled", 2), "--labelled 2 means 2 of 300 training rows with a label"),
-    ((*COMPARE, "--held-out", 1), r"--held-out must be a share in \(0, 1\), not 1.0"),
+    ((*COMPARE, "--held-out", 1), r"--held-out is 1.0, expected a share in \(0, 1\)"),
     ((*COMPARE, "--alpha", 2), "alpha.*2"),
     ((*COMPARE, "--tau", 0), "tau.*0"),
     ((*COMPARE, "--epochs", 0), "epochs.*0"),

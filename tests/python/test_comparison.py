@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kdloss._compared import Lesson, Trained
+from kdloss._comparison_students import Lesson, Trained
 from kdloss.comparison import LightGBM, Linear, XGBoost, compare, draw_split, judge
 from tolerances import PRINTED, SUM_OF_FLOATS
 
@@ -67,7 +67,7 @@ def test_the_default_of_labelled():
         (np.zeros(50, int), {}, "labels have 1 classes, expected at least 2"),
         (np.arange(50) % 5, {"labelled": 4}, "labelled=4 means 4 of 38 .*from 5.* to 37, so that"),
         (np.arange(50) % 5, {"labelled": 38}, "labelled=38 means 38 of 38"),
-        (np.arange(50) % 5, {"held_out": 1.0}, r"held_out must be a share in \(0, 1\), not 1.0"),
+        (np.arange(50) % 5, {"held_out": 1.0}, r"held_out is 1.0, expected a share in \(0, 1\)"),
         (np.arange(50) % 5, {"held_out": 0.02}, "held_out=0.02 of 50 .* leaves 1 to score by"),
     ],
 )
@@ -90,7 +90,9 @@ class Recorder:
     def train(self, lesson, advance):
         self.lessons.append(lesson)
         advance()
-        return Trained(lambda X: np.full((len(X), lesson.classes), 1 / lesson.classes), 7, [])
+        return Trained(
+            lambda X: np.full((len(X), lesson.targets.classes), 1 / lesson.targets.classes), 7, []
+        )
 
 
 def test_what_each_student_learns_from():
@@ -112,18 +114,18 @@ def test_what_each_student_learns_from():
             assert lesson.rows == len(split.pool)  # the same budget
             assert lesson.seed == split.seed
             np.testing.assert_array_equal(lesson.held_out[0], X[split.held_out])
-            if lesson.teacher is not None:
-                np.testing.assert_array_equal(lesson.teacher, T[rows])
-                assert (lesson.alpha, lesson.tau) == (0.5, 2.0)
-            known = lesson.labels >= 0
-            np.testing.assert_array_equal(lesson.labels[known], y[rows[known]])
-        assert alone.teacher is None is every.teacher
-        assert alone.alpha == every.alpha == 1
+            if lesson.targets.teacher is not None:
+                np.testing.assert_array_equal(lesson.targets.teacher, T[rows])
+                assert (lesson.targets.alpha, lesson.targets.loss["tau"]) == (0.5, 2.0)
+            known = lesson.targets.labels >= 0
+            np.testing.assert_array_equal(lesson.targets.labels[known], y[rows[known]])
+        assert alone.targets.teacher is None is every.targets.teacher
+        assert alone.targets.alpha == every.targets.alpha == 1
         assert set(alone.X[:, 0]) == set(same.X[:, 0]) == set(split.few)
         assert set(more.X[:, 0]) == set(split.pool)
-        assert set(more.X[more.labels >= 0, 0]) == set(split.few)
+        assert set(more.X[more.targets.labels >= 0, 0]) == set(split.few)
         assert set(every.X[:, 0]) == set(split.pool[y[split.pool] >= 0])
-        assert (every.labels >= 0).all()
+        assert (every.targets.labels >= 0).all()
     assert found.scores("nll")["labels"] == pytest.approx(math.log(3), rel=PRINTED)
     assert found.costs["labels"].size == 7
     assert found.costs["teacher"] == (None, None)
@@ -221,9 +223,9 @@ def test_an_effect_counts_only_beyond_the_spread():
     ("change", "message"),
     [
         ({"X": np.zeros((4, 2))}, r"X has shape \(4, 2\), expected \(500, features\)"),
-        ({"labels": np.zeros(500)}, r"labels must be integers of shape \(rows,\), not float64"),
+        ({"labels": np.zeros(500)}, r"labels is float64 of shape \(500,\), expected integers"),
         ({"teacher_logits": np.zeros((4, 3))}, r"teacher_logits has shape \(4, 3\), expected"),
-        ({"seeds": 0}, "seeds must be at least 1, not 0"),
+        ({"seeds": 0}, "seeds is 0, expected at least 1"),
     ],
 )
 def test_compare_refuses(change, message):
@@ -234,5 +236,5 @@ def test_compare_refuses(change, message):
 
 @pytest.mark.parametrize("student", [LightGBM, XGBoost])
 def test_a_booster_refuses_no_rounds(student):
-    with pytest.raises(ValueError, match="rounds must be larger than 0, not 0"):
+    with pytest.raises(ValueError, match="rounds is 0, expected a number > 0"):
         student(rounds=0)

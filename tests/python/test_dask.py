@@ -220,14 +220,16 @@ def new_student(**more):
     return kdloss.LinearStudent(solver="lbfgs", l2=1e-3, tolerance=1e-7, **more)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_a_student_of_three_processes_is_that_of_one(client, weighted):
+@pytest.mark.parametrize(
+    ("loss", "weighted"), [({}, False), ({}, True), ({"divergence": "mse"}, False)], ids=str
+)
+def test_a_student_of_three_processes_is_that_of_one(client, loss, weighted):
     X, T, y, w, a = student_data()
     more = {"sample_weight": w, "alpha_per_row": a} if weighted else {}
-    own = new_student().fit(X, y, T, **more)
+    own = new_student(**loss).fit(X, y, T, **more)
     records = []
     student = kdloss.dask.fit(
-        new_student(), chunk(X), chunk(y), chunk(T), progress=records.append, **more
+        new_student(**loss), chunk(X), chunk(y), chunk(T), progress=records.append, **more
     )
     np.testing.assert_allclose(student.weights, own.weights, rtol=0, atol=LBFGS)
     np.testing.assert_allclose(student.bias, own.bias, rtol=0, atol=LBFGS)

@@ -161,17 +161,27 @@ def test_a_confidence_rounded_above_one_is_in_the_last_bin():
 @pytest.mark.parametrize(
     ("probabilities", "labels", "error", "message"),
     [
-        ([[0.5, 0.5]], [2], ValueError, r"labels must be in \[0, 2\).*row 0 has label 2"),
-        ([[0.5, 0.5]] * 2, [0, -2], ValueError, "row 1 has label -2"),
-        ([[0.5, 0.5]], [0, 1], ValueError, r"labels must have shape \(1,\).*not \(2,\)"),
-        ([[0.5, 0.5]], [0.0], TypeError, "labels must be integers, not float64"),
-        ([0.5, 0.5], [0], ValueError, r"probabilities must have shape .* not \(2,\)"),
-        ([["a", "b"]], [0], TypeError, "probabilities must be real numbers, not <U1"),
+        ([[0.5, 0.5]], [2], ValueError, r"labels\[0\] is 2, expected a class in \[0, 2\)"),
+        ([[0.5, 0.5]] * 2, [0, -2], ValueError, r"labels\[1\] is -2, expected"),
+        ([[0.5, 0.5]], [0, 1], ValueError, r"labels has shape \(2,\), expected \(1,\)"),
+        ([[0.5, 0.5]], [0.0], TypeError, "labels has dtype float64, expected integers"),
+        ([0.5, 0.5], [0], ValueError, r"probabilities has shape \(2,\), expected \(N, C\)"),
+        ([["a", "b"]], [0], TypeError, "probabilities has dtype <U1, expected real numbers"),
         (np.ma.ones((1, 1)), [0], TypeError, "probabilities is a masked array"),
         ([[0.5, 0.5]], np.ma.zeros(1, int), TypeError, "labels is a masked array"),
         ([[0.5, 0.5]], np.ma.array([[1.0, 0.0]]), TypeError, "labels is a masked array"),
-        ([[0.5, 0.5], [2.0, -1.0]], [0, 1], ValueError, "row 1 has smallest entry -1 and sum 1"),
-        ([[3.0, 1.0]], [0], ValueError, "row 0 has smallest entry 1 and sum 4"),
+        (
+            [[0.5, 0.5], [2.0, -1.0]],
+            [0, 1],
+            ValueError,
+            "row 1 of probabilities has the smallest entry -1 and the sum 1",
+        ),
+        (
+            [[3.0, 1.0]],
+            [0],
+            ValueError,
+            "row 0 of probabilities has the smallest entry 1 and the sum 4",
+        ),
         ([[0.5, 0.5], [0.5, 0.5], [np.nan, 1]], [-1, 0, 0], ValueError, "row 2 .* nan"),
     ],
 )
@@ -186,7 +196,7 @@ def test_bad_input_is_named(metric, probabilities, labels, error, message):
     [
         ([[0.5, 0.4]], None, r"labels\[0\] sums to 0.9, expected probabilities that sum to 1"),
         ([[1.5, -0.5]], None, r"labels\[0, 1\] is -0.5, expected a probability >= 0"),
-        ([[1.0, 0.0, 0.0]], None, r"labels must have shape \(1, 2\), .* not \(1, 3\)"),
+        ([[1.0, 0.0, 0.0]], None, r"labels has shape \(1, 3\), expected \(1, 2\)"),
         ([0], [-1.0], r"sample_weight\[0\] is -1, expected a finite number >= 0"),
         (
             [0],
@@ -201,13 +211,13 @@ def test_bad_soft_labels_and_weights_are_named(metric, labels, weight, message):
 
 
 def test_huge_unsigned_labels_do_not_wrap_to_unlabelled():
-    with pytest.raises(ValueError, match=f"row 0 has label {2**64 - 1}"):
+    with pytest.raises(ValueError, match=rf"labels\[0\] is {2**64 - 1}, expected"):
         accuracy([[0.5, 0.5]], np.array([2**64 - 1], np.uint64))
 
 
 @pytest.mark.parametrize("metric", [expected_calibration_error, reliability_bins])
 def test_there_is_at_least_one_bin(metric):
-    with pytest.raises(ValueError, match="bins must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="bins is 0, expected at least 1"):
         metric([[0.5, 0.5]], [0], bins=0)
 
 

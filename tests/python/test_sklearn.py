@@ -26,7 +26,7 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from xgboost import XGBClassifier
 
-from kdloss import LinearStudent, softmax_temp
+from kdloss import LinearStudent, kd_loss_batch, softmax_temp
 from kdloss.sklearn import DistilledClassifier
 from tolerances import BOOSTED, LBFGS, ROUNDING, STUDENT_PROBABILITY
 
@@ -104,6 +104,32 @@ def test_a_linear_student_keeps_its_settings(iris, logits):
     assert model.student_.settings.epochs == 3
     assert model.student_.settings.alpha == 0.3
     assert own.history == []
+
+
+@pytest.mark.parametrize("divergence", ["reverse_kl", "js", "tv", "mse"])
+def test_every_divergence_is_the_losss(iris, logits, divergence):
+    X, y = iris
+    loss = {"tau": 2.0, "divergence": divergence, "beta": 0.3}
+    student = LinearStudent(epochs=3, learning_rate=1e-3)
+    found = DistilledClassifier(student, alpha=0.2, **loss).fit(X, y, teacher_logits=logits)
+    expected = LinearStudent(epochs=3, learning_rate=1e-3, alpha=0.2, **loss).fit(X, y, logits)
+    np.testing.assert_array_equal(found.student_.weights, expected.weights)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("divergence", ["js", "mse"])
+@pytest.mark.parametrize("small", [small_xgboost, small_lightgbm])
+def test_boosters_take_every_divergence(iris, logits, small, divergence, classes):
+    X, y = iris[0][: 50 * classes], iris[1][: 50 * classes]
+    T = logits[: 50 * classes, :classes]
+    model = DistilledClassifier(small(n_estimators=40), alpha=0.2, tau=2.0, divergence=divergence)
+    model.fit(X, y, teacher_logits=T)
+    loss = {"alpha": 0.2, "tau": 2.0, "divergence": divergence}
+    codes = np.searchsorted(model.classes_, y)
+    if divergence == "mse" and classes == 2:
+        T = np.stack([0 * T[:, 0], T[:, 1] - T[:, 0]], axis=1)  # as margins
+    z = model._logits(X)
+    assert kd_loss_batch(z, T, codes, **loss) < 0.5 * kd_loss_batch(0 * z, T, codes, **loss)
 
 
 def test_sparse_features_are_those_numbers(iris, logits):
@@ -359,7 +385,24 @@ T2 = np.zeros((6, 2))
         ({"classes": ["a"]}, Y2, {"teacher_logits": T2}, r"shape \(1,\), expected \(2,\)"),
         ({"unlabelled": -1}, Y2, {"teacher_logits": T2}, "unlabelled is -1, but y is of dtype"),
         ({"unlabelled": "a"}, np.full(6, "a"), {}, "y has no label: all 6 rows are 'a'"),
-        ({"student": LogisticRegression()}, Y2, {"teacher_logits": T2}, "at tau=1 alone, not 4.0"),
+        (
+            {"student": LogisticRegression()},
+            Y2,
+            {"teacher_logits": T2},
+            "alone, not tau=4.0 with 'kl'",
+        ),
+        (
+            {"student": LogisticRegression(), "tau": 1, "divergence": "tv"},
+            Y2,
+            {"teacher_logits": T2},
+            "not tau=1 with 'tv'",
+        ),
+        (
+            {"student": LinearStudent(divergence="js")},
+            Y2,
+            {"teacher_logits": T2},
+            "the student's divergence is 'js', but the loss's is 'kl'",
+        ),
         (
             {"student": LGBMClassifier(class_weight="balanced")},
             Y2,

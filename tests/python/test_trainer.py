@@ -3,13 +3,15 @@
 import json
 import math
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import kdloss
 import tolerances
-from kdloss import _epochs, metrics
+from kdloss import metrics
 from kdloss.trainer import LinearStudent
 from students import Recorder, close, make_task, overfitting, same_bits, softmax
 
@@ -56,6 +58,40 @@ def test_the_documents_program():
     )
     assert 100 * metrics.accuracy(student.predict_proba(X), y) == seed["accuracy_percent"] == 97.5
     assert student.bias.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("solver", ["sgd", "lbfgs"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"divergence": "reverse_kl"},
+        {"divergence": "js", "beta": 0.2},
+        {"divergence": "tv"},
+        {"divergence": "mse"},
+    ],
+    ids=str,
+)
+def test_every_divergence_is_the_losss(task, loss, solver):
+    X, y, T = task
+    y[::3] = -1
+    sgd = {"batch_size": len(X), "shuffle": False, "learning_rate": 0.5}
+    options = loss | ({} if solver == "lbfgs" else sgd)
+    start = np.random.default_rng(8).normal(0, 0.1, (X.shape[1], T.shape[1]))
+    student = LinearStudent(**options, tau=2.0, epochs=1, solver=solver)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # lbfgs is far from its optimum
+        student.fit(X, y, T, initial_weights=start)
+    before, after = (
+        kdloss.kd_loss_and_grad(X @ W + b, T, y, tau=2.0, **loss)
+        for W, b in ((start, 0), (student.weights, student.bias))
+    )
+    at = before if solver == "sgd" else after
+    assert student.history[0]["loss"] == pytest.approx(at.loss, rel=tolerances.ROUNDING)
+    if solver == "sgd":
+        step = start - 0.5 * X.T @ before.grad_logits
+        np.testing.assert_allclose(student.weights, step, rtol=0, atol=tolerances.ROUNDING)
+    else:
+        assert after.loss < before.loss
 
 
 @pytest.mark.parametrize(
@@ -260,7 +296,7 @@ def test_an_epoch_is_scored_as_its_batches_came(task):
 @pytest.mark.parametrize("block", [1, 100, 10**9])
 @pytest.mark.parametrize("batch_size", [7, 150])
 def test_validation_is_scored_after_the_epoch(task, batch_size, block, monkeypatch):
-    monkeypatch.setattr(_epochs, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr("kdloss.trainer.epochs.BLOCK_ELEMENTS", block)
     X, y, T = task
     y[:30], y[30:40] = -1, -100
     student = LinearStudent(epochs=3, batch_size=batch_size).fit(X, y, T, validation=(X, y, T))
@@ -270,7 +306,7 @@ def test_validation_is_scored_after_the_epoch(task, batch_size, block, monkeypat
 
 def test_logits_that_wait_for_their_scores_are_bounded(task, monkeypatch):
     sizes = []
-    monkeypatch.setattr(_epochs, "SCORED_ELEMENTS", 100)
+    monkeypatch.setattr("kdloss.trainer.epochs.SCORED_ELEMENTS", 100)
     monkeypatch.setattr(metrics.MetricSums, "add", lambda _, p, y, w: sizes.append(p.shape))
     LinearStudent(epochs=1, batch_size=10).fit(*task)
     assert sizes == [(20, 4)] * 7 + [(10, 4)]

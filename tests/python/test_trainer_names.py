@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from kdloss import LinearStudent
-from kdloss._class_names import count_rows
+from kdloss.trainer.class_names import count_rows
 from students import make_task, same_bits
 
 FEATURES = ["age", "size", "mass", "hue", "cost"]
@@ -223,7 +223,7 @@ def test_minus_one_is_asked_about(task):
 def test_labels_that_count_from_one(task):
     with pytest.warns(UserWarning, match="labels count from 1 to 4: class 0 never occurs"):
         LinearStudent(alpha=1, epochs=1).fit(task.X, task.y + 1, None)
-    with pytest.raises(ValueError, match=r"row .* has label 4; if the labels are names of the 4"):
+    with pytest.raises(ValueError, match=r"labels\[.*\] is 4, .* if the labels are names of the 4"):
         LinearStudent().fit(task.X, task.y + 1, task.T)
     student = LinearStudent(epochs=1).fit(task.X, task.y + 1, task.T, classes=range(1, 5))
     assert same_bits(student, LinearStudent(epochs=1).fit(*task))
@@ -232,11 +232,11 @@ def test_labels_that_count_from_one(task):
 @pytest.mark.parametrize(
     ("labels", "options", "error", "message"),
     [
-        (["a", 1] * 75, {}, TypeError, "labels must be of one kind, .* not int, str"),
+        (["a", 1] * 75, {}, TypeError, "labels has values of the types int, str"),
         (["a", "b"] * 75, {}, ValueError, "labels have 2 different names, 'a', 'b', for 4 classes"),
-        (["a"] * 150, {"classes": list("aacd")}, ValueError, "classes must differ from each other"),
+        (["a"] * 150, {"classes": list("aacd")}, ValueError, "names that differ from each other"),
         (["e"] * 150, {"classes": list("abcd")}, ValueError, r"labels\[0\] is 'e', which is none"),
-        (["a"] * 150, {"classes": "abc"}, ValueError, "classes must be a list of names"),
+        (["a"] * 150, {"classes": "abc"}, ValueError, "classes is 'abc', expected a list of names"),
         ([0] * 150, {"classes": [0, 1], "n_classes": 3}, ValueError, "classes has 2 names, but n_"),
         ([1] * 150, {"classes": list("abcd")}, ValueError, r"labels\[0\] is 1, which is none of"),
         (pd.DataFrame({"y": [0] * 150}), {}, ValueError, r"one column; pass .*: labels\['y'\]"),

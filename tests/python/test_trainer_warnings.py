@@ -168,7 +168,7 @@ def test_standardized_features_are_those_of_the_rows_that_count(task, tmp_path):
 def test_mean_and_scale_do_not_depend_on_blocks_or_held_out_rows(task, monkeypatch):
     X, y, T = task
     whole = LinearStudent(epochs=1, standardize=True).fit(X, y, T)
-    monkeypatch.setattr("kdloss._columns.BLOCK_ELEMENTS", 5 * 7)
+    monkeypatch.setattr("kdloss.trainer.columns.BLOCK_ELEMENTS", 5 * 7)
     blocks = LinearStudent(epochs=1, standardize=True).fit(X, y, T, validation=(X + 100, y, T))
     assert close(whole, blocks)
     with pytest.raises(ValueError, match="column 2 of X is too large to standardize"):

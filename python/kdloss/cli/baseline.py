@@ -5,7 +5,7 @@ import argparse
 import numpy as np
 from numpy.typing import NDArray
 
-from .._checks import PADDING
+from .._arrays import PADDING
 from ..trainer import LinearStudent
 from . import classes, training
 

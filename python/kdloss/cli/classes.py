@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._checks import PADDING, UNLABELLED
-from .._class_names import are_plain, check_classes, class_indices, find_names
-from .._class_names import read_labels as as_labels
+from .._arrays import PADDING, UNLABELLED
+from ..trainer.class_names import are_plain, check_classes, class_indices, find_names
+from ..trainer.class_names import read_labels as as_labels
 from . import errors
 from .inputs import names_of
 

@@ -14,10 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _page
-from .._class_names import matching_columns
-from .._columns import named_features, refuse_not_finite
 from .._frames import column_names, frame_array
-from .._teacher_check import warn_of_misfit
 from ..comparison import (
     HELD_OUT,
     LABELLED,
@@ -33,12 +30,16 @@ from ..comparison import (
     trainings,
 )
 from ..teacher import ensemble_logits
+from ..trainer.class_names import matching_columns
+from ..trainer.columns import named_features, refuse_not_finite
+from ..trainer.teacher_check import warn_of_misfit
 from . import classes, console, digits, errors, reading, training
 from .loss import warn_of_probabilities
 from .output import naming_out, new_folder, to_json
 
 PAGE, RESULTS = "report.html", "results.json"
 EXAMPLES = ("digits",)
+LOSS = ("alpha", "tau", "divergence", "beta", "seed")  # settings of every student
 KINDS = {  # of flags, by the name of a student's setting
     "rounds": (int, "N", "rounds of boosting: trees for each class"),
     "leaves": (int, "N", "leaves of a tree, at most"),
@@ -146,7 +147,7 @@ def add_parser(commands: Any) -> None:
         help="how long the teacher takes for a row, shown beside the students' times",
     )
     group = parser.add_argument_group("training")
-    training.add_fields(group, {name: training.FIELDS[name] for name in ("alpha", "tau", "seed")})
+    training.add_fields(group, {name: training.FIELDS[name] for name in LOSS})
     for name, (kind, metavar, text) in KINDS.items():
         defaults = [
             f"{student} {getattr(settings, name)}"
@@ -164,7 +165,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Compare; print the table and the verdict, and write the page."""
     if args.seeds < 1:
-        raise ValueError(f"--seeds must be at least 1, not {args.seeds}")
+        raise ValueError(f"--seeds is {args.seeds}, expected at least 1")
     student = _student(args)
     training.new_student(argparse.Namespace(**(training.FIELDS | _common(args))))  # checks them
     _need_packages()
@@ -227,7 +228,7 @@ def print_table(found: Comparison) -> None:
 
 
 def _common(args: argparse.Namespace) -> dict[str, Any]:
-    return {"alpha": args.alpha, "tau": args.tau, "seed": args.seed}
+    return {name: getattr(args, name) for name in LOSS}
 
 
 def _student(args: argparse.Namespace) -> Linear | LightGBM | XGBoost:
@@ -353,7 +354,7 @@ def _in_flags() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(re.sub(r"\b(labelled|held_out)\b(=| must)", _flag, str(error))) from error
+        raise ValueError(re.sub(r"\b(labelled|held_out)\b(=| is)", _flag, str(error))) from error
 
 
 def _flag(match: re.Match[str]) -> str:
@@ -373,7 +374,7 @@ def _facts(args: argparse.Namespace, found: Comparison, task: _Task) -> list[tup
         ("seeds", f"{args.seeds}, from {args.seed}; held-out and labelled rows are drawn anew"),
         ("student", args.student),
         ("each training", found.budget),
-        ("with the teacher", f"alpha {args.alpha:g}, tau {args.tau:g}"),
+        ("with the teacher", f"alpha {args.alpha:g}, tau {args.tau:g}, {args.divergence}"),
     ]
 
 

@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> None:
     """Repeat the comparison for each seed; draw the picture and print the table."""
     if not CLASSES <= args.labels <= POOL_ROWS - CLASSES:
         bounds = f"[{CLASSES}, {POOL_ROWS - CLASSES}]"
-        raise ValueError(f"--labels must be in {bounds}, not {args.labels}")
+        raise ValueError(f"--labels is {args.labels}, expected a number in {bounds}")
     if args.seeds < 1:
-        raise ValueError(f"--seeds must be at least 1, not {args.seeds}")
+        raise ValueError(f"--seeds is {args.seeds}, expected at least 1")
     with new_file(args.out, (".png", ".pdf", ".svg")) as partial:
         import_all()
         digits, student = Digits(), Linear()

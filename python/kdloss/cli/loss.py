@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._checks import PADDING, look_like_probabilities
-from .._class_names import matching_columns
-from .._class_names import read_labels as as_labels
+from .._arrays import PADDING, look_like_probabilities
 from .._frames import frame_array
-from .._teacher_check import warn_of_misfit
 from ..losses import kd_loss_parts
 from ..teacher import ensemble_logits
-from . import classes, console, errors, inputs, reading
+from ..trainer.class_names import matching_columns
+from ..trainer.class_names import read_labels as as_labels
+from ..trainer.teacher_check import warn_of_misfit
+from . import classes, console, errors, inputs, reading, training
 from .output import to_json
 
 ALPHA = 0.5
@@ -28,8 +28,9 @@ def add_parser(commands: Any) -> None:
             "the loss and its parts, from logits in files",
             "Print the loss, alpha * hard + (1 - alpha) * soft for each row, and its parts. hard "
             "is -log softmax(s)[y], averaged over labelled rows; soft is "
-            "tau^2 * KL(softmax(t/tau) || softmax(s/tau)), averaged over all rows but padding; so "
-            "is the loss, to which an unlabelled row adds its soft alone.",
+            "tau^2 * KL(softmax(t/tau) || softmax(s/tau)), or what --divergence names, averaged "
+            "over all rows but padding; so is the loss, to which an unlabelled row adds its soft "
+            "alone.",
             reading.FILE_HELP,
             example="kdloss loss --student S.npy --teacher T.npy --labels y.npy --tau 2\n"
             "kdloss loss --student S.npy --teacher T1.npy T2.npy --teacher-weights 2,1 \\\n"
@@ -64,6 +65,8 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--tau", type=float, default=4.0, metavar="X", help="temperature, > 0 (default: 4.0)"
     )
+    fields = {name: training.FIELDS[name] for name in ("divergence", "beta")}
+    training.add_fields(group, fields)
     group = parser.add_argument_group("output")
     group.add_argument(
         "--per-row", action="store_true", help="also print each row's loss, hard and soft"
@@ -116,7 +119,8 @@ def run(args: argparse.Namespace) -> None:
         if len(arrays) > 1 or args.teacher_weights is not None:
             teacher = ensemble_logits(arrays, args.teacher_weights, tau=args.tau)
 
-    options: dict[str, Any] = {"alpha": alpha, "tau": args.tau, "sample_weight": weight}
+    loss = {"tau": args.tau, "divergence": args.divergence, "beta": args.beta}
+    options: dict[str, Any] = {"alpha": alpha, "sample_weight": weight, **loss}
     mean = kd_loss_parts(student, teacher, labels, **options)
     result: dict[str, Any] = {**mean._asdict(), "rows": classes.count(codes)}
     each_row: dict[str, NDArray[Any]] = {}
@@ -125,7 +129,7 @@ def run(args: argparse.Namespace) -> None:
         each_row = {name: np.asarray(values) for name, values in each._asdict().items()}
 
     if args.json:
-        settings = {"alpha": args.alpha if alphas is None else args.alpha_column, "tau": args.tau}
+        settings = {"alpha": args.alpha if alphas is None else args.alpha_column, **loss}
         print(to_json(result | settings | ({"per_row": each_row} if each_row else {})), end="")
         return
     for name in ("loss", "hard", "soft"):

@@ -102,7 +102,7 @@ class Reader:
         self._not_dropped = set(args.drop_columns)
         self._stdin_was_read = False
         if args.delimiter is not None and (len(args.delimiter) != 1 or args.delimiter == '"'):
-            raise ValueError(f"--delimiter must be one character, not {args.delimiter!r}")
+            raise ValueError(f"--delimiter is {args.delimiter!r}, expected one character")
 
     def features(
         self,

@@ -8,22 +8,27 @@ import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.random  # now: imported by NumPy in the midst of the work, it swallows a Ctrl-C
 from numpy.typing import NDArray
 
 from .. import __version__
-from .._settings import SCHEDULES, SOLVERS, Settings
+from ..losses import Divergence
 from ..trainer import LinearStudent, Record
+from ..trainer.settings import SCHEDULES, SOLVERS, Settings
 from . import classes, console, errors, inputs, reading
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 VALIDATION = 0.2
-CHOICES = {"schedule": tuple(SCHEDULES), "solver": tuple(SOLVERS)}
+CHOICES = {
+    "schedule": tuple(SCHEDULES),
+    "solver": tuple(SOLVERS),
+    "divergence": get_args(Divergence),
+}
 # The trainer's settings with their defaults here.
 FIELDS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Settings)}
 FIELDS["standardize"] = True
@@ -44,6 +49,9 @@ HELP = {
     "standardize": "shift and scale each feature by its mean and standard deviation over the "
     "training rows",
     "solver": "sgd, with a learning rate, or lbfgs, which needs none and finds the optimum",
+    "divergence": "what the teacher's part measures: KL(teacher || student); KL(student || "
+    "teacher); Jensen-Shannon; total variation; the mean square of the logits' differences",
+    "beta": "the teacher's share in js, in [0, 1]",
     "tolerance": "lbfgs stops where no entry of the gradient is larger",
 }
 FLAGS = {  # what the trainer calls its arguments, and the flags here

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import plots
-from .._settings import SOLVERS
+from ..trainer.settings import SOLVERS
 from . import baseline, console, errors, inputs, reading, training
 from .output import naming_out, new_folder, to_json
 
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
     """Train over the grid; leave each score and a picture, and print the best pair's command."""
     choose_solver(args)
     if args.seeds < 1:
-        raise ValueError(f"--seeds must be at least 1, not {args.seeds}")
+        raise ValueError(f"--seeds is {args.seeds}, expected at least 1")
     if args.labels is None and args.label_column is None:
         raise ValueError("--labels, or --label-column in --features, is needed")
     inputs.refuse_two_alphas(args, "alphas", _numbers(ALPHAS))

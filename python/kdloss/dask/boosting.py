@@ -10,8 +10,8 @@ from typing import Any, Literal, Self, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
+from .._arrays import Array
 from .._boosting import REPORTED
-from .._checks import Array
 from .chunks import (
     Block,
     DaskArray,

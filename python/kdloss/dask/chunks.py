@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._convert import as_array
+from .._arrays import as_array
 
 try:
     # Most of Dask has no types.

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import losses
-from .._checks import PADDING, Array
-from .._training_rows import are_labelled
+from .._arrays import PADDING, Array
 from ..losses import KDParts, KDResult, LossOptions, OneNumber, Reduction
+from ..trainer.rows import are_labelled
 from .chunks import (
     DaskArray,
     aligned,

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._checks import PADDING, UNLABELLED, Array, warn
-from .._columns import Columns
-from .._epochs import Record, State
-from .._lbfgs import RowsObjective, minimise
-from .._settings import Settings
-from .._training_checks import Given, prepare
-from .._training_rows import Rows, are_labelled
+from .._arrays import PADDING, UNLABELLED, Array, warn
 from ..trainer import LinearStudent
+from ..trainer.checks import Given, prepare
+from ..trainer.columns import Columns
+from ..trainer.epochs import Record, State
+from ..trainer.lbfgs import RowsObjective, minimise
+from ..trainer.rows import Rows, are_labelled
+from ..trainer.settings import Settings
 from .chunks import DaskArray, aligned, dask, matrix, parts
 from .losses import weights
 

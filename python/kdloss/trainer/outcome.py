@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._checks import Array, warn
-from ._epochs import Record, compute_logits
-from ._training_rows import Rows, standardize, take
+from .._arrays import Array, warn
+from .epochs import Record, compute_logits
+from .rows import Rows, standardize, take
 
 ROWS = 4096  # labelled rows that are predicted at most, evenly spaced
 EPOCHS = 5  # after fewer a student is not expected to have learnt the labels

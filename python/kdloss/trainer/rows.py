@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._checks import Array
-from .teacher import ensemble_logits
+from .._arrays import Array
+from ..teacher import ensemble_logits
 
 
 class Batch(NamedTuple):

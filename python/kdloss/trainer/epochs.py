@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ._checks import Array
-from ._settings import SCHEDULES, Settings
-from ._training_rows import Batch, Rows, are_labelled, is_sparse
-from .losses import kd_loss_parts
-from .metrics import MetricSums
-from .softmax import softmax_temp
+from .._arrays import Array
+from ..losses import kd_loss_parts
+from ..metrics import MetricSums
+from ..softmax import softmax_temp
+from .rows import Batch, Rows, are_labelled, is_sparse
+from .settings import SCHEDULES, Settings
 
 Record = dict[str, float]
 
@@ -49,8 +49,10 @@ class Scores:
     block, which is scored when it is full.
     """
 
-    def __init__(self, data: Rows, tau: float, longest: int) -> None:
-        self._tau = tau
+    def __init__(self, data: Rows, settings: Settings, longest: int) -> None:
+        self._loss_options: dict[str, Any] = {
+            name: getattr(settings, name) for name in ("tau", "divergence", "beta")
+        }
         self._weight = self._labelled_weight = 0.0
         self._loss = self._hard = self._soft = 0.0
         self._metrics = MetricSums()
@@ -76,9 +78,9 @@ class Scores:
             batch.teacher,
             batch.labels,
             alpha=batch.alpha,
-            tau=self._tau,
             sample_weight=batch.weight,
             grad_out=grad_out,
+            **self._loss_options,
         )
         if not math.isfinite(parts.loss):
             return float(parts.loss)
@@ -158,7 +160,7 @@ def _next_epoch(state: State, settings: Settings, data: Rows, held_out: Rows | N
     longest = min(settings.batch_size, len(data.rows))
     grad_logits = np.empty((longest, data.classes), data.dtype)
     ones = np.ones(longest, data.dtype)
-    scores = Scores(data, settings.tau, longest)
+    scores = Scores(data, settings, longest)
     order = data.rows
     if settings.shuffle:
         # A generator per epoch: whoever resumes needs no generator state, only the epoch.
@@ -214,7 +216,7 @@ def next_state(
 def _validate(parameters: Array, settings: Settings, data: Rows, epoch: int) -> Record:
     """The scores of validation rows, named val_."""
     longest = min(block_rows(parameters), len(data.rows))
-    scores = Scores(data, settings.tau, longest)
+    scores = Scores(data, settings, longest)
     for batch in data.batches(data.rows, longest):
         s = compute_logits(batch.X, parameters, out=scores.place(len(batch.rows)))
         if not math.isfinite(scores.add(s, batch)):

@@ -10,18 +10,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ._checks import (
+from .._arrays import (
     PADDING,
     UNLABELLED,
     Array,
+    as_array,
     check_labels,
     check_soft_labels,
     check_weights,
+    refuse_mask,
     shortened,
     warn,
 )
-from ._convert import as_array, refuse_mask
-from ._frames import Names, column_names, frame_array, is_frame, series_array
+from .._frames import Names, column_names, frame_array, is_frame, series_array
 
 
 class RowCounts(NamedTuple):
@@ -100,9 +101,14 @@ def check_classes(classes: npt.ArrayLike) -> Array:
     """Return `classes` as an array of names, refusing what is no list of different names."""
     names, missing = _plain("classes", classes)
     if names.ndim != 1 or not len(names) or missing.any():
-        raise ValueError("classes must be a list of names, at least one, none of them missing")
+        raise ValueError(
+            f"classes is {shortened(names.ravel().tolist())}, expected a list of "
+            "names, at least one, none of them missing"
+        )
     if len(np.unique(names)) < len(names):
-        raise ValueError(f"classes must differ from each other, not {shortened(names.tolist())}")
+        raise ValueError(
+            f"classes is {shortened(names.tolist())}, expected names that differ from each other"
+        )
     return names
 
 
@@ -172,7 +178,7 @@ def encode(
     """
     values, missing = _plain(name, labels, unused)
     if values.shape != (rows,):
-        raise ValueError(f"{name} must have shape ({rows},), one per row, not {values.shape}")
+        raise ValueError(f"{name} has shape {values.shape}, expected ({rows},), one per row")
     if names is None or are_plain(names):
         if values.dtype.kind not in "iu":
             kind = "text" if values.dtype.kind == "U" else "booleans"
@@ -330,19 +336,19 @@ def _plain(name: str, labels: Any, unused: Array | None = None) -> tuple[Array, 
         if bad.any():
             row = int(bad.argmax())
             raise ValueError(
-                f"{name} must be classes, but row {row} is {values.flat[row]:g}, no whole number "
+                f"{name}[{row}] is {values.flat[row]:g}, expected a class, a whole number "
                 "(soft labels have one column for each class)"
             )
         values = np.where(skipped, UNLABELLED, values).astype(np.int64)
     if values.dtype.kind not in "iuUb":
-        raise TypeError(f"{name} must be integers, text or booleans, not {values.dtype}")
+        raise TypeError(f"{name} has dtype {values.dtype}, expected integers, text or booleans")
     return values, missing
 
 
 def _from_objects(name: str, values: Array) -> tuple[Array, Array]:
     """An array of Python objects as one of their common kind, and which of them are missing."""
     if values.ndim != 1:
-        raise ValueError(f"{name} must have one label per row, not the shape {values.shape}")
+        raise ValueError(f"{name} has shape {values.shape}, expected (rows,), one label for each")
     missing = np.array([one is None or _is_nan(one) for one in values], bool)
     present = values[~missing]
     kinds: tuple[tuple[Any, Any], ...] = (
@@ -362,7 +368,8 @@ def _from_objects(name: str, values: Array) -> tuple[Array, Array]:
             return result.astype(dtype), missing
     found = sorted({type(one).__name__ for one in present})
     raise TypeError(
-        f"{name} must be of one kind, numbers, text or booleans, not {shortened(found, str)}"
+        f"{name} has values of the types {shortened(found, str)}, expected one kind: "
+        "numbers, text or booleans"
     )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ._checks import Array, warn
-from ._epochs import (
+from .._arrays import Array, warn
+from .epochs import (
     Scores,
     State,
     compute_logits,
@@ -16,8 +16,8 @@ from ._epochs import (
     out_of_patience,
     why_not_finite,
 )
-from ._settings import Settings
-from ._training_rows import Rows, is_sparse
+from .rows import Rows, is_sparse
+from .settings import Settings
 
 Objective = Callable[[Array], tuple[float, Array]]
 
@@ -85,12 +85,12 @@ class RowsObjective:
         width = -(-X.nnz // X.shape[0]) if is_sparse(X) else data.features
         self._block = max(1, BLOCK_ELEMENTS // max(width, data.classes))
         self._block = min(self._block, len(data.rows))
-        self.scores = Scores(data, settings.tau, self._block)
+        self.scores = Scores(data, settings, self._block)
 
     def __call__(self, parameters: Array) -> tuple[float, Array]:
         """The value and the gradient (D + 1, C), the bias in its last row."""
         data, settings = self._data, self._settings
-        self.scores = Scores(data, settings.tau, self._block)
+        self.scores = Scores(data, settings, self._block)
         loss, gradient = 0.0, np.zeros_like(parameters)
         grad_logits, ones = np.empty((self._block, data.classes)), np.ones(self._block)
         for batch in data.batches(data.rows, self._block):

@@ -9,30 +9,31 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ._checks import (
+from .._arrays import (
     PADDING,
     UNLABELLED,
     Array,
+    as_vector,
     check_soft_labels,
     check_weights,
     look_like_probabilities,
+    refuse_mask,
     shortened,
     warn,
 )
-from ._class_names import (
+from .._frames import Names, column_names, frame_array, series_array
+from ..teacher import check_teacher_weights
+from .class_names import (
     check_classes,
     encode,
     find_names,
     matching_columns,
     read_labels,
 )
-from ._columns import Columns, check_finite, named_features, standardized
-from ._convert import as_vector, refuse_mask
-from ._frames import Names, column_names, frame_array, series_array
-from ._settings import Settings, whole
-from ._teacher_check import warn_of_misfit
-from ._training_rows import Rows, is_sparse, take
-from .teacher import check_teacher_weights
+from .columns import Columns, check_finite, named_features, standardized
+from .rows import Rows, is_sparse, take
+from .settings import Settings, whole
+from .teacher_check import warn_of_misfit
 
 BLOCK_ELEMENTS = 2**20  # soft labels are checked in blocks of about this many numbers
 
@@ -140,8 +141,8 @@ def _check_other(
     """The validation rows of (X, labels, teacher_logits, ...)."""
     if not 3 <= len(validation) <= 5:
         raise ValueError(
-            "validation must be (X, labels, teacher_logits), with sample_weight and "
-            f"alpha_per_row after these where there are any, not {len(validation)} values"
+            f"validation has {len(validation)} values, expected (X, labels, teacher_logits), with "
+            "sample_weight and alpha_per_row after these where there are any"
         )
     other = Given(*validation)
     if _is_ensemble(other.teacher_logits):
@@ -156,15 +157,15 @@ def _split(data: Rows, validation: Any, seed: int) -> tuple[Rows, Rows]:
     """Training rows, and the share that is held out."""
     if not isinstance(validation, numbers.Real) or isinstance(validation, bool):
         raise TypeError(
-            "validation must be a share of the rows or (X, labels, teacher_logits), "
-            f"not {type(validation).__name__}"
+            f"validation is a {type(validation).__name__}, expected a share of the rows or "
+            "(X, labels, teacher_logits)"
         )
     share = float(validation)
     count = round(len(data.rows) * share) if 0 < share < 1 else 0
     if not 0 < count < len(data.rows):
         raise ValueError(
-            "validation must be in (0, 1) and leave rows on both sides, "
-            f"not {validation} of {len(data.rows)} rows"
+            f"validation is {validation} of {len(data.rows)} rows, expected a share in (0, 1) that "
+            "leaves rows on both sides"
         )
     # Epochs count from 1, which leaves the generator (seed, 0) for this.
     order = np.random.default_rng((seed, 0)).permutation(data.rows)
@@ -341,12 +342,12 @@ def check_rows(
     if not _is_array(value):
         value = np.asarray(value)
     if value.dtype.kind not in "fiub" and not _is_float(value.dtype):
-        raise TypeError(f"{name} must be real numbers, not {value.dtype}")
+        raise TypeError(f"{name} has dtype {value.dtype}, expected real numbers")
     shape = tuple(value.shape)
     fits = len(shape) == 2 and shape[1] > 0
     if not (fits and rows in (None, shape[0]) and columns in (None, shape[1])):
         expected = f"({'N' if rows is None else rows}, {'> 0' if columns is None else columns})"
-        raise ValueError(f"{name} must have shape {expected}, not {shape}")
+        raise ValueError(f"{name} has shape {shape}, expected {expected}")
     if np.asarray(value[:1]).shape[1:] != shape[1:]:  # a sparse matrix, for one
         raise TypeError(
             f"{name} must give arrays when sliced, which {type(value).__name__} does not"
@@ -358,13 +359,13 @@ def check_initial_weights(value: npt.ArrayLike, shape: tuple[int, int]) -> Array
     """Return `initial_weights` as an array of finite numbers of this shape."""
     weights = np.asarray(value)
     if weights.dtype.kind not in "fiu":
-        raise TypeError(f"initial_weights must be real numbers, not {weights.dtype}")
+        raise TypeError(f"initial_weights has dtype {weights.dtype}, expected real numbers")
     if weights.shape != shape:
         raise ValueError(
-            f"initial_weights must have shape (features, classes) = {shape}, not {weights.shape}"
+            f"initial_weights has shape {weights.shape}, expected (features, classes) = {shape}"
         )
     if not np.isfinite(weights).all():
-        raise ValueError("initial_weights must be finite")
+        raise ValueError("initial_weights has NaN or infinity, expected finite numbers")
     return weights
 
 

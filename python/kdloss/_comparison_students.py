@@ -1,4 +1,4 @@
-"""The students that a comparison can train: linear, LightGBM and XGBoost, with their settings."""
+"""The settings of the students that a comparison can train: linear, LightGBM and XGBoost."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ._checks import Array
-from ._epochs import Record
+from ._arrays import Array
+from ._students import Targets, adapter
 from .softmax import softmax_temp
 from .trainer import LinearStudent
+from .trainer.epochs import Record
 
 
 class Trained(NamedTuple):
@@ -32,13 +33,7 @@ class Lesson(NamedTuple):
 
     X: Array
     """(n, D) features."""
-    labels: Array
-    """(n,) classes, -1 for a row that only the teacher labels."""
-    teacher: Array | None
-    """(n, C) logits; None for a student of labels alone."""
-    alpha: float
-    tau: float
-    classes: int
+    targets: Targets
     rows: int
     """Rows of an epoch: these ones, repeated. So every student of an epoch takes as many steps."""
     held_out: tuple[Array, Array, Array | None]
@@ -98,7 +93,9 @@ class Linear:
         """Train by mini-batch SGD; the held-out rows are scored after each epoch."""
         chosen = np.resize(np.arange(len(lesson.X)), lesson.rows)
         settings = dataclasses.asdict(self) | {"standardize": False}
-        student = LinearStudent(alpha=lesson.alpha, tau=lesson.tau, seed=lesson.seed, **settings)
+        targets = lesson.targets.only(chosen)
+        settings |= {"alpha": targets.alpha, "seed": lesson.seed}
+        student = LinearStudent(**settings, **targets.loss)
 
         def scaled(rows: Array) -> Array:
             mean, deviation = lesson.scale
@@ -107,9 +104,9 @@ class Linear:
         X, labels, teacher = lesson.held_out
         student.fit(
             scaled(lesson.X[chosen]),
-            lesson.labels[chosen],
-            None if lesson.teacher is None else lesson.teacher[chosen],
-            n_classes=lesson.classes,
+            targets.labels,
+            targets.teacher,
+            n_classes=targets.classes,
             validation=(scaled(X), labels, teacher),
             progress=lambda _: advance(),
         )
@@ -121,22 +118,50 @@ class Linear:
 
 
 @dataclasses.dataclass(frozen=True)
-class LightGBM:
-    """Gradient-boosted trees by LightGBM, with kdloss's objective."""
+class _Booster:
+    """Gradient-boosted trees with kdloss's objective, from the log of the mean target."""
 
     rounds: int = 25
-    leaves: int = 15
-    learning_rate: float = 0.2
-    rows_in_leaf: int = 5
 
     def __post_init__(self) -> None:
-        _check_booster(self)
-        from . import lightgbm  # noqa: F401  # its ImportError names the extra
+        for name, value in dataclasses.asdict(self).items():
+            if not value > 0:
+                raise ValueError(f"{name} is {value}, expected a number > 0")
+        try:
+            import sklearn  # type: ignore[import-untyped]  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                f"comparing boosters needs scikit-learn ({error}): pip install 'kdloss[sklearn]'"
+            ) from error
 
     @property
     def units(self) -> int:
         """The rounds."""
         return self.rounds
+
+    def train_estimator(
+        self, estimator: Any, lesson: Lesson, advance: Callable[[], object]
+    ) -> Trained:
+        """Train the library's own classifier as `kdloss.sklearn.DistilledClassifier` does."""
+        learns, classes = adapter(estimator), lesson.targets.classes
+        fitted = learns.fit(estimator, lesson.X, lesson.targets, after_round=advance)
+        return Trained(
+            lambda rows: softmax_temp(learns.logits(fitted, rows, classes)), learns.size(fitted), []
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LightGBM(_Booster):
+    """`kdloss.lightgbm`."""
+
+    leaves: int = 15
+    learning_rate: float = 0.2
+    rows_in_leaf: int = 5
+
+    def __post_init__(self) -> None:
+        from . import lightgbm  # noqa: F401  # its ImportError names the extra
+
+        super().__post_init__()
 
     def budget(self, rows: int) -> str:
         """Say how many rounds each training has."""
@@ -146,55 +171,32 @@ class LightGBM:
         )
 
     def train(self, lesson: Lesson, advance: Callable[[], object]) -> Trained:
-        """Train from `kd_init_score`, which is added to what the trees predict."""
-        import lightgbm
+        """Train an LGBMClassifier."""
+        from lightgbm import LGBMClassifier
 
-        from .lightgbm import kd_init_score, kd_objective
-
-        X, labels, teacher, alpha = lesson.X, lesson.labels, lesson.teacher, lesson.alpha
-        start = kd_init_score(teacher, _targets(lesson), alpha=alpha)
-        data = lightgbm.Dataset(
-            X,
-            np.zeros(len(X)),  # the objective has the labels
-            init_score=np.tile(start, (len(X), 1)) if len(start) > 1 else np.full(len(X), start[0]),
+        estimator = LGBMClassifier(
+            n_estimators=self.rounds,
+            num_leaves=self.leaves,
+            learning_rate=self.learning_rate,
+            min_child_samples=self.rows_in_leaf,
+            random_state=lesson.seed,
+            deterministic=True,
+            verbose=-1,
         )
-        params: dict[str, Any] = {
-            "objective": kd_objective(teacher, labels, alpha=alpha, tau=lesson.tau),
-            "num_leaves": self.leaves,
-            "learning_rate": self.learning_rate,
-            "min_data_in_leaf": self.rows_in_leaf,
-            "seed": lesson.seed,
-            "deterministic": True,
-            "metric": "None",
-            "verbose": -1,
-        }
-        if lesson.classes > 2:
-            params["num_class"] = lesson.classes
-        booster = lightgbm.train(params, data, self.rounds, callbacks=[lambda _: advance()])
-
-        def predict(rows: Array) -> Array:
-            margins = np.asarray(booster.predict(rows, raw_score=True)) + start
-            return softmax_temp(_two_logits(margins))
-
-        return Trained(predict, len(booster.model_to_string()), [])
+        return self.train_estimator(estimator, lesson, advance)
 
 
 @dataclasses.dataclass(frozen=True)
-class XGBoost:
-    """Gradient-boosted trees by XGBoost, with kdloss's objective."""
+class XGBoost(_Booster):
+    """`kdloss.xgboost`."""
 
-    rounds: int = 25
     depth: int = 4
     learning_rate: float = 0.3
 
     def __post_init__(self) -> None:
-        _check_booster(self)
         from . import xgboost  # noqa: F401  # its ImportError names the extra
 
-    @property
-    def units(self) -> int:
-        """The rounds."""
-        return self.rounds
+        super().__post_init__()
 
     def budget(self, rows: int) -> str:
         """Say how many rounds each training has."""
@@ -204,40 +206,16 @@ class XGBoost:
         )
 
     def train(self, lesson: Lesson, advance: Callable[[], object]) -> Trained:
-        """Train from `kd_base_score`."""
-        import xgboost
+        """Train an XGBClassifier."""
+        from xgboost import XGBClassifier
 
-        from .xgboost import kd_base_score, kd_objective
-
-        X, labels, teacher, alpha = lesson.X, lesson.labels, lesson.teacher, lesson.alpha
-        params: dict[str, Any] = {
-            "objective": "binary:logistic",
-            "base_score": kd_base_score(teacher, _targets(lesson), alpha=alpha),
-            "max_depth": self.depth,
-            "learning_rate": self.learning_rate,
-            "seed": lesson.seed,
-        }
-        if lesson.classes > 2:
-            params |= {"objective": "multi:softprob", "num_class": lesson.classes}
-
-        class Advance(xgboost.callback.TrainingCallback):
-            def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-                advance()
-                return False
-
-        booster = xgboost.train(
-            params,
-            xgboost.DMatrix(X, np.zeros(len(X))),  # the objective has the labels
-            self.rounds,
-            obj=kd_objective(teacher, labels, alpha=alpha, tau=lesson.tau),
-            callbacks=[Advance()],
+        estimator = XGBClassifier(
+            n_estimators=self.rounds,
+            max_depth=self.depth,
+            learning_rate=self.learning_rate,
+            random_state=lesson.seed,
         )
-
-        def predict(rows: Array) -> Array:
-            result = np.asarray(booster.inplace_predict(rows), np.float64)
-            return result if result.ndim == 2 else np.column_stack([1 - result, result])
-
-        return Trained(predict, len(booster.save_raw()), [])
+        return self.train_estimator(estimator, lesson, advance)
 
 
 STUDENTS: dict[str, type[Linear | LightGBM | XGBoost]] = {
@@ -245,21 +223,3 @@ STUDENTS: dict[str, type[Linear | LightGBM | XGBoost]] = {
     "lightgbm": LightGBM,
     "xgboost": XGBoost,
 }
-
-
-def _targets(lesson: Lesson) -> Array:
-    """The labels, for a start that has all classes: where no teacher has them, one-hot."""
-    if lesson.teacher is not None:
-        return lesson.labels
-    return np.asarray(np.eye(lesson.classes)[lesson.labels])
-
-
-def _two_logits(margins: Array) -> Array:
-    """The one margin of two classes as their two logits; others as they are."""
-    return margins if margins.ndim == 2 else np.column_stack([np.zeros_like(margins), margins])
-
-
-def _check_booster(student: LightGBM | XGBoost) -> None:
-    for name, value in dataclasses.asdict(student).items():
-        if not value > 0:
-            raise ValueError(f"{name} must be larger than 0, not {value}")

@@ -6,9 +6,11 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
+
+from ..losses import Divergence
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     # The factor on learning_rate, after the share t of all epochs, 0 <= t < 1.
@@ -50,23 +52,26 @@ class Settings:
     standardize: bool = False
     solver: str = "sgd"
     tolerance: float = 1e-4
+    divergence: Divergence = "kl"
+    beta: float = 0.5
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
-            raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, not {self.solver!r}")
+            raise ValueError(f"solver is {self.solver!r}, expected one of {', '.join(SOLVERS)}")
         if self.epochs is None:
             object.__setattr__(self, "epochs", SOLVERS[self.solver].epochs)
         checked: dict[str, Any] = {
             "alpha": _number("alpha", self.alpha, lambda x: 0 <= x <= 1, "in [0, 1]"),
-            "tau": _number("tau", self.tau, lambda x: 0 < x < math.inf, "finite and > 0"),
+            "tau": _number("tau", self.tau, lambda x: 0 < x < math.inf, "> 0 and finite"),
             "learning_rate": _number(
-                "learning_rate", self.learning_rate, lambda x: 0 < x < math.inf, "finite and > 0"
+                "learning_rate", self.learning_rate, lambda x: 0 < x < math.inf, "> 0 and finite"
             ),
             "momentum": _number("momentum", self.momentum, lambda x: 0 <= x < 1, "in [0, 1)"),
             "tolerance": _number(
-                "tolerance", self.tolerance, lambda x: 0 < x < math.inf, "finite and > 0"
+                "tolerance", self.tolerance, lambda x: 0 < x < math.inf, "> 0 and finite"
             ),
-            "l2": _number("l2", self.l2, lambda x: 0 <= x < math.inf, "finite and >= 0"),
+            "beta": _number("beta", self.beta, lambda x: 0 <= x <= 1, "in [0, 1]"),
+            "l2": _number("l2", self.l2, lambda x: 0 <= x < math.inf, ">= 0 and finite"),
             "epochs": whole("epochs", self.epochs, 1),
             "batch_size": whole("batch_size", self.batch_size, 1),
             "seed": whole("seed", self.seed, 0),
@@ -76,9 +81,14 @@ class Settings:
         }
         if self.patience is not None:
             checked["patience"] = whole("patience", self.patience, 1)
+        if self.divergence not in get_args(Divergence):
+            raise ValueError(
+                f"divergence is {self.divergence!r}, expected one of "
+                f"{', '.join(get_args(Divergence))}"
+            )
         if self.schedule not in SCHEDULES:
             raise ValueError(
-                f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}"
+                f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}"
             )
         for name, value in checked.items():
             # Plain Python values, whatever kind was given: they are written as JSON.
@@ -94,22 +104,22 @@ class Settings:
 
 def _number(name: str, value: Any, valid: Callable[[float], bool], expected: str) -> float:
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, not {value!r}")
+        raise TypeError(f"{name} is {value!r}, expected a number")
     if not valid(float(value)):
-        raise ValueError(f"{name} must be {expected}, not {value}")
+        raise ValueError(f"{name} is {value}, expected a number {expected}")
     return float(value)
 
 
 def whole(name: str, value: Any, smallest: int) -> int:
     """Return `value` as an int of at least `smallest`; messages call it `name`."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
+        raise TypeError(f"{name} is {value!r}, expected an integer")
     if value < smallest:
-        raise ValueError(f"{name} must be at least {smallest}, not {value}")
+        raise ValueError(f"{name} is {value}, expected at least {smallest}")
     return int(value)
 
 
 def _truth(name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, not {value!r}")
+        raise TypeError(f"{name} is {value!r}, expected True or False")
     return bool(value)

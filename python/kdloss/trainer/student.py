@@ -7,7 +7,7 @@ One step of SGD, with a batch X (B, D) of features, teacher logits T (B, C) and 
     v = momentum v + X^T G + l2 W                          (D, C)
     W = W - learning_rate v
 
-The loss is convex in W and b. `_lbfgs` finds its optimum on all rows.
+The loss is convex in W and b. `lbfgs` finds its optimum on all rows.
 """
 
 from __future__ import annotations
@@ -20,21 +20,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _lbfgs, _student_file
-from ._checks import Array, check_weights
-from ._class_names import class_indices, matching_columns, read_labels
-from ._columns import Columns, named_features, refuse_not_finite
-from ._epochs import Record as Record
-from ._epochs import State, block_rows, compute_logits, train
-from ._frames import column_names, series_array
-from ._outcome import warn_of_outcome
-from ._settings import SCHEDULES as SCHEDULES
-from ._settings import Settings as Settings
-from ._training_checks import Given, check_features, check_initial_weights, prepare, prepare_again
-from ._training_rows import Rows, standardize, take
-from .losses import kd_loss_parts
-from .metrics import MetricSums
-from .softmax import softmax_temp
+from .._arrays import Array, check_weights
+from .._frames import column_names, series_array
+from ..losses import Divergence, kd_loss_parts
+from ..metrics import MetricSums
+from ..softmax import softmax_temp
+from . import file, lbfgs
+from .checks import Given, check_features, check_initial_weights, prepare, prepare_again
+from .class_names import class_indices, matching_columns, read_labels
+from .columns import Columns, named_features, refuse_not_finite
+from .epochs import Record, State, block_rows, compute_logits, train
+from .outcome import warn_of_outcome
+from .rows import Rows, standardize, take
+from .settings import Settings
 
 
 class LinearStudent:
@@ -82,12 +80,18 @@ class LinearStudent:
         of its best epoch, also where all epochs were used.
     solver : {"sgd", "lbfgs"}
         How the loss is minimised: by stochastic gradient descent; or by L-BFGS, full batch, without
-        a learning rate, to the optimum (the loss is convex in W and b), which takes SciPy:
+        a learning rate, to the optimum (the default loss is convex in W and b), which takes SciPy:
         ``pip install 'kdloss[lbfgs]'``. learning_rate, batch_size, schedule, momentum and shuffle
         belong to "sgd".
     tolerance : float > 0
         "lbfgs" ends where no entry of the gradient of the mean loss (with ``l2/2 * sum(W^2)``) is
         larger.
+    divergence : {"kl", "reverse_kl", "js", "tv", "mse"}
+        What the teacher's part of the loss measures, in the place of tau^2 KL: see
+        `kdloss.kd_loss_batch`. With "kl" and "mse" the loss is convex in W and b. With the others
+        "lbfgs" ends in a local optimum, where the gradient is as small.
+    beta : float in [0, 1]
+        The teacher's share in "js".
 
     Attributes
     ----------
@@ -140,6 +144,8 @@ class LinearStudent:
         standardize: bool = False,
         solver: str = "sgd",
         tolerance: float = 1e-4,
+        divergence: Divergence = "kl",
+        beta: float = 0.5,
     ) -> None:
         self.settings = Settings(
             alpha=alpha,
@@ -157,6 +163,8 @@ class LinearStudent:
             standardize=standardize,
             solver=solver,
             tolerance=tolerance,
+            divergence=divergence,
+            beta=beta,
         )
         self._state: State | None = None
         self._columns: Columns | None = None
@@ -549,7 +557,7 @@ class LinearStudent:
         RuntimeError
             If the student was never trained.
         """
-        _student_file.write(path, self.settings, self._trained, self._served, self._named)
+        file.write(path, self.settings, self._trained, self._served, self._named)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LinearStudent:
@@ -572,7 +580,7 @@ class LinearStudent:
         ValueError
             If it is not a student, or one in a format that this version does not know.
         """
-        settings, state, columns = _student_file.read(path)
+        settings, state, columns = file.read(path)
         student = cls(**dataclasses.asdict(settings))
         student._state, student._columns = state, columns
         return student
@@ -625,7 +633,7 @@ class LinearStudent:
         if settings.patience is not None and held_out is None:
             raise ValueError("patience needs validation: a share of the rows, or arrays")
         self.settings = settings
-        solve = _lbfgs.train if settings.solver == "lbfgs" else train
+        solve = lbfgs.train if settings.solver == "lbfgs" else train
 
         def after_epoch(later: State) -> None:
             self._state, self._columns = later, columns

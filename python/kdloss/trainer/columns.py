@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._checks import Array, warn
-from ._frames import Names, column_names, frame_array
-from ._training_rows import Rows, is_sparse, take
+from .._arrays import Array, warn
+from .._frames import Names, column_names, frame_array
+from .rows import Rows, is_sparse, take
 
 BLOCK_ELEMENTS = 2**20  # features are read in blocks of about this many numbers
 
@@ -59,8 +59,8 @@ def refuse_not_finite(name: str, block: Any, rows: Array, names: Names | None) -
         row, column = divmod(int(finite.argmin()), block.shape[1])
         called = "" if names is None else f" (column {names[column]!r})"
         raise ValueError(
-            f"{name}[{rows[row]}, {column}]{called} is {block[row, column]:g}: features must be "
-            "finite; fill in missing values, or leave the row or the column out"
+            f"{name}[{rows[row]}, {column}]{called} is {block[row, column]:g}, expected a finite "
+            "number; fill in missing values, or leave the row or the column out"
         )
 
 

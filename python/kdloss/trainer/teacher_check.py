@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ._checks import Array, warn
-from ._training_rows import take
+from .._arrays import Array, warn
+from .rows import take
 
 ROWS = 4096  # labelled rows that are compared at most, evenly spaced
 BLOCK_ELEMENTS = 2**20  # logits that are in memory at once

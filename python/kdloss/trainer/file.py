@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ._checks import Array
-from ._class_names import check_classes
-from ._columns import Columns
-from ._epochs import State
-from ._settings import Settings
+from .._arrays import Array
+from .class_names import check_classes
+from .columns import Columns
+from .epochs import State
+from .settings import Settings
 
 FORMAT = 2  # 1 had no names, no mean and no scale
 
