@@ -319,7 +319,7 @@ def booster_data(classes, rows=400):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_xgboost_on_three_processes(client, classes, weighted):
     X, y, teacher, w = booster_data(classes)
-    alpha = np.linspace(0, 1, len(y))
+    loss = {"alpha": np.linspace(0, 1, len(y)), "divergence": "js" if weighted else "kl"}
     params = {"objective": "multi:softprob", "num_class": classes}
     if classes == 2:
         params = {"objective": "binary:logistic"}
@@ -328,11 +328,11 @@ def test_xgboost_on_three_processes(client, classes, weighted):
         params,
         xgboost.DMatrix(X, weight=w if weighted else None),
         8,
-        obj=kdloss.xgboost.kd_objective(teacher, y, alpha=alpha),
+        obj=kdloss.xgboost.kd_objective(teacher, y, **loss),
     )
     if classes == 2 and weighted:
         teacher = teacher[:, 1:] - teacher[:, :1]  # as a margin
-    objective = kdloss.dask.xgboost_objective(chunk(teacher), chunk(y), alpha=alpha)
+    objective = kdloss.dask.xgboost_objective(chunk(teacher), chunk(y), **loss)
     train = xgboost.dask.DaskDMatrix(
         client, chunk(X), objective.rows, weight=chunk(w) if weighted else None
     )
