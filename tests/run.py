@@ -25,8 +25,12 @@ def main() -> None:
     for program in ("cmake", "ctest"):
         if shutil.which(program) is None:
             sys.exit(f"{program} is not installed; the C++ tests need CMake 3.21 or newer")
+    # kdloss.jax is built with the headers of the jax that is installed.
+    build = ["jax==0.10.2", "ninja", "pybind11>=3.0.2", "scikit-build-core>=1.1", "torch==2.13.0"]
+    run(sys.executable, "-m", "pip", "install", *build)
     run(
-        sys.executable, "-m", "pip", "install", ".[test]",
+        sys.executable, "-m", "pip", "install", "--no-build-isolation", ".[test]",
+        "--config-settings=cmake.define.KDLOSS_JAX=ON",
         "--config-settings=cmake.define.KDLOSS_TESTS=ON",
         "--config-settings=build-dir=build/tests",
     )  # fmt: skip

@@ -178,6 +178,22 @@ def test_boosting() -> None:
     assert "constant gradients" in table
 
 
+def test_tensors() -> None:
+    peers = ["kdloss, NumPy", "kdloss.torch", "PyTorch, eager", "kdloss.jax, jit"]
+    arguments = ["--threads", "1", "--shapes", "5x3", "--budget", "0.01", "--peers", *peers]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.tensors", *arguments],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1:3] for line in done.stdout.splitlines()[2:]]
+    assert [name.strip() for name, _ in rows] == peers
+    assert all(float(time) > 0 for _, time in rows)
+
+
 def test_solvers() -> None:
     arguments = ["--threads", "1", "--tasks", "digits", "--rounds", "1"]
     done = subprocess.run(
