@@ -1,4 +1,4 @@
-// The loss for rows of few classes: sixteen (or eight) rows at a time, one in each lane.
+// The walk over a tile: rows of few classes, sixteen (or eight) at a time, one in each lane.
 //
 // A tile holds the logits class by class, so that the loops run over classes and every lane follows its own
 // row: no horizontal sums, and the logarithms of sixteen rows at once. A row's result does not depend on its
@@ -10,21 +10,13 @@
 #include "../row/plan.hpp"
 #include "../row/tile_rows.hpp"
 #include "exact_growth.hpp"
-#include "hessian.hpp"
-#include "terms.hpp"
+#include "walk.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
 
 // Up to here a tile stays in the first cache and the transposes cost less than a row's logarithms and sums.
 constexpr std::int64_t kMostLaneClasses = 256;
-
-template <bool Both, class F>
-KDLOSS_INLINE void with_lane_power(int power, F&& f) {
-  if constexpr (Both)
-    if (power == kOwnPowers) return f(Constant<kOwnPowers>{});
-  with_power<Both>(power, f);
-}
 
 // Numbers for each class and lane. In the end s is the gradient and t the Hessian; g holds blended targets.
 template <class T>
@@ -40,19 +32,6 @@ struct Tile {
         g(terms + 3 * apart),
         p1(g + apart) {}
   static std::int64_t size(std::int64_t classes) { return 7 * classes * kStride; }
-};
-
-// What becomes of the rows.
-template <class T>
-struct TileLoss {
-  alignas(64) double hard[Lanes<T>::kCount], soft[Lanes<T>::kCount];
-  // 1 where the row, or its Hessian alone, is beyond the plain path's reach. Set where any is (any_careful),
-  // or where there is a Hessian.
-  alignas(64) T careful[Lanes<T>::kCount], careful_hess[Lanes<T>::kCount];
-  bool any_careful = false;
-  void set_zero() {
-    for (int i = 0; i < Lanes<T>::kCount; ++i) hard[i] = soft[i] = 0;
-  }
 };
 
 // The units that blend_tile() takes the rows' targets in, where class weights are beyond the type's range.
@@ -143,215 +122,159 @@ void blend_tile(const KdCall<T>& call, const Plans<T>& plans, Tile<T> tile, Tile
   }
 }
 
-// The sums of all rows: each lane with its own label and perhaps its own power.
-template <bool Hard, bool Soft, int Power, Way way, class T>
-__attribute__((noinline)) void add_lanes(const Groups<T>& all, const Frame<T>& frames, Lanes<T> labels,
-                                         Lanes<T> own_powers, Mask<T> in_reach, const NextTile<T>& next_tile,
-                                         Sums<Lanes<T>>& to) {
-  using V = Vector<T>;
-  NextTile<T> next = next_tile;
-  for (int part = 0; part < kParts; ++part) {
-    const Groups<T> groups = all.part(part);
-    const Frame<T, 1> frame = part_of(frames, part);
-    const V label = part_of(labels, part), powers = part_of(own_powers, part);
-    const Mask<T, 1> reached = part_of(in_reach, part);
-    V class_index(T(0));
-    Sums<V> run;
-    Totals<V> total;
-    for_groups<T>(
-        groups.count,
-        [&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return begin_groups<Soft, way>(groups, i, frame); },
-        [&](const Reduced<T, 1>& begun, std::int64_t i) KDLOSS_INLINE_LAMBDA {
-          if (part == 0 && i % (NextLines<T>::kAtOnce * Groups<T>::kSize) == 0) {
-            // A tile's rows are read side by side, which no processor foresees.
-            next.s.template ask<false>();
-            if constexpr (Soft) next.t.template ask<false>();
-            next.grad.template ask<true>();
-          }
-          Terms<T, 1> x = finish_groups<Hard, Soft, Power, way>(begun, groups, i, frame, powers, reached);
-          if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) total.add(run), run = Sums<V>();
-          if constexpr (Hard) {
-            const Mask<T, 1> here = label == class_index;
-            run.label = where(here, x.e1, run.label);
-            x.e1 = where(here, V(0), x.e1);
-            class_index = class_index + V(1);
-          }
-          add<Hard, Soft>(run, x);
-        });
-    set_part(to, part, total.with(run));
+// Each lane's label, class by class; -1: none.
+template <class T, int P = kParts>
+struct LaneLabels {
+  Lanes<T, P> label, index = Lanes<T, P>(0);
+  LaneLabels<T, 1> part(int i) const { return {part_of(label, i)}; }
+  template <class F>
+  KDLOSS_INLINE void at(std::int64_t, F&& f) {
+    f(label == index);
+    index = index + Lanes<T, P>(1);
   }
-}
+};
 
-// A row in each lane.
-template <bool Hard, bool Soft, class T>
-class Rows {
+template <class T>
+struct NextTile {
+  NextLines<T> s, t, grad;
+  // A tile's rows are read side by side, which no processor foresees.
+  template <bool Soft>
+  KDLOSS_INLINE void ask(const Groups<T>&, int part, std::int64_t i) {
+    if (part != 0 || i % (NextLines<T>::kAtOnce * Groups<T>::kSize) != 0) return;
+    s.template ask<false>();
+    if constexpr (Soft) t.template ask<false>();
+    grad.template ask<true>();
+  }
+};
+
+template <class T>
+class ByLane {
   using L = Lanes<T>;
-  static constexpr int n = Tile<T>::kStride;
+  static constexpr int n = L::kCount;
 
  public:
-  // Reads a tile twice: for the largest logits of its rows, and for their sums.
-  Rows(const KdCall<T>& call, const Tile<T>& tile, const TileRows<T>& rows, const NextTile<T>& next)
-      : call_(call),
-        tile_(tile),
-        rows_(rows),
-        groups_{tile.s, tile.t, tile.terms, tile.apart, call.classes},
-        uses_hard_(load(rows.uses_hard) == L(1)),
-        uses_soft_(load(rows.uses_soft) == L(1)),
-        label_(load(rows.label)),
-        tau_(load(rows.tau)),
-        extent_(look()),
-        frame_(extent_.ms, extent_.mt, load(rows.k), load(rows.inverse_tau)) {
-    add(next);
-    if constexpr (Soft) soft_ = soft_result(sums_, frame_.inverse_tau);
-  }
+  using Element = T;
+  using Number = L;
+  using Flag = Mask<T>;
+  using Section = KDLOSS_ISA::Section<T, L>;
+  // Where only some rows need the gaps' rounding errors, a row of its own can be read again, a lane cannot.
+  static constexpr bool kHasPlainGaps = false;
+  static constexpr Way kBeyond = kMixed;
 
-  void losses(TileLoss<T>& to) const {
-    Mask<T> plain = load(rows_.ordinary) == L(1);
-    L hard(T(0)), soft(T(0));
-    if constexpr (Hard) {
-      hard = hard_result(sums_, frame_.ms - label_s_);
-      plain = plain & ((L(Threshold<T>::kTail) <= hard) | ~uses_hard_);
+  ByLane(const KdCall<T>& call, const Tile<T>& tile, const TileRows<T>& rows, const NextTile<T>& next)
+      : call_(call), tile_(tile), rows_(rows), next_(next) {}
+
+  // ---- The classes: one section, in one stretch
+  struct Whole {
+    Stretch<T, LaneLabels<T>, NextTile<T>> stretch;
+    template <class F>
+    KDLOSS_INLINE void each(F&& f) const {
+      f(stretch);
     }
-    if constexpr (Soft) plain = plain & (soft_loss(soft) | ~uses_soft_);
-    store_wide(to.hard, where(uses_hard_, hard, L(0)));
-    store_wide(to.soft, where(uses_soft_, soft, L(0)));
-    const Mask<T> careful = (uses_hard_ | uses_soft_) & ~plain;
-    to.any_careful = any(careful);
-    if (call_.hess.data != nullptr) store(to.careful_hess, where(probabilities_are_whole(), L(0), L(1)));
-    if (call_.hess.data != nullptr || __builtin_expect(to.any_careful, 0))
-      store(to.careful, where(careful, L(1), L(0)));
+  };
+  Groups<T> groups() const { return {tile_.s, tile_.t, tile_.terms, tile_.apart, call_.classes}; }
+  template <class F>
+  KDLOSS_INLINE void each_section(F&& f) const {
+    f(section_, Whole{{groups(), {load(rows_.label)}, next_, 0, 0}});
   }
+  template <class F>
+  KDLOSS_INLINE void each_stretch(F&& f) const {
+    f(groups());
+  }
+  struct Sections {
+    const Section* only;
+    const Section* begin() const { return only; }
+    const Section* end() const { return only + 1; }
+  };
+  Sections sections() const { return {&section_}; }
+  std::int64_t classes() const { return call_.classes; }
+  InLanes<T> layout() const { return {call_.classes}; }
 
-  // The gradient, which is left in the student's place.
-  void write_gradient() const {
-    const L e1 = Hard ? load(rows_.hard_slope) / total() : L(0);
-    L de(T(0)), es(T(0));
-    if constexpr (Soft) {
-      de = where(uses_soft_, load(rows_.soft_slope) * soft_.inverse_zt, L(0));
-      es = where(uses_soft_, L(0) - de * (growth() / sums_.zs), L(0));
+  // ---- Numbers of the rows
+  static const Extent<T>& in_row(const Extent<T>& x) { return x; }
+  static L sum_in_row(L x) { return x; }
+  static L largest_in_row(L x) { return x; }
+  template <bool Hard, bool Soft>
+  static const Sums<L>& total(const Sums<L>& x) {
+    return x;
+  }
+  static L total(L x) { return x; }
+  static L smallest_number(L x) { return x; }
+  static L lanes(L x) { return x; }
+  static Mask<T> flag(Mask<T> x) { return x; }
+
+  // ---- What the rows need
+  Mask<T> uses_hard() const { return load(rows_.uses_hard) == L(1); }
+  Mask<T> uses_soft() const { return load(rows_.uses_soft) == L(1); }
+  Mask<T> is_ordinary() const { return load(rows_.ordinary) == L(1); }
+  L tau() const { return load(rows_.tau); }
+  L inverse_tau() const { return load(rows_.inverse_tau); }
+  L exact_tau() const { return tau(); }
+  L exact_inverse_tau() const { return inverse_tau(); }
+  L k() const { return load(rows_.k); }
+  L squarings() const { return load(rows_.squarings); }
+  L hard_slope() const { return load(rows_.hard_slope); }
+  L soft_slope() const { return load(rows_.soft_slope); }
+  L distance_slope() const {
+    return TileRows<T>::narrowed(rows_.soft_weight,
+                                 2 * call_.grad_scale / static_cast<double>(call_.classes));
+  }
+  Divergence divergence() const { return call_.divergence; }
+  double beta() const { return call_.beta; }
+  bool wants_hessian() const { return call_.hess.data != nullptr; }
+  // The teacher's logits at the student's largest.
+  L top_teacher(L ms) const {
+    L t = load(tile_.t);
+    for (std::int64_t i = n; i < call_.classes * n; i += n)
+      t = where(load(tile_.s + i) == ms, load(tile_.t + i), t);
+    return t;
+  }
+  L hard_curvature() const {
+    return load(rows_.hard_slope) * L(static_cast<T>(call_.hess_scale / call_.grad_scale));  // once or twice
+  }
+  L soft_curvature() const { return TileRows<T>::narrowed(rows_.soft_weight, call_.hess_scale); }
+  // How far the labels lie below the largest logits.
+  L label_below(L ms) const {
+    alignas(64) T s[n];
+    for (int i = 0; i < n; ++i) {
+      const auto label = static_cast<std::int32_t>(rows_.label[i]);
+      s[i] = tile_.s[(label < 0 ? 0 : label) * n + i];
     }
-    if (Hard && Soft && any(~uses_soft_)) {
-      // What rows without a teacher have left here may be NaN, and 0 times it too.
-      for (std::int64_t i = 0; i < call_.classes * n; i += n) {
-        T* const terms = tile_.terms + i;
-        store(terms, where(uses_soft_, load(terms), L(0)));
-        store(terms + tile_.apart, where(uses_soft_, load(terms + tile_.apart), L(0)));
-      }
-    }
-    const L pivot = where(load(rows_.keeps_p1) == L(1), L(-1), label_);
-    with_lane_power<Hard && Soft>(power_, [&](auto power) {
-      write_terms<true, Hard, Soft, power.value>(groups_, {e1, de, es}, pivot, sums_.others, tile_.s);
-    });
+    return ms - load(s);
   }
-
-  // The Hessian, which is left in the teacher's place.
-  void write_hessian() const {
-    const L e1 = L(1) / total(), es = where(uses_soft_, L(1) / sums_.zs, L(0));
-    with_lane_power<Hard && Soft>(power_, [&](auto power) {
-      write_probabilities<Hard, Soft, power.value>(groups_, e1, es, tile_.p1, tile_.t);
-    });
-    const L twice(static_cast<T>(call_.hess_scale / call_.grad_scale));  // or once
-    kdloss::KDLOSS_ISA::write_hessian<Hard, Soft>(
-        InLanes<T>{call_.classes}, tile_.p1, tile_.t, load(rows_.hard_slope) * twice,
-        TileRows<T>::narrowed(rows_.soft_weight, call_.hess_scale), tile_.t);
+  LaneLabels<T> gradient_labels(const LaneLabels<T>& x) const {
+    return {where(load(rows_.keeps_p1) == L(1), L(-1), x.label)};
   }
+  T* grad() const { return tile_.s; }
+  T* p1() const { return tile_.p1; }
+  T* p() const { return tile_.t; }
 
- private:
-  Extent<L> look() {
-    // Locals, and a copy in the end: what belongs to the object GCC would write back at every step.
-    const L label = label_;
-    Extent<L> extent;
-    L label_s(T(0)), class_index(T(0));
-    for (std::int64_t i = 0; i < call_.classes * n; i += n) {
-      const L s = load(tile_.s + i);
-      extent.template add<Soft>(s, Soft ? load(tile_.t + i) : s);
-      if constexpr (Hard) {
-        label_s = where(label == class_index, s, label_s);
-        class_index = class_index + L(1);
-      }
-    }
-    label_s_ = label_s;
-    return {extent.ms, extent.mt, extent.lowest_s, extent.lowest_t};
+  // ---- What a row alone cannot meet
+  // What rows without a teacher have left may be NaN, and 0 times it too.
+  void clear_unused_terms() const {
+    const Mask<T> uses_soft = this->uses_soft();
+    if (!any(~uses_soft)) return;
+    for (std::int64_t i = 0; i < 2 * tile_.apart; i += n)  // es and de
+      store(tile_.terms + i, where(uses_soft, load(tile_.terms + i), L(0)));
   }
-
-  void add(const NextTile<T>& next) {
-    const L spread_s = extent_.spread_s(), spread_t = extent_.spread_t();
-    const Mask<T> student_is_whole = spread_s <= L(Threshold<T>::kHardDepth);
-    const Mask<T> has_power = uses_soft_ & (spread_t <= L(Threshold<T>::kPowerDepth)) & student_is_whole;
-    powers_ = where(has_power, load(rows_.power), L(0));
-    in_reach_ = (uses_soft_ & (spread_s <= L(Threshold<T>::kStudentDepth) * tau_) &
-                 (spread_t <= L(Threshold<T>::kTeacherDepth) * tau_)) |
-                (~uses_soft_ & student_is_whole);
-    if (Hard && Soft && any(L(0) < powers_)) power_ = any(~has_power) ? kOwnPowers : rows_.common_power;
-    if (__builtin_expect(any(~in_reach_), 0)) {
-      power_ = kOwnPowers;
-      add_lanes<Hard, Soft, kOwnPowers, kMixed>(groups_, frame_, label_, powers_, in_reach_, next, sums_);
-      return;
-    }
-    // With rounding errors: where only some rows need them, a row of its own can be read again, a lane
-    // cannot.
-    with_lane_power<Hard && Soft>(power_, [&](auto power) {
-      add_lanes<Hard, Soft, power.value, kExact>(groups_, frame_, label_, powers_, in_reach_, next, sums_);
-    });
-  }
-
-  L total() const { return sums_.others + sums_.label; }  // of e1
-
-  // D, for the gradient.
-  L growth() const {
-    const L depth = extent_.spread_t() * frame_.inverse_tau;
-    Mask<T> wanted = uses_soft_ & may_balance<T>(static_cast<T>(call_.classes), depth, sums_.zs);
-    if (!any(wanted)) return sums_.d;
-    Balance<T> balance;
-    const L ratio = sums_.d / sums_.zs;
-    for (std::int64_t i = 0; i < call_.classes * n; i += n)
-      balance.add(load(tile_.terms + i), load(tile_.terms + tile_.apart + i), ratio);
-    wanted = wanted & balances(balance.growth, balance.most, depth, sums_.zs);
+  L exact_growth(Mask<T> wanted, const Frame<T>& frame, L growth) const {
     alignas(64) T d[n];
-    store(d, sums_.d);
+    store(d, growth);
     const L is_wanted = where(wanted, L(1), L(0));
-    for (int i = 0; any(wanted) && i < n; ++i)
+    for (int i = 0; i < n; ++i)
       if (lane(is_wanted, i) != 0)
-        d[i] = static_cast<T>(exact_growth(tile_.s + i, tile_.t + i, n, call_.classes, lane(frame_.ms, i),
-                                           lane(frame_.mt, i), rows_.exact_tau[i]));
+        d[i] = static_cast<T>(KDLOSS_ISA::exact_growth(tile_.s + i, tile_.t + i, n, call_.classes,
+                                                       lane(frame.ms, i), lane(frame.mt, i),
+                                                       rows_.exact_tau[i]));
     return load(d);
   }
 
-  Mask<T> probabilities_are_whole() const {
-    const L spread_s = extent_.spread_s(), spread_t = extent_.spread_t();
-    const L rounded = spread_t + L(2) * max(spread_s, spread_t);
-    const L unit = where(L(0) < powers_, L(1), tau_);
-    return in_reach_ & ((spread_s <= L(Threshold<T>::kHardDepth)) | ~uses_hard_) &
-           ((rounded <= L(Threshold<T>::kHessianDepth) * unit) | ~uses_soft_);
-  }
-
-  // Where the divergence is within the plain path's reach.
-  Mask<T> soft_loss(L& soft) const {
-    soft = soft_.kl * tau_ * tau_;
-    const Mask<T> fit = abs(soft) < L(infinity<T>());  // not NaN, nor beyond the type's range
-    const Mask<T> far = kl_is_far(soft_.kl, abs(soft_.log_ratio));
-    if (!any(~far)) return fit;
-    const L tau_log_ratio = L(0) - soft_.log_ratio * tau_;
-    const NearFactors<T> factor{L(1) / sums_.zs, soft_.inverse_zt, tau_log_ratio, tau_};
-    soft = where(far, soft, near_terms(groups_, frame_, factor, in_reach_));
-    return fit & (far | (in_reach_ & are_equal(sums_, soft)) |
-                  near_kl_is_fit(soft, tau_log_ratio * tau_log_ratio, tau_, Threshold<T>::kTail));
-  }
-
+ private:
   const KdCall<T>& call_;
   const Tile<T>& tile_;
   const TileRows<T>& rows_;
-  const Groups<T> groups_;
-  const Mask<T> uses_hard_, uses_soft_;
-  const L label_, tau_;
-  L label_s_;
-  const Extent<L> extent_;
-  const Frame<T> frame_;
-  L powers_;
-  Mask<T> in_reach_;
-  int power_ = 0;
-  Sums<L> sums_;
-  SoftResult<T> soft_;
+  const NextTile<T>& next_;
+  mutable Section section_;
 };
 
 }  // namespace

@@ -6,8 +6,6 @@
 // and u; the divergences are functions of these (divergences.hpp).
 #pragma once
 
-#include <type_traits>
-
 #include "../move/staging.hpp"
 #include "../row/plan.hpp"
 #include "../simd/layouts.hpp"
@@ -54,39 +52,54 @@ KDLOSS_INLINE Lanes<double> sum_over(const CarefulRow& row, Body&& body) {
   return total;
 }
 
-// Hard says whether there is a hard part; D is the divergence, or void without a soft part.
-template <bool Hard, class D>
 class CarefulLoss {
   using L = Lanes<double>;
-  static constexpr bool kSoft = !std::is_void_v<D>;
-  static constexpr bool kDistance = std::is_same_v<D, LogitDistance>;
-  static constexpr bool kSoftmax = kSoft && !kDistance;  // whether the soft part has one, and a temperature
 
  public:
-  CarefulLoss(const CarefulRow& row, const RowPlan& plan) : row_(row), plan_(plan) {}
+  CarefulLoss(const CarefulRow& row, const RowPlan& plan, Divergence divergence)
+      : row_(row),
+        plan_(plan),
+        divergence_(divergence),
+        is_distance_(plan.soft && divergence == Divergence::kMSE),
+        has_softmax_(plan.soft && !is_distance_) {}
 
+  // Its passes, in their order.
   RowParts losses(double tau, double beta, double grad_scale) {
-    find_extents();
-    find_exponentials(tau);
     RowParts parts;
-    if constexpr (Hard) parts.hard = first(hard_result(sums_, ms_ - L(row_.s[plan_.label])));
-    if constexpr (kSoftmax) {
-      parts.soft = soft_loss(beta, 1);
-      // Terms that underflow where tau^2 D does not: once more, with headroom.
-      constexpr double kTiny = 1e-270, kRoom = 1 / Format<double>::kHeadroom;
-      if (parts.soft < kTiny && tau < 1e100) parts.soft = soft_loss(beta, kRoom);
-    }
-    if constexpr (kDistance) parts.soft = distance();
-    write_gradient(grad_scale);
+    find_extents();
+    if (plan_.hard || has_softmax_)
+      with_parts(plan_.hard, has_softmax_,
+                 [&](auto hard, auto soft) { find_exponentials<hard.value, soft.value>(tau); });
+    if (plan_.hard) parts.hard = first(hard_result(sums_, ms_ - L(row_.s[plan_.label])));
+    if (is_distance_) parts.soft = distance();
+    if (has_softmax_)
+      with_divergence(divergence_, [&](auto wrapped) {
+        const typename decltype(wrapped)::Type divergence(beta);
+        parts.soft = soft_loss(divergence, 1);
+        // Terms that underflow where tau^2 D does not: once more, with headroom.
+        constexpr double kTiny = 1e-270, kRoom = 1 / Format<double>::kHeadroom;
+        if (parts.soft < kTiny && tau < 1e100) parts.soft = soft_loss(divergence, kRoom);
+      });
+    with_parts(plan_.hard, plan_.soft,
+               [&](auto hard, auto soft) { write_gradient<hard.value, soft.value>(grad_scale); });
     return parts;
   }
 
-  // p1 and p, for the Hessian.
-  void write_probabilities() const {
+  // In the gradient's place.
+  void write_hessian(double scale) const {
     each([&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
-      if constexpr (Hard) store(row_.p1 + c, load(row_.e1 + c) / (sums_.others + sums_.label));
-      if constexpr (kSoftmax) store(row_.p + c, load(row_.es + c) / sums_.zs);
+      if (plan_.hard) store(row_.p1 + c, load(row_.e1 + c) / (sums_.others + sums_.label));
+      if (has_softmax_) store(row_.p + c, load(row_.es + c) / sums_.zs);
+      store(row_.grad + c, L(0));
     });
+    const L hard_weight(plan_.hard_slope() * scale), soft_weight(plan_.soft_weight * scale);
+    if (plan_.hard || has_softmax_)
+      with_parts(plan_.hard, has_softmax_, [&](auto hard, auto soft) {
+        KDLOSS_ISA::write_hessian<hard.value, soft.value>(InRow<double>{row_.columns().end}, row_.p1, row_.p,
+                                                          hard_weight, soft_weight, row_.grad);
+      });
+    const double curvature = is_distance_ ? 2 * first(soft_weight) / static_cast<double>(row_.classes) : 0;
+    for (std::int64_t c = 0; c < row_.classes; ++c) row_.grad[c] += curvature;
   }
 
  private:
@@ -102,23 +115,20 @@ class CarefulLoss {
       return where(abs(x) < L(infinity<double>()), abs(x), L(0.0));
     };
     each([&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
-      const L s = load(row_.s + c), t = kSoft ? load(row_.t + c) : s;
+      const L s = load(row_.s + c), t = plan_.soft ? load(row_.t + c) : s;
       ms = max(s, ms), mt = max(t, mt), most = max(max(finite(s), finite(t)), most);
     });
     ms_ = L(largest(ms)), mt_ = L(largest(mt)), most_ = largest(most);
-    top_ = 0;
-    if constexpr (kSoftmax) {
-      while (top_ + L::kCount < row_.classes && !any(load(row_.s + top_) == ms_)) top_ += L::kCount;
-      while (top_ + 1 < row_.classes && row_.s[top_] != first(ms_)) ++top_;
-    }
+    top_ = top_class(row_.s, row_.classes, ms_);
   }
 
   // ---- Second pass: the exponentials and their sums. es and et are 2^kHeadroomExponent times themselves, so
   // that tau q keeps its digits where q underflows.
+  template <bool Hard, bool Soft>
   void find_exponentials(double tau) {
     using F = Format<double>;
     // A quarter of all logits, and of tau, where a difference could leave the type's range.
-    quarter_ = kSoftmax && most_ > F::kLargest / 8 ? 0.25 : 1;
+    quarter_ = Soft && most_ > F::kLargest / 8 ? 0.25 : 1;
     const Temperature<double> temperature(tau * quarter_);
     const L zero(temperature.zero), scale(quarter_), zero1(zero_at<double>(kLog2E, F::kHeadroomExponent));
     tau_ = L(temperature.tau);
@@ -130,7 +140,7 @@ class CarefulLoss {
       for_columns<double>(block, [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA {
         const L s = load(row_.s + c);
         Terms<double> x;
-        if constexpr (kSoftmax) {
+        if constexpr (Soft) {
           x = any_terms(s * scale, load(row_.t + c) * scale, frame_, zero, F::kHeadroomExponent);
           store(row_.es + c, x.es), store(row_.et + c, x.et), store(row_.gap + c, x.gap);
         }
@@ -142,21 +152,22 @@ class CarefulLoss {
             x.e1 = with_lane(x.e1, plan_.label - c, 0.0);
           }
         }
-        add<Hard, kSoftmax>(in_block, x);
+        add<Hard, Soft>(in_block, x);
       });
       all.add(in_block);
     });
     sums_.zt = sum(all.zt), sums_.zs = sum(all.zs), sums_.d = sum(all.d);
     sums_.others = sum(all.others), sums_.label = label_e1;
-    if constexpr (kSoftmax) log_ratio_ = soft_result(sums_, frame_.inverse_tau).log_ratio;
+    if constexpr (Soft) log_ratio_ = soft_result(sums_, frame_.inverse_tau).log_ratio;
   }
   bool holds_label(std::int64_t c) const {
     return static_cast<std::uint64_t>(plan_.label - c) < static_cast<std::uint64_t>(L::kCount);
   }
 
   // ---- Third pass: the soft loss. Leaves tau p (f - f of the top class) for the gradient, or tau (p - q).
-  KDLOSS_INLINE ClassNumbers numbers(L s, L t, L es, L et, L gap, L room) const {
-    ClassNumbers x;
+  using Numbers = ClassNumbers<L>;
+  KDLOSS_INLINE Numbers numbers(L s, L t, L es, L et, L gap, L room) const {
+    Numbers x;
     const L minus_inf(-infinity<double>());
     x.wanted_only = (s == minus_inf) & (minus_inf < t), x.unwanted = (t == minus_inf) & (minus_inf < s);
     x.q = et * room * tau_over_zt_, x.p = es * room * tau_over_zs_;
@@ -164,16 +175,16 @@ class CarefulLoss {
     x.u_is_small = abs(x.u) < L(1.0);
     x.difference =
         where(x.u_is_small, x.q * fma(x.u * x.u, expm1_remainder_over_square(x.u), x.u), x.p - x.q);
-    const L scale(quarter_), step = logit_gap(s * scale, t * scale, top_frame_) * frame_.inverse_tau;
-    x.step = where(abs(step) < L(infinity<double>()), step, L(0.0));
+    const L scale(quarter_);
+    x.step = logit_gap(s * scale, t * scale, top_frame_) * frame_.inverse_tau;
     return x;
   }
-  KDLOSS_INLINE ClassNumbers numbers_at(std::int64_t c, L room) const {
+  KDLOSS_INLINE Numbers numbers_at(std::int64_t c, L room) const {
     return numbers(load(row_.s + c), load(row_.t + c), load(row_.es + c), load(row_.et + c),
                    load(row_.gap + c), room);
   }
-  double soft_loss(double beta, double headroom) {
-    const D divergence(beta);
+  template <class D>
+  __attribute__((noinline)) double soft_loss(const D& divergence, double headroom) {
     const L room(headroom);
     tau_over_zs_ = tau_ / sums_.zs, tau_over_zt_ = tau_ / sums_.zt;
     const double top_t = row_.t[top_];
@@ -181,17 +192,18 @@ class CarefulLoss {
         Frame<double>(ms_ * L(quarter_), (top_t > -infinity<double>() ? L(top_t) : mt_) * L(quarter_),
                       frame_.k, frame_.inverse_tau);
     const auto own = [&](const double* x) { return L(x[top_]); };
-    const L top_slope =
-        divergence.slope(numbers(own(row_.s), own(row_.t), own(row_.es), own(row_.et), own(row_.gap), room));
+    const Numbers x = numbers(own(row_.s), own(row_.t), own(row_.es), own(row_.et), own(row_.gap), room);
+    const TopClass<L> top{x.q, x.p, x.difference};
+    up_ = most_ < 1e100 && first(tau_) < 1e100 ? 0x1p100 : 1;
     L mean(0.0);
     const L total = sum_over(row_, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
-      const ClassNumbers x = numbers_at(c, room);
+      const Numbers x = numbers_at(c, room);
       L slope = x.difference;
       if constexpr (!D::kIsDifference) {
-        slope = zero_where(x.p == L(0.0), x.p * (divergence.slope(x) - top_slope));
+        slope = zero_where(x.p == L(0.0), x.p * L(up_) * divergence.slope(x, top));
         mean = mean + slope;
       }
-      store(row_.grad + c, slope / room);
+      store(row_.grad + c, slope / (D::kIsDifference ? room : room * L(up_)));
       return divergence.term(x, tau_);
     });
     const double zero = first(log_ratio_ - log_ratio_);  // NaN where a whole row is masked
@@ -212,6 +224,7 @@ class CarefulLoss {
                          either = (s == minus_inf) | (t == minus_inf);
       const L d = zero_where(both, s * inverse - t * inverse);
       store(row_.grad + c, zero_where(either, s * L(0.25) - t * L(0.25)) + whole);
+      store(row_.es + c, L(0));
       return d * d + whole;
     });
     const double mean = sum(total) / static_cast<double>(row_.classes) * unit * unit;
@@ -220,11 +233,16 @@ class CarefulLoss {
   }
 
   // ---- Fourth pass: the gradient
+  template <bool Hard, bool Soft>
   void write_gradient(double grad_scale) {
     const L hard_factor = L(plan_.hard_slope() * grad_scale) / (sums_.others + sums_.label);
     const double soft = plan_.soft_weight * grad_scale;
-    const L soft_factor(kDistance ? 8 * soft / static_cast<double>(row_.classes) : soft / quarter_);
-    const L mean_factor = kSoftmax ? tau_over_zs_ * mean_slope_ : L(0.0);
+    const L soft_factor(is_distance_ ? 8 * soft / static_cast<double>(row_.classes) : soft / quarter_);
+    constexpr double kUnit = Format<double>::kHeadroom;  // of es
+    // For KL the slope is tau (p - q) itself, and for a distance s - t: only a NaN comes of the mean.
+    const bool has_mean = has_softmax_ && divergence_ != Divergence::kKL;
+    const L mean_factor = has_mean ? tau_over_zs_ * L(1 / kUnit) * mean_slope_ : L(0.0),
+            nan_or_zero = mean_slope_ - mean_slope_;
     each([&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
       L g(0.0);
       if constexpr (Hard) {
@@ -232,22 +250,20 @@ class CarefulLoss {
         if (holds_label(c) && !plan_.keeps_p1) e1 = with_lane(e1, plan_.label - c, -first(sums_.others));
         g = hard_factor * e1;
       }
-      if constexpr (kSoft) {
-        L slope = load(row_.grad + c);
-        if constexpr (kDistance) slope = slope + mean_slope_;
-        if constexpr (kSoftmax) {
-          if constexpr (!D::kIsDifference) slope = slope - load(row_.es + c) * mean_factor;
-        }
-        g = fma(soft_factor, slope, g);
-      }
+      if constexpr (Soft)
+        g = fma(soft_factor,
+                load(row_.grad + c) - load(row_.es + c) * L(kUnit) * mean_factor / L(up_) + nan_or_zero, g);
       store(row_.grad + c, g);
     });
   }
 
   const CarefulRow& row_;
   const RowPlan& plan_;
+  const Divergence divergence_;
+  const bool is_distance_, has_softmax_;
   RowNumber ms_, mt_, tau_, log_ratio_, tau_over_zs_, tau_over_zt_, mean_slope_ = RowNumber(0.0);
   double most_ = 0, quarter_ = 1;
+  double up_ = 1;  // headroom of the slopes
   std::int64_t top_ = 0;  // the student's largest class
   Frame<double> frame_, top_frame_;
   Sums<RowNumber> sums_;
@@ -263,20 +279,6 @@ void widen(const Matrix<const T>& from, std::int64_t row, std::int64_t classes, 
   else
     for (std::int64_t c = 0; c < classes; ++c) to[c] = static_cast<double>(*at(from, row, c));
   for (std::int64_t c = classes; c < CarefulRow::padded(classes); ++c) to[c] = -infinity<double>();
-}
-
-// Of a row whose probabilities are there; in its gradient's place.
-inline void write_careful_hessian(const CarefulRow& row, const RowPlan& plan, double scale, bool distance) {
-  const bool softmax = plan.soft && !distance;
-  const Lanes<double> hard(plan.hard_slope() * scale), soft(plan.soft_weight * scale);
-  const InRow<double> layout{row.columns().end};
-  for (std::int64_t c = 0; c < row.columns().end; ++c) row.grad[c] = 0;
-  if (plan.hard || softmax)
-    with_parts(plan.hard, softmax, [&](auto with_hard, auto with_soft) {
-      write_hessian<with_hard.value, with_soft.value>(layout, row.p1, row.p, hard, soft, row.grad);
-    });
-  const double curvature = plan.soft && distance ? 2 * first(soft) / static_cast<double>(row.classes) : 0;
-  for (std::int64_t c = 0; c < row.classes; ++c) row.grad[c] += curvature;
 }
 
 // Row i of a chunk. What is written lies stride apart, or nowhere (null).
@@ -296,22 +298,11 @@ RowParts careful_row(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t 
     else
       for (std::int64_t c = 0; c < call.classes; ++c) to[c * stride] = static_cast<T>(row.grad[c]);
   };
-  const auto compute = [&](auto hard, auto wrapped) {
-    CarefulLoss<hard.value, typename decltype(wrapped)::Type> loss(row, plan);
-    const RowParts parts = loss.losses(tau_of(call, chunk.first + i), call.beta, call.grad_scale);
-    if (hess != nullptr) loss.write_probabilities();
-    return parts;
-  };
-  RowParts parts;
-  if (!plan.soft)
-    parts = compute(Constant<true>{}, Wrapped<void>{});
-  else
-    with_divergence(call.divergence, [&](auto wrapped) {
-      parts = plan.hard ? compute(Constant<true>{}, wrapped) : compute(Constant<false>{}, wrapped);
-    });
+  CarefulLoss loss(row, plan, call.divergence);
+  const RowParts parts = loss.losses(tau_of(call, chunk.first + i), call.beta, call.grad_scale);
   copy_out(grad);
   if (hess != nullptr) {
-    write_careful_hessian(row, plan, call.hess_scale, call.divergence == Divergence::kMSE);
+    loss.write_hessian(call.hess_scale);
     copy_out(hess);
   }
   return parts;

@@ -6,7 +6,7 @@
 //     KL(p || q)   reverse_kl    p (expm1(-u) + u)
 //     JS           js            beta q (expm1(a) - a) + (1 - beta) p (expm1(b) - b)
 //                                a = log(m / q) = log1p((1 - beta) (p - q) / q)
-//                                b = log(m / p) = log1p(beta (q - p) / p)
+//                                b = log(m / p) = log1p(beta (q - p) / p) where u is small
 //     TV           tv            abs(p - q) / 2
 //
 // of terms that are >= 0 and do not cancel near the teacher, given exact q, p - q and u. The soft loss is
@@ -25,88 +25,142 @@
 namespace kdloss::KDLOSS_ISA {
 namespace {
 
-// What is known of a class. q, p and their difference are times tau and some headroom, lest they underflow
-// where tau is large.
+// What is known of a class. V is a Lanes of any type. q, p and their difference are multiples of themselves,
+// by the same number for all classes of a row.
+template <class V>
 struct ClassNumbers {
-  Lanes<double> q, p, difference;
-  Lanes<double> u, tau_u;
-  Mask<double> u_is_small;   // below 1
-  Lanes<double> step;        // u less that of the student's largest class
-  Mask<double> wanted_only;  // masked by the student alone
-  Mask<double> unwanted;     // masked by the teacher alone
+  using Flag = decltype(V() == V());
+  V q, p, difference;
+  V u, tau_u;
+  Flag u_is_small;   // below 1
+  V step;            // u less that of the student's largest class
+  Flag wanted_only;  // masked by the student alone
+  Flag unwanted;     // masked by the teacher alone
 };
 
-// x^2 (expm1(x) - x) / x^2 for |x| < 1.
-KDLOSS_INLINE Lanes<double> remainder(Lanes<double> x) { return x * x * expm1_remainder_over_square(x); }
-KDLOSS_INLINE Lanes<double> zero_where(Mask<double> m, Lanes<double> x) {
-  return where(m, Lanes<double>(0.0), x);
+// Of the student's largest class.
+template <class V>
+struct TopClass {
+  V q, p, difference;
+};
+
+// expm1(x) - x for |x| < 1.
+template <class V>
+KDLOSS_INLINE V remainder(V x) {
+  return x * x * expm1_remainder_over_square(x);
+}
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> zero_where(Mask<T, P> m, Lanes<T, P> x) {
+  return where(m, Lanes<T, P>(0), x);
+}
+// No infinity, which has no logarithm here.
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> finite(Lanes<T, P> x) {
+  const Lanes<T, P> most(static_cast<T>(0.5 * Format<T>::kLargest));
+  return where(most < x, most, x);
 }
 // a / b, where 0 / 0 is 0 and no quotient is infinite.
-KDLOSS_INLINE Lanes<double> ratio(Lanes<double> a, Lanes<double> b) {
-  using L = Lanes<double>;
-  const L quotient = where(b == L(0.0), L(1e300), a / b);
-  return zero_where(a == L(0.0), where(L(1e300) < quotient, L(1e300), quotient));
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> ratio(Lanes<T, P> a, Lanes<T, P> b) {
+  return zero_where(a == Lanes<T, P>(0), finite(a / b));
 }
 
-// ---- Each: term() is its term times tau^2, with the headroom, and slope() is f.
+// ---- Each: term() is its term times tau (and what p and q are multiples by), and slope() is f less that of
+// the top class. near() says from where on the rounding of L = log(Zs / Zt) no longer counts: soft = tau^2 D
+// and tau_l = tau L given.
 struct ForwardKL {
   static constexpr bool kIsDifference = true;  // the gradient is tau (p - q)
   explicit ForwardKL(double) {}
-  KDLOSS_INLINE Lanes<double> term(const ClassNumbers& x, Lanes<double> tau) const {
-    using L = Lanes<double>;
-    const L far = fma(tau, x.difference, L(0.0) - zero_where(x.q == L(0.0), x.q * x.tau_u));
-    const L near = x.q * x.tau_u * (x.u * expm1_remainder_over_square(x.u));
-    return where(x.wanted_only, L(infinity<double>()), where(x.u_is_small, near, far));
+  template <class V>
+  KDLOSS_INLINE V term(const ClassNumbers<V>& x, V tau) const {
+    const V far = fma(tau, x.difference, V(0) - zero_where(x.q == V(0), x.q * x.tau_u));
+    const V near = x.q * x.tau_u * (x.u * expm1_remainder_over_square(x.u));
+    return where(x.wanted_only, V(__builtin_inf()), where(x.u_is_small, near, far));
   }
-  KDLOSS_INLINE Lanes<double> slope(const ClassNumbers&) const { return Lanes<double>(0.0); }
+  template <class V>
+  KDLOSS_INLINE V slope(const ClassNumbers<V>&, const TopClass<V>&) const {
+    return V(0);
+  }
 };
 struct ReverseKL {
-  static constexpr bool kIsDifference = false;
+  static constexpr bool kIsDifference = false, kHasSigns = false;
   explicit ReverseKL(double) {}
-  KDLOSS_INLINE Lanes<double> term(const ClassNumbers& x, Lanes<double> tau) const {
-    using L = Lanes<double>;
-    const L far = zero_where(x.p == L(0.0), x.p * x.tau_u) - tau * x.difference;
-    const L near = x.p * x.tau_u * (x.u * expm1_remainder_over_square(L(0.0) - x.u));
-    return where(x.unwanted, L(infinity<double>()), where(x.u_is_small, near, far));
+  template <class V>
+  KDLOSS_INLINE V term(const ClassNumbers<V>& x, V tau) const {
+    const V far = zero_where(x.p == V(0), x.p * x.tau_u) - tau * x.difference;
+    const V near = x.p * x.tau_u * (x.u * expm1_remainder_over_square(V(0) - x.u));
+    return where(x.unwanted, V(__builtin_inf()), where(x.u_is_small, near, far));
   }
-  KDLOSS_INLINE Lanes<double> slope(const ClassNumbers& x) const { return zero_where(x.unwanted, x.step); }
+  template <class V>
+  KDLOSS_INLINE V slope(const ClassNumbers<V>& x, const TopClass<V>&) const {
+    return zero_where(x.unwanted, x.step);
+  }
+  template <class V>
+  V near(V tau_l, V) const {
+    return tau_l * tau_l * V(kNearRatio);
+  }
 };
 struct JensenShannon {
-  static constexpr bool kIsDifference = false;
+  static constexpr bool kIsDifference = false, kHasSigns = false;
   double beta;
   explicit JensenShannon(double beta_) : beta(beta_) {}
-  KDLOSS_INLINE Lanes<double> b(const ClassNumbers& x) const {
-    return log1p(Lanes<double>(beta) * ratio(Lanes<double>(0.0) - x.difference, x.p));
-  }
-  KDLOSS_INLINE Lanes<double> term(const ClassNumbers& x, Lanes<double> tau) const {
-    using L = Lanes<double>;
-    const L of_q(beta), of_p(1 - beta);
-    const L log_q = log1p(of_p * ratio(x.difference, x.q)), log_p = b(x);
-    const auto side = [](L probability, L change, L log) KDLOSS_INLINE_LAMBDA {
-      return where(abs(log) < L(1.0), probability * remainder(log),
-                   change - zero_where(probability == L(0.0), probability * log));
+  // By a logarithm what m is of the larger of p and q, which is bounded; the other from a - b = u.
+  template <class V>
+  KDLOSS_INLINE V term(const ClassNumbers<V>& x, V tau) const {
+    const auto p_is_larger = V(0) < x.u;
+    const V large = where(p_is_larger, x.p, x.q), little = where(p_is_larger, x.q, x.p);
+    const V of_large = where(p_is_larger, V(1 - beta), V(beta)),
+            of_little = where(p_is_larger, V(beta), V(1 - beta));
+    const V change = abs(x.difference);
+    const V share = of_little * ratio(where(x.u_is_small, V(0) - change, little), large);
+    const V sum = where(x.u_is_small, V(1), of_large) + share;
+    const V log = log_of_sum(sum, where(x.u_is_small, share - (sum - V(1)), V(0)));
+    const auto side = [](V probability, V grown, V log) KDLOSS_INLINE_LAMBDA {
+      return where(abs(log) < V(1), probability * remainder(log),
+                   grown - zero_where(probability == V(0), probability * log));
     };
-    return tau * (of_q * side(x.q, of_p * x.difference, log_q) +
-                  of_p * side(x.p, L(0.0) - of_q * x.difference, log_p));
+    return tau * (of_large * side(large, V(0) - of_little * change, log) +
+                  of_little * side(little, of_large * change, log + abs(x.u)));
   }
-  KDLOSS_INLINE Lanes<double> slope(const ClassNumbers& x) const { return Lanes<double>(beta - 1) * b(x); }
+  // f less that of the top class is (beta - 1) log(1 + w expm1(-step)), w the teacher's share of
+  // m there.
+  template <class V>
+  KDLOSS_INLINE V slope(const ClassNumbers<V>& x, const TopClass<V>& top) const {
+    const V inverse_m = V(1) / (V(beta) * top.q + V(1 - beta) * top.p);
+    const V w = V(beta) * top.q * inverse_m, p_over_m = top.p * inverse_m;
+    // Far from the top class, the sum has its digits where it is 1 and little more, or little at all.
+    const auto is_near = (abs(x.step) < V(1)) & (V(0) < w), is_sure = w < V(0.5);
+    const V share = where(is_near, w * (remainder(V(0) - x.step) - x.step),
+                          finite(fma(V(beta) * p_over_m, ratio(x.q, x.p), where(is_sure, V(0) - w, V(0)))));
+    const V sum = where(is_near | is_sure, V(1), V(1 - beta) * p_over_m) + share;
+    return V(beta - 1) * log_of_sum(sum, where(is_near | is_sure, share - (sum - V(1)), V(0)));
+  }
+  template <class V>
+  V near(V tau_l, V) const {
+    return tau_l * tau_l * V(kNearRatio * beta * (1 - beta));
+  }
 };
 struct TotalVariation {
-  static constexpr bool kIsDifference = false;
+  template <class V>
+  static KDLOSS_INLINE V half_sign(V x) {
+    return where(x < V(0), V(-0.5), where(V(0) < x, V(0.5), V(0)));
+  }
+  static constexpr bool kIsDifference = false, kHasSigns = true;
   explicit TotalVariation(double) {}
-  KDLOSS_INLINE Lanes<double> term(const ClassNumbers& x, Lanes<double> tau) const {
-    return tau * abs(x.difference) * Lanes<double>(0.5);
+  template <class V>
+  KDLOSS_INLINE V term(const ClassNumbers<V>& x, V tau) const {
+    return tau * abs(x.difference) * V(0.5);
   }
-  KDLOSS_INLINE Lanes<double> slope(const ClassNumbers& x) const {
-    using L = Lanes<double>;
-    return where(x.difference < L(0.0), L(-0.5), where(L(0.0) < x.difference, L(0.5), L(0.0)));
+  template <class V>
+  KDLOSS_INLINE V slope(const ClassNumbers<V>& x, const TopClass<V>& top) const {
+    return half_sign(x.difference) - half_sign(top.difference);
+  }
+  template <class V>
+  V near(V tau_l, V tau) const {
+    return tau * abs(tau_l) * V(kNearShare);
   }
 };
-struct LogitDistance {
-  explicit LogitDistance(double) {}
-};
-
-// Calls f(type) with the divergence's own, wrapped so that it need not be made.
+// Calls f(wrapped) with the type of a divergence that has a softmax, wrapped so that it need not be made.
 template <class D>
 struct Wrapped {
   using Type = D;
@@ -120,8 +174,6 @@ KDLOSS_INLINE auto with_divergence(Divergence divergence, F&& f) {
       return f(Wrapped<JensenShannon>{});
     case Divergence::kTV:
       return f(Wrapped<TotalVariation>{});
-    case Divergence::kMSE:
-      return f(Wrapped<LogitDistance>{});
     default:
       return f(Wrapped<ForwardKL>{});
   }

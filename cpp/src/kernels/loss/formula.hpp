@@ -63,7 +63,7 @@ struct Temperature {
   T tau, inverse;
   T k;            // exp(x / tau) = 2^(x k)
   T zero;         // where exp_any() is 0
-  int power;      // tau if it is 1, 2 or 4, so that exp(x) can be taken as exp(x / tau)^tau; else 0
+  T squarings;    // of exp(x / tau) that give exp(x): 0, 1 or 2 where tau is 1, 2 or 4; else -1
   bool ordinary;  // within the plain path's reach
   explicit Temperature(double t) {
     ordinary = t >= Threshold<T>::kLeastTau && t <= Threshold<T>::kMostTau;
@@ -74,7 +74,7 @@ struct Temperature {
     inverse = static_cast<T>(1 / t);
     k = static_cast<T>(kLog2E / t);
     zero = zero_at<T>(kLog2E / t, Format<T>::kHeadroomExponent);
-    power = t == 1 || t == 2 || t == 4 ? static_cast<int>(t) : 0;
+    squarings = static_cast<T>(t == 1 ? 0 : (t == 2 ? 1 : (t == 4 ? 2 : -1)));
   }
 };
 
@@ -110,9 +110,12 @@ struct Terms {
 
 // (s - t) - (ms - mt), with the rounding errors of both differences kept, or without.
 template <class T, int P>
-KDLOSS_INLINE Lanes<T, P> logit_gap(Lanes<T, P> s, Lanes<T, P> t, const Frame<T, P>& frame) {
-  const Difference<T, P> d = two_diff(s, t);
+KDLOSS_INLINE Lanes<T, P> logit_gap(const Difference<T, P>& d, const Frame<T, P>& frame) {
   return (d.value - frame.dm.value) + (d.error - frame.dm.error);
+}
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> logit_gap(Lanes<T, P> s, Lanes<T, P> t, const Frame<T, P>& frame) {
+  return logit_gap(two_diff(s, t), frame);
 }
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> plain_gap(Lanes<T, P> s, Lanes<T, P> t, const Frame<T, P>& frame) {
@@ -128,18 +131,10 @@ KDLOSS_INLINE Mask<T, P> plain_gap_is_in_reach(const Frame<T, P>& frame) {
   const Lanes<T, P> per_logit = max(frame.inverse_tau, Lanes<T, P>(1));
   return abs(frame.dm.value) * per_logit <= Lanes<T, P>(Threshold<T>::kOffset);
 }
-template <class T, int P>
-KDLOSS_INLINE Mask<T, P> plain_gap_is_fit(const Frame<T, P>& frame, Lanes<T, P> moved, Lanes<T, P> zt) {
-  return abs(frame.dm.value) * zt <= Lanes<T, P>(Threshold<T>::kOffset) * abs(moved);
-}
-
-// How p1's exponential exp(s - ms) comes about: as es^n where n = tau is 1, 2 or 4, or (0) by an exponential
-// of its own. An error of es is multiplied by n: 4 times its 5 half-ulps is 1.2e-6 in float.
-template <int N, class T, int P>
-KDLOSS_INLINE Lanes<T, P> power(Lanes<T, P> e) {
-  if constexpr (N >= 2) e = e * e;
-  if constexpr (N == 4) e = e * e;
-  return e;
+template <class T>
+KDLOSS_INLINE bool plain_gap_is_fit(const Frame<T>& frame, double moved, double zt) {
+  const double offset = __builtin_fabs(static_cast<double>(first(frame.dm.value)));
+  return offset * zt <= static_cast<double>(Threshold<T>::kOffset) * __builtin_fabs(moved);
 }
 
 // What the terms of a class begin with: its logits, their gap, and what becomes of both in the exponents.
@@ -151,7 +146,9 @@ struct Reduced {
       : s(s_), t(t_), gap(gap_), teacher(t - frame.mt, frame.k), growth(gap, frame.k) {}
 };
 
-template <bool Hard, bool Soft, int Power, class T, int P>
+// e1 by an exponential of its own. Where tau is 1, 2 or 4 it is also es^tau, whose error is that of es tau
+// times: 4 times its 5 half-ulps is 1.2e-6 in float.
+template <bool Hard, bool Soft, class T, int P>
 KDLOSS_INLINE Terms<T, P> plain_terms(const Reduced<T, P>& reduced, const Frame<T, P>& frame) {
   Terms<T, P> x;
   if constexpr (Soft) {
@@ -160,16 +157,12 @@ KDLOSS_INLINE Terms<T, P> plain_terms(const Reduced<T, P>& reduced, const Frame<
     const Grown<T, P> student = grow(x.et, reduced.growth);
     x.es = student.value, x.de = student.growth;
   }
-  if constexpr (Hard) {
-    if constexpr (Soft && Power != 0)
-      x.e1 = power<Power>(x.es);
-    else
-      // As what has grown from 1: nothing else here would see a NaN, which exp_normal() may lose.
-      x.e1 = grow(Lanes<T, P>(1),
-                  Exponent<T, P>(max(Lanes<T, P>(-Threshold<T>::kHardDepth), reduced.s - frame.ms),
-                                 Lanes<T, P>(static_cast<T>(kLog2E))))
-                 .value;
-  }
+  if constexpr (Hard)
+    // As what has grown from 1: nothing else here would see a NaN, which exp_normal() may lose.
+    x.e1 =
+        grow(Lanes<T, P>(1), Exponent<T, P>(max(Lanes<T, P>(-Threshold<T>::kHardDepth), reduced.s - frame.ms),
+                                            Lanes<T, P>(static_cast<T>(kLog2E))))
+            .value;
   return x;
 }
 
@@ -211,18 +204,6 @@ KDLOSS_INLINE Terms<T, P> where(Mask<T, P> m, const Terms<T, P>& yes, const Term
           where(m, yes.gap, no.gap)};
 }
 
-// Calls f(integral constant) for a power known at run time, so that the choice stands outside the loops. Both
-// says whether there can be one: p1 has powers where both parts are computed.
-template <bool Both, class F>
-KDLOSS_INLINE auto with_power(int power, F&& f) {
-  if constexpr (Both) {
-    if (power == 1) return f(Constant<1>{});
-    if (power == 2) return f(Constant<2>{});
-    if (power == 4) return f(Constant<4>{});
-  }
-  return f(Constant<0>{});
-}
-
 // ---- Sums over the classes, and what follows from them
 
 template <class V>
@@ -241,19 +222,16 @@ KDLOSS_INLINE void set_part(Sums<Lanes<T>>& sums, int i, const Sums<Vector<T>>& 
   set_part(sums.zt, i, x.zt), set_part(sums.zs, i, x.zs), set_part(sums.d, i, x.d);
   set_part(sums.moved, i, x.moved), set_part(sums.others, i, x.others), set_part(sums.label, i, x.label);
 }
-// Of runs of terms.
+// Of runs of terms, but for the label's.
 template <class L>
 struct Totals {
   Total<L> zt, zs, d, moved, others;
-  L label = L(0);
 
   KDLOSS_INLINE void add(const Sums<L>& run) {
     zt.add(run.zt), zs.add(run.zs), d.add(run.d), moved.add(run.moved), others.add(run.others);
-    label = label + run.label;
   }
   KDLOSS_INLINE Sums<L> with(const Sums<L>& run) const {
-    return {zt.with(run.zt),       zs.with(run.zs),         d.with(run.d),
-            moved.with(run.moved), others.with(run.others), label + run.label};
+    return {zt.with(run.zt), zs.with(run.zs), d.with(run.d), moved.with(run.moved), others.with(run.others)};
   }
 };
 template <bool Hard, bool Soft, class T, int P>
@@ -267,14 +245,14 @@ KDLOSS_INLINE void add(Sums<Lanes<T, P>>& sums, const Terms<T, P>& x) {
   if constexpr (Hard) sums.others = sums.others + x.e1;
 }
 
-template <class T, int P = kParts>
+template <class V>
 struct SoftResult {
-  Lanes<T, P> kl;          // L - sum q v
-  Lanes<T, P> log_ratio;   // L = log(Zs / Zt)
-  Lanes<T, P> inverse_zt;  // 1 / Zt
+  V kl;          // L - sum q v
+  V log_ratio;   // L = log(Zs / Zt)
+  V inverse_zt;  // 1 / Zt
 };
 template <class T, int P>
-KDLOSS_INLINE SoftResult<T, P> soft_result(const Sums<Lanes<T, P>>& sums, Lanes<T, P> inverse_tau) {
+KDLOSS_INLINE SoftResult<Lanes<T, P>> soft_result(const Sums<Lanes<T, P>>& sums, Lanes<T, P> inverse_tau) {
   using L = Lanes<T, P>;
   const L inverse_zt = L(1) / sums.zt, mean_de = sums.d * inverse_zt, sum1 = L(1) + mean_de;
   const Mask<T, P> near = abs(mean_de) <= L(T(kGrowth));
@@ -303,9 +281,9 @@ KDLOSS_INLINE Lanes<T, P> hard_result(const Sums<Lanes<T, P>>& sums, Lanes<T, P>
 // Whether the sum of k keeps its digits, with soft = tau^2 KL and the type's kTail given.
 template <class T, int P>
 KDLOSS_INLINE Mask<T, P> near_kl_is_fit(Lanes<T, P> soft, Lanes<T, P> tau_log_ratio_square, Lanes<T, P> tau,
-                                        T tail) {
+                                        Lanes<T, P> tail) {
   using L = Lanes<T, P>;
-  return (L(tail) * (tau * tau) <= soft) & (tau_log_ratio_square * L(T(kNearRatio)) <= soft);
+  return (tail * (tau * tau) <= soft) & (tau_log_ratio_square * L(T(kNearRatio)) <= soft);
 }
 // Whether student and teacher are the same, in a row in reach: then there is nothing to round.
 template <class T, int P>
@@ -344,7 +322,7 @@ template <bool Hard, bool Soft, class T, int P>
 KDLOSS_INLINE Lanes<T, P> gradient(const GradientFactors<T, P>& factor, Lanes<T, P> e1, Lanes<T, P> de,
                                    Lanes<T, P> es) {
   Lanes<T, P> g(T(0));
-  if constexpr (Hard) g = factor.e1 * e1;
+  if constexpr (Hard) g = fma(factor.e1, e1, g);  // never -0
   if constexpr (Soft) g = fma(factor.de, de, fma(factor.es, es, g));
   return g;
 }

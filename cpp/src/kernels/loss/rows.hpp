@@ -7,6 +7,7 @@
 #include "by_lane.hpp"
 #include "by_row.hpp"
 #include "careful.hpp"
+#include "loss.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
@@ -37,6 +38,19 @@ struct ScratchOf {
 };
 
 // ---- Rows in the lanes
+// What becomes of the rows of a tile.
+template <class T>
+struct TileLoss {
+  alignas(64) double hard[Lanes<T>::kCount], soft[Lanes<T>::kCount];
+  // 1 where the row, or its Hessian alone, is beyond the plain path's reach. Set where any is (any_careful),
+  // or where there is a Hessian.
+  alignas(64) T careful[Lanes<T>::kCount], careful_hess[Lanes<T>::kCount];
+  bool any_careful = false;
+  void set_zero() {
+    for (int i = 0; i < Lanes<T>::kCount; ++i) hard[i] = soft[i] = 0;
+  }
+};
+
 // Puts harmless numbers where a row does not use its logits: it shares its loops with rows that do.
 template <class T>
 void hide_unused(Tile<T> tile, std::int64_t classes, const TileRows<T>& rows, bool any_soft) {
@@ -47,16 +61,6 @@ void hide_unused(Tile<T> tile, std::int64_t classes, const TileRows<T>& rows, bo
     store(tile.s + c, s);
     if (any_soft) store(tile.t + c, where(soft, load(tile.t + c), s));
   }
-}
-
-// Has the careful path compute these rows, and others be 0.
-template <class T>
-void leave_to_careful(const KdCall<T>& call, Tile<T> tile, Mask<T> used, TileLoss<T>& loss) {
-  using L = Lanes<T>;
-  loss.set_zero(), loss.any_careful = true;
-  store(loss.careful, where(used, L(1), L(0))), store(loss.careful_hess, L(0));
-  for (std::int64_t c = 0; c < call.classes * L::kCount; c += L::kCount)
-    store(tile.s + c, L(0)), store(tile.t + c, L(0));
 }
 
 // The sums of a tile's losses, which go to the caller too: rows [at, at + count) of a chunk.
@@ -81,6 +85,25 @@ KDLOSS_INLINE SumOfRows tile_sums(const KdCall<T>& call, const Chunk<T>& chunk, 
   double labelled = 0;
   for (int i = 0; i < count; ++i) labelled += rows.uses_hard[i] != 0 ? rows.weight[i] : 0;
   return {sum(loss_sum), sum(hard_sum), sum(soft_sum), labelled};
+}
+
+// The rows of a tile by the plain path. What lies beyond its reach is marked in `to`.
+template <bool Hard, bool Soft, class T>
+KDLOSS_INLINE void plain_tile(const ByLane<T>& walk, bool grad, T* hess, TileLoss<T>& to) {
+  using L = Lanes<T>;
+  Loss<Hard, Soft, ByLane<T>> loss(walk);
+  loss.find_extents();
+  loss.find_exponentials();
+  L hard(T(0)), soft(T(0));
+  const Mask<T> fit = loss.find_losses(hard, soft), uses_hard = walk.uses_hard(),
+                uses_soft = walk.uses_soft();
+  store_wide(to.hard, where(uses_hard, hard, L(0))), store_wide(to.soft, where(uses_soft, soft, L(0)));
+  const Mask<T> careful = (uses_hard | uses_soft) & ~fit;
+  to.any_careful = any(careful);
+  if (hess != nullptr) store(to.careful_hess, where(loss.probabilities_are_whole(), L(0), L(1)));
+  if (hess != nullptr || __builtin_expect(to.any_careful, 0)) store(to.careful, where(careful, L(1), L(0)));
+  if (grad) loss.write_gradient();
+  if (hess != nullptr) loss.write_hessian(hess);
 }
 
 // Rows [at, at + count) of a chunk, at most as many as there are lanes. Inline, since with few classes a
@@ -113,15 +136,10 @@ KDLOSS_INLINE SumOfRows kd_tile(const KdCall<T>& call, const Chunk<T>& chunk, st
     const NextTile<T> next{{ahead.student, at, classes, tile.s},
                            {ahead.teacher, at, classes, tile.t},
                            {ahead.grad, at, classes, tile.s}};
-    if (any_soft && call.divergence != Divergence::kKL)
-      leave_to_careful(call, tile, hard | soft, loss);
-    else
-      with_parts(any_hard, any_soft, [&](auto with_hard, auto with_soft) {
-        const Rows<with_hard.value, with_soft.value, T> in_lanes(call, tile, rows, next);
-        in_lanes.losses(loss);
-        if (grad) in_lanes.write_gradient();
-        if (hess) in_lanes.write_hessian();
-      });
+    with_parts(any_hard, any_soft, [&](auto with_hard, auto with_soft) {
+      plain_tile<with_hard.value, with_soft.value>(ByLane<T>(call, tile, rows, next), grad,
+                                                   hess ? tile.t : nullptr, loss);
+    });
     for (int i = 0; __builtin_expect(loss.any_careful, 0) && i < count; ++i) {
       if (loss.careful[i] == 0) continue;
       const RowParts parts = careful_row(call, chunk, at + i, rows.plan(i), scratch.careful,
@@ -164,16 +182,18 @@ void kd_lanes(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf<T>& 
 // Row i of a chunk by the plain path. False, with nothing written, where it is beyond its reach.
 template <bool Hard, bool Soft, class T>
 bool plain_row(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t i, const RowPlan& plan,
-               const RowInput<T>& input, T* hess, const Temperature<T>& temperature,
-               const Temperature<double>& exact, const RowScratch<T>& plain, double* careful,
-               RowParts& parts) {
-  Row<Hard, Soft, T> row(call, input, temperature, exact, plain);
-  if (!row.losses(parts)) return false;
-  const bool whole = hess == nullptr || row.probabilities_are_whole(plan);
+               const ByRow<T>& walk, T* hess, double* careful, RowParts& parts) {
+  Loss<Hard, Soft, ByRow<T>> loss(walk);
+  loss.find_extents();
+  loss.find_exponentials();
+  Vector<double> hard(0.0), soft(0.0);
+  if (any(~loss.find_losses(hard, soft))) return false;
+  parts = {first(hard), first(soft)};
+  const bool whole = hess == nullptr || !any(~loss.probabilities_are_whole());
   // Before the gradient, which may be written in the student's place.
   if (!whole) careful_row<T>(call, chunk, i, plan, careful, nullptr, hess, 1);
-  if (input.grad != nullptr) row.write_gradient(plan);
-  if (hess != nullptr && whole) row.write_hessian(plan, hess);
+  if (walk.grad() != nullptr) loss.write_gradient();
+  if (hess != nullptr && whole) loss.write_hessian(hess);
   return true;
 }
 
@@ -198,13 +218,12 @@ void kd_row_by_row(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf
     if (plan.hard || plan.soft) {
       if (call.taus != nullptr)
         temperature = Temperature<T>(call.taus[r]), exact = Temperature<double>(call.taus[r]);
-      const RowInput<T> input{s, plan.soft ? at(chunk.teacher, i) : nullptr, plan.label, ahead, grad};
-      const bool is_default = !plan.soft || call.divergence == Divergence::kKL;
-      const bool plain =
-          is_default && temperature.ordinary && with_parts(plan.hard, plan.soft, [&](auto hard, auto soft) {
-            return plain_row<hard.value, soft.value>(call, chunk, i, plan, input, hess, temperature, exact,
-                                                     plain_scratch, scratch.careful, parts);
-          });
+      const RowInput<T> input{s, plan.soft ? at(chunk.teacher, i) : nullptr, ahead, grad};
+      const ByRow<T> walk(call, plan, input, temperature, exact, plain_scratch);
+      const bool plain = temperature.ordinary && with_parts(plan.hard, plan.soft, [&](auto hard, auto soft) {
+                           return plain_row<hard.value, soft.value>(call, chunk, i, plan, walk, hess,
+                                                                    scratch.careful, parts);
+                         });
       if (!plain) parts = careful_row(call, chunk, i, plan, scratch.careful, grad, hess, 1);
       if (grad != nullptr && plan.blended)
         blend_gradient(grad, target, classes,

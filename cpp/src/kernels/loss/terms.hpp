@@ -1,4 +1,4 @@
-// The loops over a row's classes that both layouts share.
+// The loops over classes that both layouts share.
 //
 // Their unit is the group: a Lanes of neighbouring classes of one row, or of one class of as many rows.
 // Students and teachers lie group after group; so do the terms that they leave for the gradient: es, de and
@@ -6,7 +6,7 @@
 #pragma once
 
 #include "../simd/layouts.hpp"
-#include "formula.hpp"
+#include "divergences.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
@@ -19,14 +19,16 @@ struct Groups {
   T* terms;
   std::int64_t apart, count;
 
-  Groups moved(std::int64_t i) const { return {s + i, t + i, terms + i, apart, count}; }
-  Groups from(std::int64_t first, std::int64_t number) const {
-    Groups some = moved(first * kSize);
-    some.count = number;
-    return some;
-  }
   // What begins with that native vector of each group.
-  Groups part(int i) const { return moved(i * Vector<T>::kCount); }
+  Groups part(int i) const {
+    const std::int64_t at = i * Vector<T>::kCount;
+    return {s + at, t + at, terms + at, apart, count};
+  }
+  // Calls body(i) with the index of each group's first element.
+  template <class Body>
+  KDLOSS_INLINE void each(Body&& body) const {
+    for (std::int64_t i = 0; i < count * kSize; i += kSize) body(i);
+  }
 };
 
 // Calls finish(begin(i), i) for all groups, by the index of their first element: each is begun a round before
@@ -51,48 +53,62 @@ KDLOSS_INLINE void for_groups(std::int64_t count, Begin&& begin, Finish&& finish
   if (i == last) finish(even, i);
 }
 
-// ---- The largest logits, and how far down the others go
-template <class V>
+// ---- First pass: the largest logits, and how far down the others go
+template <class T>
 struct Extent {
-  V ms = V(-__builtin_inf()), mt = ms, lowest_s = V(__builtin_inf()), lowest_t = lowest_s;
+  using L = Lanes<T>;
+  L ms = L(-infinity<T>()), mt = ms, lowest_s = L(infinity<T>()), lowest_t = lowest_s;
 
-  template <bool Soft>
-  KDLOSS_INLINE void add(V s, V t) {
-    ms = max(s, ms), lowest_s = min(s, lowest_s);
-    if constexpr (Soft) mt = max(t, mt), lowest_t = min(t, lowest_t);
+  KDLOSS_INLINE void add(const Extent& x) {
+    ms = max(x.ms, ms), lowest_s = min(x.lowest_s, lowest_s);
+    mt = max(x.mt, mt), lowest_t = min(x.lowest_t, lowest_t);
   }
-  void add(const Extent& x) {
-    ms = ms < x.ms ? x.ms : ms, lowest_s = x.lowest_s < lowest_s ? x.lowest_s : lowest_s;
-    mt = mt < x.mt ? x.mt : mt, lowest_t = x.lowest_t < lowest_t ? x.lowest_t : lowest_t;
-  }
-  V spread_s() const { return ms - lowest_s; }
-  V spread_t() const { return mt - lowest_t; }
 };
-
-// ---- p1's exponential as es^n, where each lane may have its own n (1, 2 or 4), or 0 for an exponential of
-// its own
-constexpr int kOwnPowers = -1;
-template <class T, int P>
-KDLOSS_INLINE Lanes<T, P> own_power(Lanes<T, P> e, Lanes<T, P> n) {
-  using L = Lanes<T, P>;
-  return where(n == L(T(1)), e, where(n == L(T(2)), power<2>(e), power<4>(e)));
+template <bool Soft, class T>
+KDLOSS_INLINE void add_extent(const Groups<T>& groups, Extent<T>& to) {
+  Extent<T> x = to;  // GCC would write back what belongs to another object at every step
+  groups.each([&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
+    const Lanes<T> s = load(groups.s + i);
+    x.ms = max(s, x.ms), x.lowest_s = min(s, x.lowest_s);
+    if constexpr (Soft) {
+      const Lanes<T> t = load(groups.t + i);
+      x.mt = max(t, x.mt), x.lowest_t = min(t, x.lowest_t);
+    }
+  });
+  to = x;
 }
 
-// Whether e1 is a power of es, which then need not be stored: a row's terms fit the first cache without it.
-template <bool Soft, int Power>
-constexpr bool from_es = Soft && Power > 0;
-template <bool Soft, int Power, class T>
-KDLOSS_INLINE Lanes<T> stored_e1(const Groups<T>& groups, std::int64_t i) {
-  if constexpr (from_es<Soft, Power>)
-    return power<Power>(load(groups.terms + i));
+// ---- Second pass: the terms and their sums
+// How they come about: by plain_terms(), from gaps without their rounding errors or with; by wide_terms(); or
+// by either, lane by lane.
+enum Way { kPlain, kExact, kWide, kMixed };
+
+// Where plain_terms() will do, and where p1's exponential is es squared that many times, or (-1) not.
+template <class T, int P = kParts>
+struct Reach {
+  Mask<T, P> plain;
+  Lanes<T, P> squarings;
+};
+template <class T>
+KDLOSS_INLINE Reach<T, 1> part_of(const Reach<T>& x, int i) {
+  return {part_of(x.plain, i), part_of(x.squarings, i)};
+}
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> squared(Lanes<T, P> e, Lanes<T, P> times) {
+  using L = Lanes<T, P>;
+  e = where(L(0) < times, e * e, e);
+  return where(L(1) < times, e * e, e);
+}
+
+// p1's exponential at element i. Where it is es squared it is not stored: a row's terms fit the first cache
+// without it.
+template <bool Squared, class T>
+KDLOSS_INLINE Lanes<T> stored_e1(const Groups<T>& groups, Lanes<T> squarings, std::int64_t i) {
+  if constexpr (Squared)
+    return squared(load(groups.terms + i), squarings);
   else
     return load(groups.terms + 2 * groups.apart + i);
 }
-
-// ---- The terms and their sums
-// How they come about: by plain_terms(), from gaps without their rounding errors or with; by wide_terms(); or
-// by either, as lanes are in reach or not.
-enum Way { kPlain, kExact, kWide, kMixed };
 
 // The groups at element i: as many as the frame has parts for.
 template <bool Soft, Way way, class T, int P>
@@ -101,29 +117,64 @@ KDLOSS_INLINE Reduced<T, P> begin_groups(const Groups<T>& groups, std::int64_t i
   return {s, t, way == kPlain ? plain_gap(s, t, frame) : logit_gap(s, t, frame), frame};
 }
 // Their terms, which are also stored.
-template <bool Hard, bool Soft, int Power, Way way, class T, int P>
+template <bool Hard, bool Soft, bool Squared, Way way, class T, int P>
 KDLOSS_INLINE Terms<T, P> finish_groups(const Reduced<T, P>& begun, const Groups<T>& groups, std::int64_t i,
-                                        const Frame<T, P>& frame, Lanes<T, P> own_powers,
-                                        Mask<T, P> in_reach) {
+                                        const Frame<T, P>& frame, const Reach<T, P>& reach) {
   using L = Lanes<T, P>;
-  constexpr int kKnownPower = Power == kOwnPowers ? 0 : Power;
   Terms<T, P> x;
   if constexpr (way == kWide)
     x = wide_terms<Hard, Soft>(begun.s, begun.t, frame);
   else
-    x = plain_terms<Hard, Soft, kKnownPower>(begun, frame);
-  if constexpr (Hard && Soft && Power == kOwnPowers) {
-    const Mask<T, P> has_power = L(0) < own_powers;
-    x.e1 = where(has_power, own_power(where(has_power, x.es, L(1)), own_powers), x.e1);
+    x = plain_terms < Hard && !Squared, Soft > (begun, frame);
+  if constexpr (Squared) x.e1 = squared(x.es, reach.squarings);
+  if constexpr (way == kMixed) {
+    if constexpr (Hard && Soft) {
+      const Mask<T, P> is_square = L(0) <= reach.squarings;
+      x.e1 = where(is_square, squared(where(is_square, x.es, L(1)), reach.squarings), x.e1);
+    }
+    x = where(reach.plain, x, wide_terms<Hard, Soft>(begun.s, begun.t, frame));
   }
-  if constexpr (way == kMixed) x = where(in_reach, x, wide_terms<Hard, Soft>(begun.s, begun.t, frame));
   T* const terms = groups.terms + i;
   if constexpr (Soft) store(terms, x.es), store(terms + groups.apart, x.de);
-  if constexpr (Hard && !from_es<Soft, Power>) store(terms + 2 * groups.apart, x.e1);
+  if constexpr (Hard && !Squared) store(terms + 2 * groups.apart, x.e1);
   return x;
 }
 
-// ---- The divergence of rows that are near their teacher, term by term
+// The sums over some groups. Labels know where the label is, Ahead what will be read next.
+template <bool Hard, bool Soft, bool Squared, Way way, class T, class Labels, class Ahead>
+__attribute__((noinline)) void add_terms(const Groups<T>& all, const Frame<T>& whole_frame,
+                                         const Reach<T>& whole_reach, const Labels& all_labels,
+                                         const Ahead& all_ahead, Sums<Lanes<T>>& to) {
+  using V = Vector<T>;
+  Ahead ahead = all_ahead;
+  for (int part = 0; part < kParts; ++part) {
+    const Groups<T> groups = all.part(part);
+    const Frame<T, 1> frame = part_of(whole_frame, part);
+    const Reach<T, 1> reach = part_of(whole_reach, part);
+    auto labels = all_labels.part(part);
+    V label(T(0));
+    Sums<V> run;
+    Totals<V> total;
+    for_groups<T>(
+        groups.count,
+        [&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return begin_groups<Soft, way>(groups, i, frame); },
+        [&](const Reduced<T, 1>& begun, std::int64_t i) KDLOSS_INLINE_LAMBDA {
+          ahead.template ask<Soft>(groups, part, i);
+          Terms<T, 1> x = finish_groups<Hard, Soft, Squared, way>(begun, groups, i, frame, reach);
+          if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) total.add(run), run = Sums<V>();
+          if constexpr (Hard)
+            labels.at(i, [&](Mask<T, 1> here) KDLOSS_INLINE_LAMBDA {
+              label = where(here, x.e1, label), x.e1 = where(here, V(0), x.e1);
+            });
+          add<Hard, Soft>(run, x);
+        });
+    Sums<V> sums = total.with(run);
+    sums.label = label;
+    set_part(to, part, sums);
+  }
+}
+
+// ---- Third pass: KL of rows that are near their teacher, term by term
 // p = a es, q = b et, and u = (gap + tau_log_ratio) / tau.
 template <class T, int P = kParts>
 struct NearFactors {
@@ -171,35 +222,115 @@ Lanes<T> near_terms(const Groups<T>& groups, const Frame<T>& frame, const NearFa
   return kl;
 }
 
-// ---- The gradient, which follows from the terms alone
-// Labelled: at a lane's label, e1 is -others.
-template <bool Labelled, bool Hard, bool Soft, int Power, class T>
-void write_terms(const Groups<T>& groups, const GradientFactors<T>& factor, Lanes<T> label, Lanes<T> others,
-                 T* grad) {
-  using L = Lanes<T>;
-  constexpr std::int64_t n = L::kCount;
-  L class_index(T(0));
-  for (std::int64_t i = 0; i < groups.count * n; i += n) {
-    const T* const terms = groups.terms + i;
-    L es(T(0)), de = es, e1 = es;
-    if constexpr (Soft) es = load(terms), de = load(terms + groups.apart);
-    if constexpr (Hard) e1 = stored_e1<Soft, Power>(groups, i);
-    if constexpr (Hard && Labelled) {
-      e1 = where(label == class_index, L(0) - others, e1);
-      class_index = class_index + L(1);
-    }
-    store(grad + i, gradient<Hard, Soft>(factor, e1, de, es));
+// ---- Third pass: any other divergence
+// What all classes of a row share. p and q are Zs times themselves.
+template <class T, int P = kParts>
+struct Shared {
+  Frame<T, P> frame, top_frame;  // top_frame is that of the student's largest class
+  Lanes<T, P> tau, tau_log_ratio, zs_over_zt;
+  TopClass<Lanes<T, P>> top;
+};
+template <class T>
+KDLOSS_INLINE Shared<T, 1> part_of(const Shared<T>& x, int i) {
+  return {part_of(x.frame, i),      part_of(x.top_frame, i),
+          part_of(x.tau, i),        part_of(x.tau_log_ratio, i),
+          part_of(x.zs_over_zt, i), {part_of(x.top.q, i), part_of(x.top.p, i), part_of(x.top.difference, i)}};
+}
+// p - q comes from p where u is small: it is p (1 - exp(-u)).
+template <class T, int P>
+KDLOSS_INLINE ClassNumbers<Lanes<T, P>> class_numbers(const Difference<T, P>& gap, Lanes<T, P> es,
+                                                      Lanes<T, P> et, const Shared<T, P>& row) {
+  using L = Lanes<T, P>;
+  ClassNumbers<L> x;
+  x.p = es, x.q = et * row.zs_over_zt;
+  x.tau_u = logit_gap(gap, row.frame) + row.tau_log_ratio, x.u = x.tau_u * row.frame.inverse_tau;
+  x.u_is_small = abs(x.u) < L(1);
+  x.difference = where(x.u_is_small, es * (x.u - remainder(L(0) - x.u)), es - x.q);
+  x.step = logit_gap(gap, row.top_frame) * row.frame.inverse_tau;
+  x.wanted_only = x.unwanted = L(0) < L(0);
+  return x;
+}
+
+template <class L>
+struct DivergenceSums {
+  L terms = L(0), slopes = L(0);  // sum of p (f - f of the top class)
+  L least = L(__builtin_inf());   // |tau u|
+};
+// Leaves p (f - f of the top class) in the place of de.
+template <class D, class T>
+__attribute__((noinline)) void add_divergence(const D& divergence, const Groups<T>& all,
+                                              const Shared<T>& whole, DivergenceSums<Lanes<T>>& to) {
+  using V = Vector<T>;
+  struct Begun {
+    Difference<T, 1> gap;
+    V es, et;
+  };
+  for (int part = 0; part < kParts; ++part) {
+    const Groups<T> groups = all.part(part);
+    const Shared<T, 1> row = part_of(whole, part);
+    V terms(T(0)), slopes(T(0)), least(__builtin_inf());
+    Total<V> all_terms, all_slopes;
+    for_groups<T>(
+        groups.count,
+        [&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
+          const V s = load<1>(groups.s + i), t = load<1>(groups.t + i);
+          return Begun{two_diff(s, t), load<1>(groups.terms + i), exp_normal(t - row.frame.mt, row.frame.k)};
+        },
+        [&](const Begun& begun, std::int64_t i) KDLOSS_INLINE_LAMBDA {
+          const ClassNumbers<V> x = class_numbers(begun.gap, begun.es, begun.et, row);
+          const V slope = x.p * divergence.slope(x, row.top);
+          store(groups.terms + groups.apart + i, slope);
+          if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) {
+            all_terms.add(terms), all_slopes.add(slopes);
+            terms = slopes = V(0);
+          }
+          terms = terms + divergence.term(x, row.tau), slopes = slopes + slope;
+          least = min(abs(x.tau_u), least);
+        });
+    set_part(to.terms, part, all_terms.with(terms)), set_part(to.slopes, part, all_slopes.with(slopes));
+    set_part(to.least, part, least);
   }
 }
 
+// sum (s - t)^2. Leaves s - t in the place of de, and 0 in that of es.
+template <class T>
+__attribute__((noinline)) Lanes<T> add_distance(const Groups<T>& groups) {
+  Lanes<T> run(T(0));
+  Total<Lanes<T>> total;
+  groups.each([&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
+    const Lanes<T> d = load(groups.s + i) - load(groups.t + i);
+    store(groups.terms + i, Lanes<T>(T(0))), store(groups.terms + groups.apart + i, d);
+    if (run_ends(i / Groups<T>::kSize)) total.add(run), run = Lanes<T>(T(0));
+    run = fma(d, d, run);
+  });
+  return total.with_or_infinite(run);
+}
+
+// ---- Last pass: the gradient, which follows from the terms alone
+template <bool Hard, bool Soft, bool Squared, class T, class Labels>
+void write_terms(const Groups<T>& groups, const GradientFactors<T>& factor, Lanes<T> squarings,
+                 const Labels& all_labels, Lanes<T> others, T* grad) {
+  using L = Lanes<T>;
+  auto labels = all_labels;
+  groups.each([&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
+    L es(T(0)), de = es, e1 = es;
+    if constexpr (Soft) es = load(groups.terms + i), de = load(groups.terms + groups.apart + i);
+    if constexpr (Hard) {
+      e1 = stored_e1<Squared>(groups, squarings, i);
+      labels.at(i, [&](Mask<T> here) KDLOSS_INLINE_LAMBDA { e1 = where(here, L(0) - others, e1); });
+    }
+    store(grad + i, gradient<Hard, Soft>(factor, e1, de, es));
+  });
+}
+
 // p1 and p, for the Hessian.
-template <bool Hard, bool Soft, int Power, class T>
-void write_probabilities(const Groups<T>& groups, Lanes<T> e1_factor, Lanes<T> es_factor, T* p1, T* p) {
-  constexpr std::int64_t n = Groups<T>::kSize;
-  for (std::int64_t i = 0; i < groups.count * n; i += n) {
-    if constexpr (Hard) store(p1 + i, e1_factor * stored_e1<Soft, Power>(groups, i));
+template <bool Hard, bool Soft, bool Squared, class T>
+void write_probabilities(const Groups<T>& groups, Lanes<T> squarings, Lanes<T> e1_factor, Lanes<T> es_factor,
+                         T* p1, T* p) {
+  groups.each([&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
+    if constexpr (Hard) store(p1 + i, e1_factor * stored_e1<Squared>(groups, squarings, i));
     if constexpr (Soft) store(p + i, es_factor * load(groups.terms + i));
-  }
+  });
 }
 
 }  // namespace

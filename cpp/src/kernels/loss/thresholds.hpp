@@ -20,6 +20,11 @@
 //     kFarKl            0.02    0.02  KL                              2.5e-6                near terms
 //     kFarRatio        1 / 8   1 / 8  KL over |log(Zs / Zt)|          2e-6                  near terms
 //     kNearRatio     1 / 128 1 / 128  soft over (tau log(Zs / Zt))^2  4e-6                  careful
+//     kNearShare      1 / 64  1 / 64  TV over |log(Zs / Zt)|          4e-6                  careful
+//     kSign               16      16  |tau u|, half-ulps of           (the sign of p - q)   careful
+//                                     tau (|log(Zs / Zt)| + TV)
+//     kLeastTerm       1e-30  1e-290  mean of (s - t)^2; sum of       (normal numbers)      careful
+//                                     es (f - f of the top class)
 //     kGrowth            0.5     0.5  |D| / Zt                        (cancellation)        log Zs - log Zt
 //     kShrinkage         0.7     0.7  log(Zs / Zt)                    2e-7                  et computed anew
 #pragma once
@@ -53,6 +58,7 @@ struct Threshold<float> {
   // The Hessian promises each entry, so that the rounding of each distance counts, 2^-24 of itself. In logits
   // where p1 is a power of es.
   static constexpr float kHessianDepth = 100;
+  static constexpr float kLeastTerm = 1e-30f;
   static constexpr double kLeastTau = 1e-15, kMostTau = 1e15;
 };
 template <>
@@ -65,6 +71,7 @@ struct Threshold<double> {
   static constexpr double kTail = 1e-250;
   static constexpr double kBalance = 5400;
   static constexpr double kHessianDepth = 2100;
+  static constexpr double kLeastTerm = 1e-290;
   static constexpr double kLeastTau = 1e-30, kMostTau = 1e30;
 };
 
@@ -73,8 +80,10 @@ struct Threshold<double> {
 // 0.02.
 constexpr double kFarKl = 0.02, kFarRatio = 1.0 / 8;
 // Where nearly all classes agree in v = L and differ in u by little, v's error, a half-ulp or two of |L|, is
-// a share of u.
-constexpr double kNearRatio = 1.0 / 128;
+// a share of u: of u^2 in the sums of KL's kind, of |u| in the total variation.
+constexpr double kNearRatio = 1.0 / 128, kNearShare = 1.0 / 64;
+// Whether p or q is larger is what the total variation's gradient is made of.
+constexpr double kSign = 16;
 // A peaked student under a flat teacher: D is close to -Zt, and Zs has the digits that Zt + D has lost.
 constexpr double kGrowth = 0.5;
 // et = es - de is as good as et where es is not many times et.

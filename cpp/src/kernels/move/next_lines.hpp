@@ -38,10 +38,6 @@ class NextLines {
   const T* run_;
   std::int64_t step_ = kAtOnce * kLine;  // from run to run
 };
-template <class T>
-struct NextTile {
-  NextLines<T> s, t, grad;
-};
 
 }  // namespace
 }  // namespace kdloss::KDLOSS_ISA

@@ -80,10 +80,7 @@ void blend_row(const KdCall<T>& call, const Plans<T>& plans, const T* s, const M
     g[c] = static_cast<T>(static_cast<double>(g[c]) * (call.class_weight[c] / plan.target_unit));
 
   const L ms = largest_of(layout, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA { return load(s + c); });
-  std::int64_t top = 0;
-  while (top + L::kCount < classes && !any(load(s + top) == ms)) top += L::kCount;
-  while (top + 1 < classes && s[top] != first(ms)) ++top;
-
+  const std::int64_t top = top_class(s, classes, ms);
   plan.blended = true, plan.label = top;
   const auto of_target = layout.template sums<2>([&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
     const L y = load(g + c);

@@ -1,7 +1,7 @@
 // What the rows in a tile need: a RowPlan and a Temperature in each lane.
 #pragma once
 
-#include "../loss/terms.hpp"
+#include "../loss/formula.hpp"
 #include "plan.hpp"
 
 namespace kdloss::KDLOSS_ISA {
@@ -12,7 +12,7 @@ struct TileRows {
   static constexpr int kCount = Lanes<T>::kCount;
   alignas(64) T uses_hard[kCount], uses_soft[kCount];  // 1 where the row uses that part, else 0
   alignas(64) T label[kCount];                         // -1: none
-  alignas(64) T tau[kCount], inverse_tau[kCount], k[kCount], power[kCount];
+  alignas(64) T tau[kCount], inverse_tau[kCount], k[kCount], squarings[kCount];
   double exact_tau[kCount];
   alignas(64) T ordinary[kCount];  // 1 where the temperature is
   alignas(64) double weight[kCount], hard_weight[kCount], soft_weight[kCount];
@@ -21,7 +21,6 @@ struct TileRows {
   alignas(64) T keeps_p1[kCount];  // 1 or 0
   // Of the reduced loss, in the kernels' parts; of the soft one times tau.
   alignas(64) T hard_slope[kCount], soft_slope[kCount];
-  int common_power;          // of all rows, or kOwnPowers
   bool still_alike = false;  // all this, but for the labels, is what all rows need that are alike
 
   void set(int i, const RowPlan& plan, double grad_scale) {
@@ -129,15 +128,13 @@ struct TileRows {
   void set_all(const Temperature<T>& t) {
     using L = Lanes<T>;
     store(tau, L(t.tau)), store(inverse_tau, L(t.inverse)), store(k, L(t.k));
-    store(power, L(static_cast<T>(t.power))), store(ordinary, L(T(t.ordinary)));
+    store(squarings, L(t.squarings)), store(ordinary, L(T(t.ordinary)));
     for (double& x : exact_tau) x = t.exact;
-    common_power = t.power;
   }
   void set(int i, const Temperature<T>& temperature) {
     exact_tau[i] = temperature.exact, tau[i] = temperature.tau, inverse_tau[i] = temperature.inverse,
     k[i] = temperature.k;
-    power[i] = static_cast<T>(temperature.power), ordinary[i] = temperature.ordinary;
-    common_power = i == 0 || common_power == temperature.power ? temperature.power : kOwnPowers;
+    squarings[i] = temperature.squarings, ordinary[i] = temperature.ordinary;
   }
 };
 

@@ -17,6 +17,7 @@ struct Format<float> {
   static constexpr int kMantissaBits = 23;
   static constexpr int kBias = 127;
   static constexpr double kLargest = 0x1.fffffep127;
+  static constexpr double kHalfUlp = 0x1p-24;  // of 1
   static constexpr std::uint32_t kOne = 0x3f800000u;
   static constexpr std::uint32_t kSqrtHalf = 0x3f3504f3u;
   static constexpr std::uint32_t kIntoMantissa =
@@ -34,6 +35,7 @@ struct Format<double> {
   static constexpr int kMantissaBits = 52;
   static constexpr int kBias = 1023;
   static constexpr double kLargest = 0x1.fffffffffffffp1023;
+  static constexpr double kHalfUlp = 0x1p-53;
   static constexpr std::uint64_t kOne = 0x3ff0000000000000u;
   static constexpr std::uint64_t kSqrtHalf = 0x3fe6a09e667f3bcdu;
   static constexpr std::uint64_t kIntoMantissa = 0x4330000000000000u;

@@ -119,6 +119,15 @@ struct InLanes {
   static Number as_number(Lanes<T> x) { return x; }
 };
 
+// The first class of a row whose number is `most`, or the last class.
+template <class T>
+std::int64_t top_class(const T* row, std::int64_t classes, Lanes<T> most) {
+  std::int64_t top = 0;
+  while (top + Lanes<T>::kCount < classes && !any(load(row + top) == most)) top += Lanes<T>::kCount;
+  while (top + 1 < classes && row[top] != first(most)) ++top;
+  return top;
+}
+
 // The largest of the numbers f(i), in a row or in each.
 template <class Layout, class F>
 KDLOSS_INLINE auto largest_of(const Layout& layout, F&& f) {
