@@ -4,17 +4,11 @@ from typing import Any, TypeAlias
 
 from numpy.typing import ArrayLike, NDArray
 
-from .losses import KDGradHess, KDParts, KDResult
+from .losses import KDGradHess, KDParts, KDResult, Options
 
 __version__: str
 
 Floats: TypeAlias = NDArray[Any]
-# alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing, normalizer,
-# divergence, beta, num_threads
-Options: TypeAlias = tuple[
-    ArrayLike, ArrayLike, str, int, ArrayLike | None, ArrayLike | None, float, float | None,
-    str, float, int | None,
-]  # fmt: skip
 
 def kd_loss_batch(
     student: ArrayLike, teacher: ArrayLike | None, labels: ArrayLike | None, options: Options, /

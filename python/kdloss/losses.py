@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, Unpack, overload
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from numpy.typing import ArrayLike, NDArray
 
@@ -14,6 +24,12 @@ Reduction = Literal["mean", "sum", "none"]
 OneNumber = Literal["mean", "sum"]
 Divergence = Literal["kl", "reverse_kl", "js", "tv", "mse"]
 Loss = TypeVar("Loss", float, NDArray[Any])
+# What the core takes in one tuple: alpha, tau, reduction, ignore_index, sample_weight,
+# class_weight, label_smoothing, normalizer, divergence, beta, num_threads.
+Options: TypeAlias = tuple[
+    ArrayLike, ArrayLike, str, int, ArrayLike | None, ArrayLike | None, float, float | None,
+    str, float, int | None,
+]  # fmt: skip
 
 
 class HardOptions(TypedDict, total=False):
