@@ -92,7 +92,7 @@ def kd_loss(
     -------
     Array () or, where ``reduction="none"``, (...)
         float64 for a float64 student, otherwise float32. Under ``vmap`` each element has its own
-        mean.
+        mean. XLA may replace entries of the gradient below the smallest normal number by 0.
 
     Raises
     ------

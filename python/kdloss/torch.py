@@ -140,7 +140,9 @@ def kd_loss(
     Returns
     -------
     Tensor without axes, or (...) where ``reduction="none"``
-        float64 for a float64 student, otherwise float32. Second derivatives are refused.
+        float64 for a float64 student, otherwise float32. Second derivatives are refused, and so is
+        ``backward(create_graph=True)``. ``torch.compile`` and ``torch.func`` work, but PyTorch
+        cannot compile a transform of this function by ``torch.func``.
 
     Raises
     ------

@@ -396,16 +396,24 @@ def test_another_device_is_refused():
         kt.kd_loss(torch.ones(2, 3).as_subclass(Elsewhere), None, None, alpha=0)
 
 
-def test_a_missing_torch_names_the_extra(child):
+@pytest.mark.parametrize("missing", ["torch", "ml_dtypes"])
+def test_what_is_missing_is_named(child, missing):
     code = """
 import json, sys
-sys.modules["torch"] = None
+sys.modules[sys.argv[1]] = None
 try:
+    import torch
     import kdloss.torch
+    x = torch.ones(2, 3, dtype=torch.bfloat16)
+    kdloss.torch.kd_loss(x, x, None, alpha=0.0)
 except ImportError as error:
     print(json.dumps(str(error)))
 """
-    assert child(code).endswith("pip install 'kdloss[torch]'")
+    if missing == "torch":
+        code = code.replace("    import torch\n", "")
+    message = child(code, missing)
+    assert missing in message
+    assert message.endswith("pip install 'kdloss[torch]'")
 
 
 # ---- Memory, threads, training -------------------------------------------------------------------
