@@ -178,6 +178,20 @@ def test_boosting() -> None:
     assert "constant gradients" in table
 
 
+def test_divergences() -> None:
+    arguments = ["--threads", "1", "--shape", "5x3", "--budget", "0.01"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.divergences", *arguments],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:]]
+    assert rows == ["reverse_kl", "js", "tv", "mse"]
+
+
 def test_tensors() -> None:
     peers = ["kdloss, NumPy", "kdloss.torch", "PyTorch, eager", "kdloss.jax, jit"]
     arguments = ["--threads", "1", "--shapes", "5x3", "--budget", "0.01", "--peers", *peers]
