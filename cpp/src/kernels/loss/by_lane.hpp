@@ -125,6 +125,7 @@ void blend_tile(const KdCall<T>& call, const Plans<T>& plans, Tile<T> tile, Tile
 // Each lane's label, class by class; -1: none.
 template <class T, int P = kParts>
 struct LaneLabels {
+  static constexpr bool kInLanes = true;
   Lanes<T, P> label, index = Lanes<T, P>(0);
   LaneLabels<T, 1> part(int i) const { return {part_of(label, i)}; }
   template <class F>
@@ -164,21 +165,14 @@ class ByLane {
   ByLane(const KdCall<T>& call, const Tile<T>& tile, const TileRows<T>& rows, const NextTile<T>& next)
       : call_(call), tile_(tile), rows_(rows), next_(next) {}
 
-  // ---- The classes: one section, in one stretch
-  struct Whole {
-    Stretch<T, LaneLabels<T>, NextTile<T>> stretch;
-    template <class F>
-    KDLOSS_INLINE void each(F&& f) const {
-      f(stretch);
-    }
-  };
+  // ---- The classes: one section
   Groups<T> groups() const { return {tile_.s, tile_.t, tile_.terms, tile_.apart, call_.classes}; }
   template <class F>
   KDLOSS_INLINE void each_section(F&& f) const {
-    f(section_, Whole{{groups(), {load(rows_.label)}, next_, 0, 0}});
+    f(section_, Classes<T, LaneLabels<T>, NextTile<T>>{groups(), {load(rows_.label)}, next_, 0});
   }
   template <class F>
-  KDLOSS_INLINE void each_stretch(F&& f) const {
+  KDLOSS_INLINE void each_groups(F&& f) const {
     f(groups());
   }
   struct Sections {
@@ -204,8 +198,8 @@ class ByLane {
   static Mask<T> flag(Mask<T> x) { return x; }
 
   // ---- What the rows need
-  Mask<T> uses_hard() const { return load(rows_.uses_hard) == L(1); }
-  Mask<T> uses_soft() const { return load(rows_.uses_soft) == L(1); }
+  Mask<T> uses_hard(bool) const { return load(rows_.uses_hard) == L(1); }
+  Mask<T> uses_soft(bool) const { return load(rows_.uses_soft) == L(1); }
   Mask<T> is_ordinary() const { return load(rows_.ordinary) == L(1); }
   L tau() const { return load(rows_.tau); }
   L inverse_tau() const { return load(rows_.inverse_tau); }
@@ -234,14 +228,7 @@ class ByLane {
   }
   L soft_curvature() const { return TileRows<T>::narrowed(rows_.soft_weight, call_.hess_scale); }
   // How far the labels lie below the largest logits.
-  L label_below(L ms) const {
-    alignas(64) T s[n];
-    for (int i = 0; i < n; ++i) {
-      const auto label = static_cast<std::int32_t>(rows_.label[i]);
-      s[i] = tile_.s[(label < 0 ? 0 : label) * n + i];
-    }
-    return ms - load(s);
-  }
+  static L label_below(const Extent<T>& x) { return x.ms - x.label; }
   LaneLabels<T> gradient_labels(const LaneLabels<T>& x) const {
     return {where(load(rows_.keeps_p1) == L(1), L(-1), x.label)};
   }
@@ -252,7 +239,7 @@ class ByLane {
   // ---- What a row alone cannot meet
   // What rows without a teacher have left may be NaN, and 0 times it too.
   void clear_unused_terms() const {
-    const Mask<T> uses_soft = this->uses_soft();
+    const Mask<T> uses_soft = this->uses_soft(true);
     if (!any(~uses_soft)) return;
     for (std::int64_t i = 0; i < 2 * tile_.apart; i += n)  // es and de
       store(tile_.terms + i, where(uses_soft, load(tile_.terms + i), L(0)));

@@ -51,6 +51,7 @@ struct RowScratch {
 // Where the label is among the groups' elements, or anywhere else.
 template <class T, int P = kParts>
 struct RowLabel {
+  static constexpr bool kInLanes = false;
   std::int64_t place;
   RowLabel<T, 1> part(int i) const { return {place - i * Vector<T>::kCount}; }
   template <class F>
@@ -95,26 +96,16 @@ class ByRow {
         exact_(exact),
         scratch_(scratch) {}
 
-  // ---- The classes: blocks, in one stretch or in two
-  // The groups that do not reach back, and the one that does, over classes that an earlier one has.
-  struct BlockStretches {
-    Stretch<T, RowLabel<T>, RowAhead<T>> whole, last;
-    template <class F>
-    KDLOSS_INLINE void each(F&& f) const {
-      f(whole);
-      if (last.groups.count > 0) f(last);
-    }
-  };
-  BlockStretches stretches(Span block) const {
+  // ---- The classes: blocks, the last of which may have a group that reaches back
+  Classes<T, RowLabel<T>, RowAhead<T>> classes_of(Span block) const {
     constexpr std::int64_t n = L::kCount;
-    const std::int64_t count = (block.end - block.begin) / n, fresh = block.begin + count * n;
-    const auto stretch = [&](std::int64_t begin, std::int64_t terms, std::int64_t groups) {
-      T* const grad = input_.grad == nullptr ? nullptr : input_.grad + begin;
-      const Groups<T> own{input_.s + begin, input_.t + begin, scratch_.terms + terms, scratch_.apart, groups};
-      return Stretch<T, RowLabel<T>, RowAhead<T>>{
-          own, {plan_.label - begin}, {input_.ahead, grad}, terms - begin, begin};
-    };
-    return {stretch(block.begin, block.begin, count), stretch(block.end - n, fresh, fresh < block.end)};
+    const std::int64_t length = block.end - block.begin, count = (length + n - 1) / n;
+    T* const grad = input_.grad == nullptr ? nullptr : input_.grad + block.begin;
+    return {{input_.s + block.begin, input_.t + block.begin, scratch_.terms + block.begin, scratch_.apart,
+             count, count * n - length},
+            {plan_.label - block.begin},
+            {input_.ahead, grad},
+            block.begin};
   }
   // On this thread, or on several where the call asks for it.
   template <class F>
@@ -122,7 +113,7 @@ class ByRow {
     const std::int64_t count = block_count(call_.classes);
     auto run = [&](std::int64_t begin, std::int64_t end) KDLOSS_INLINE_LAMBDA {
       for (std::int64_t i = begin; i < end; ++i)
-        f(scratch_.blocks[i], stretches(block_at(i, count, call_.classes)));
+        f(scratch_.blocks[i], classes_of(block_at(i, count, call_.classes)));
     };
     if (call_.split_columns == nullptr) return run(0, count);
     using Run = decltype(run);
@@ -132,10 +123,8 @@ class ByRow {
         &run);
   }
   template <class F>
-  KDLOSS_INLINE void each_stretch(F&& f) const {
-    for_blocks(call_.classes, [&](Span block) KDLOSS_INLINE_LAMBDA {
-      stretches(block).each([&](const auto& x) KDLOSS_INLINE_LAMBDA { f(x.groups); });
-    });
+  KDLOSS_INLINE void each_groups(F&& f) const {
+    for_blocks(call_.classes, [&](Span block) KDLOSS_INLINE_LAMBDA { f(classes_of(block).groups); });
   }
   struct Sections {
     const Section *first, *last;
@@ -166,8 +155,8 @@ class ByRow {
   static Flag flag(Mask<T> x) { return D(any(~x) ? 0.0 : 1.0) == D(1.0); }
 
   // ---- What the row needs
-  Mask<T> uses_hard() const { return L(T(plan_.hard)) == L(1); }
-  Mask<T> uses_soft() const { return L(T(plan_.soft)) == L(1); }
+  static KDLOSS_INLINE Mask<T> uses_hard(bool does) { return does ? L(0) == L(0) : L(0) < L(0); }
+  static KDLOSS_INLINE Mask<T> uses_soft(bool does) { return does ? L(0) == L(0) : L(0) < L(0); }
   Flag is_ordinary() const { return D(temperature_.ordinary) == D(1); }
   L tau() const { return L(temperature_.tau); }
   L inverse_tau() const { return L(temperature_.inverse); }
@@ -187,8 +176,8 @@ class ByRow {
   L top_teacher(L ms) const { return L(input_.t[top_class(input_.s, call_.classes, ms)]); }
   L hard_curvature() const { return L(static_cast<T>(plan_.hard_slope() * call_.hess_scale)); }
   L soft_curvature() const { return L(static_cast<T>(plan_.soft_weight * call_.hess_scale)); }
-  D label_below(L ms) const {
-    return D(static_cast<double>(first(ms)) - static_cast<double>(input_.s[plan_.label]));
+  D label_below(const Extent<T>& x) const {
+    return D(static_cast<double>(first(x.ms)) - static_cast<double>(input_.s[plan_.label]));
   }
   RowLabel<T> gradient_labels(const RowLabel<T>& x) const { return plan_.keeps_p1 ? RowLabel<T>{-1} : x; }
   T* grad() const { return input_.grad; }

@@ -263,7 +263,7 @@ class CarefulLoss {
   const bool is_distance_, has_softmax_;
   RowNumber ms_, mt_, tau_, log_ratio_, tau_over_zs_, tau_over_zt_, mean_slope_ = RowNumber(0.0);
   double most_ = 0, quarter_ = 1;
-  double up_ = 1;  // headroom of the slopes
+  double up_ = 1;         // headroom of the slopes
   std::int64_t top_ = 0;  // the student's largest class
   Frame<double> frame_, top_frame_;
   Sums<RowNumber> sums_;

@@ -29,15 +29,13 @@ class Loss {
   explicit Loss(const Walk& walk)
       : walk_(walk),
         is_distance_(Soft && walk.divergence() == Divergence::kMSE),
-        uses_soft_(walk.uses_soft()),
+        uses_soft_(walk.uses_soft(Soft)),
         uses_softmax_(is_distance_ ? L(0) < L(0) : uses_soft_) {}
 
   // ---- First pass
   void find_extents() {
-    walk_.each_section([&](Section& section, const auto& stretches) KDLOSS_INLINE_LAMBDA {
-      Extent<T> extent;
-      stretches.each([&](const auto& x) KDLOSS_INLINE_LAMBDA { add_extent<Soft>(x.groups, extent); });
-      section.extent = Walk::in_row(extent);
+    walk_.each_section([&](Section& section, const auto& x) KDLOSS_INLINE_LAMBDA {
+      section.extent = Walk::in_row(find_extent<Hard, Soft>(x.groups, x.labels));
     });
     for (const Section& section : walk_.sections()) extent_.add(section.extent);
     frame_ = Frame<T>(extent_.ms, extent_.mt, walk_.k(), walk_.inverse_tau());
@@ -47,9 +45,9 @@ class Loss {
   void find_exponentials() {
     const bool plain_gaps = Walk::kHasPlainGaps && !any(~plain_gap_is_in_reach(frame_)) &&
                             !any(~(frame_.mt - extent_.lowest_t <= L(Limit::kPowerDepth) * walk_.tau()));
-    walk_.each_section([&](Section& section, const auto& stretches) KDLOSS_INLINE_LAMBDA {
+    walk_.each_section([&](Section& section, const auto& x) KDLOSS_INLINE_LAMBDA {
       find_reach(section);
-      add_section(section, stretches, plain_gaps);
+      add_section(section, x, plain_gaps);
     });
     in_reach_ = L(0) == L(0);
     for (const Section& section : walk_.sections())
@@ -62,8 +60,8 @@ class Loss {
   Flag find_losses(Number& hard, Number& soft) {
     Flag fit = walk_.is_ordinary();
     if constexpr (Hard) {
-      hard = hard_result(sums_, walk_.label_below(frame_.ms));
-      fit = fit & ((Number(Limit::kTail) <= hard) | ~walk_.flag(walk_.uses_hard()));
+      hard = hard_result(sums_, walk_.label_below(extent_));
+      fit = fit & ((Number(Limit::kTail) <= hard) | ~walk_.flag(walk_.uses_hard(Hard)));
     }
     if constexpr (Soft) fit = fit & (find_soft(soft) | ~walk_.flag(uses_soft_));
     return fit;
@@ -84,13 +82,11 @@ class Loss {
     const GradientFactors<T> factor{Walk::lanes(e1), Walk::lanes(de), Walk::lanes(es)};
     const L others = Walk::lanes(sums_.others);
     if constexpr (Hard && Soft) walk_.clear_unused_terms();
-    walk_.each_section([&](const Section& section, const auto& stretches) KDLOSS_INLINE_LAMBDA {
+    walk_.each_section([&](const Section& section, const auto& x) KDLOSS_INLINE_LAMBDA {
       with_squared(section, [&](auto is_squared) KDLOSS_INLINE_LAMBDA {
-        stretches.each([&](const auto& x) KDLOSS_INLINE_LAMBDA {
-          write_terms<Hard, Soft, is_squared.value>(x.groups, factor, section.reach.squarings,
-                                                    walk_.gradient_labels(x.labels), others,
-                                                    walk_.grad() + x.column);
-        });
+        write_terms<Hard, Soft, is_squared.value>(x.groups, factor, section.reach.squarings,
+                                                  walk_.gradient_labels(x.labels), others,
+                                                  walk_.grad() + x.column);
       });
     });
   }
@@ -100,7 +96,7 @@ class Loss {
   Mask<T> probabilities_are_whole() const {
     const L spread_s = frame_.ms - extent_.lowest_s, spread_t = frame_.mt - extent_.lowest_t;
     const L rounded = spread_t + L(2) * max(spread_s, spread_t);
-    const Mask<T> uses_hard = walk_.uses_hard();
+    const Mask<T> uses_hard = walk_.uses_hard(Hard);
     const L unit = where(uses_hard & (L(0) <= walk_.squarings()), L(1), walk_.tau());
     return in_reach_ & ((spread_s <= L(Limit::kHardDepth)) | ~uses_hard) &
            ((rounded <= L(Limit::kHessianDepth) * unit) | ~uses_soft_);
@@ -109,12 +105,10 @@ class Loss {
     L e1(T(0)), es = e1;
     if constexpr (Hard) e1 = Walk::lanes(Number(1) / total_e1());
     if constexpr (Soft) es = where(uses_soft_, Walk::lanes(Number(1) / sums_.zs), L(0));
-    walk_.each_section([&](const Section& section, const auto& stretches) KDLOSS_INLINE_LAMBDA {
+    walk_.each_section([&](const Section& section, const auto& x) KDLOSS_INLINE_LAMBDA {
       with_squared(section, [&](auto is_squared) KDLOSS_INLINE_LAMBDA {
-        stretches.each([&](const auto& x) KDLOSS_INLINE_LAMBDA {
-          write_probabilities<Hard, Soft, is_squared.value>(x.groups, section.reach.squarings, e1, es,
-                                                            walk_.p1() + x.column, walk_.p() + x.column);
-        });
+        write_probabilities<Hard, Soft, is_squared.value>(x.groups, section.reach.squarings, e1, es,
+                                                          walk_.p1() + x.column, walk_.p() + x.column);
       });
     });
     kdloss::KDLOSS_ISA::write_hessian<Hard, Soft>(walk_.layout(), walk_.p1(), walk_.p(),
@@ -135,38 +129,31 @@ class Loss {
     section.reach.squarings = where(has_squares, walk_.squarings(), L(-1));
     section.squared = Hard && Soft && !any(section.reach.squarings < L(0));
   }
-  template <class Stretches>
-  KDLOSS_INLINE void add_section(Section& section, const Stretches& stretches, bool plain_gaps) const {
+  template <class Classes>
+  KDLOSS_INLINE void add_section(Section& section, const Classes& x, bool plain_gaps) const {
     const bool is_mixed = Hard && Soft && !section.squared && any(L(0) <= section.reach.squarings);
     if (__builtin_expect(is_mixed || any(~section.reach.plain), 0)) {
       section.squared = false;
-      return add_stretches<false, Walk::kBeyond>(section, stretches);
+      return add_classes<false, Walk::kBeyond>(section, x);
     }
     with_squared(section, [&](auto is_squared) KDLOSS_INLINE_LAMBDA {
       if constexpr (Walk::kHasPlainGaps && is_squared.value) {
         if (plain_gaps) {
-          add_stretches<true, kPlain>(section, stretches);
+          add_classes<true, kPlain>(section, x);
           if (plain_gap_is_fit(frame_, first(section.sums.moved), first(section.sums.zt))) return;
         }
       }
-      add_stretches<is_squared.value, kExact>(section, stretches);
+      add_classes<is_squared.value, kExact>(section, x);
     });
   }
-  template <bool Squared, Way way, class Stretches>
-  KDLOSS_INLINE void add_stretches(Section& section, const Stretches& stretches) const {
+  template <bool Squared, Way way, class Classes>
+  KDLOSS_INLINE void add_classes(Section& section, const Classes& x) const {
     Sums<L> sums;
-    stretches.each([&](const auto& x) KDLOSS_INLINE_LAMBDA {
-      Sums<L> own;
-      if (!is_distance_)
-        add_terms<Hard, Soft, Squared, way>(x.groups, frame_, section.reach, x.labels, x.ahead, own);
-      else if constexpr (Hard)
-        add_terms<true, false, false, way == kPlain ? kExact : way>(x.groups, frame_, section.reach, x.labels,
-                                                                    x.ahead, own);
-      if (x.stale > 0)
-        sums.add(only_fresh(own, x.stale));
-      else
-        sums = own;
-    });
+    if (!is_distance_)
+      add_terms<Hard, Soft, Squared, way>(x.groups, frame_, section.reach, x.labels, x.ahead, sums);
+    else if constexpr (Hard)
+      add_terms<true, false, false, way == kPlain ? kExact : way>(x.groups, frame_, section.reach, x.labels,
+                                                                  x.ahead, sums);
     section.sums = Walk::template total<Hard, Soft>(sums);
   }
   template <class F>
@@ -190,13 +177,8 @@ class Loss {
     return fit;
   }
   Flag find_distance(Number& soft) {
-    walk_.each_section([&](Section& section, const auto& stretches) KDLOSS_INLINE_LAMBDA {
-      L squares(T(0));
-      stretches.each([&](const auto& x) KDLOSS_INLINE_LAMBDA {
-        squares = squares + only_fresh(add_distance(x.groups), x.stale);
-      });
-      section.soft = Walk::total(squares);
-    });
+    walk_.each_section([&](Section& section, const auto& x)
+                           KDLOSS_INLINE_LAMBDA { section.soft = Walk::total(add_distance(x.groups)); });
     soft = Number(0);
     for (const Section& section : walk_.sections()) soft = soft + section.soft;
     soft = soft / Number(walk_.classes());
@@ -215,15 +197,9 @@ class Loss {
     const auto top =
         class_numbers(two_diff(frame_.ms, top_t), L(1), exp_normal(top_t - frame_.mt, frame_.k), row);
     row.top = {top.q, top.p, top.difference};
-    walk_.each_section([&](Section& section, const auto& stretches) KDLOSS_INLINE_LAMBDA {
+    walk_.each_section([&](Section& section, const auto& x) KDLOSS_INLINE_LAMBDA {
       DivergenceSums<L> sums;
-      stretches.each([&](const auto& x) KDLOSS_INLINE_LAMBDA {
-        DivergenceSums<L> own;
-        add_divergence(divergence, x.groups, row, own);
-        sums.terms = sums.terms + only_fresh(own.terms, x.stale);
-        sums.slopes = sums.slopes + only_fresh(own.slopes, x.stale);
-        sums.least = min(own.least, sums.least);
-      });
+      add_divergence(divergence, x.groups, row, sums);
       section.soft = Walk::total(sums.terms), section.slopes = Walk::total(sums.slopes);
       section.least = Walk::smallest_number(sums.least);
     });
@@ -247,8 +223,8 @@ class Loss {
     if (!any(wanted)) return wanted;
     Balance<T> balance;
     const L ratio = Walk::lanes(mean);
-    walk_.each_stretch([&](const Groups<T>& groups) KDLOSS_INLINE_LAMBDA {
-      groups.each([&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
+    walk_.each_groups([&](const Groups<T>& groups) KDLOSS_INLINE_LAMBDA {
+      groups.each([&](std::int64_t i, std::int64_t) KDLOSS_INLINE_LAMBDA {
         balance.add(load(groups.terms + i), load(groups.terms + groups.apart + i), ratio);
       });
     });
@@ -265,12 +241,8 @@ class Loss {
     const Number tau_log_ratio = Number(0) - soft_.log_ratio * tau;
     const NearFactors<T> factor{Walk::lanes(Number(1) / sums_.zs), Walk::lanes(soft_.inverse_zt),
                                 Walk::lanes(tau_log_ratio), walk_.tau()};
-    walk_.each_section([&](Section& section, const auto& stretches) KDLOSS_INLINE_LAMBDA {
-      L kl(T(0));
-      stretches.each([&](const auto& x) KDLOSS_INLINE_LAMBDA {
-        kl = kl + only_fresh(near_terms(x.groups, frame_, factor, section.reach.plain), x.stale);
-      });
-      section.soft = Walk::total(kl);
+    walk_.each_section([&](Section& section, const auto& x) KDLOSS_INLINE_LAMBDA {
+      section.soft = Walk::total(near_terms(x.groups, frame_, factor, section.reach.plain));
     });
     Number near(0);
     for (const Section& section : walk_.sections()) near = near + section.soft;

@@ -95,8 +95,8 @@ KDLOSS_INLINE void plain_tile(const ByLane<T>& walk, bool grad, T* hess, TileLos
   loss.find_extents();
   loss.find_exponentials();
   L hard(T(0)), soft(T(0));
-  const Mask<T> fit = loss.find_losses(hard, soft), uses_hard = walk.uses_hard(),
-                uses_soft = walk.uses_soft();
+  const Mask<T> fit = loss.find_losses(hard, soft), uses_hard = walk.uses_hard(Hard),
+                uses_soft = walk.uses_soft(Soft);
   store_wide(to.hard, where(uses_hard, hard, L(0))), store_wide(to.soft, where(uses_soft, soft, L(0)));
   const Mask<T> careful = (uses_hard | uses_soft) & ~fit;
   to.any_careful = any(careful);

@@ -12,24 +12,34 @@ namespace kdloss::KDLOSS_ISA {
 namespace {
 
 // Some groups of students, teachers and terms: es begins at terms, de and e1 each `apart` elements further.
+// The last group may reach back: its logits are read `stale` elements before its terms lie, and as many of
+// its classes are those of the group before it.
 template <class T>
 struct Groups {
   static constexpr std::int64_t kSize = Lanes<T>::kCount;
   const T *s, *t;
   T* terms;
-  std::int64_t apart, count;
+  std::int64_t apart, count, stale = 0;
 
   // What begins with that native vector of each group.
   Groups part(int i) const {
     const std::int64_t at = i * Vector<T>::kCount;
-    return {s + at, t + at, terms + at, apart, count};
+    return {s + at, t + at, terms + at, apart, count, stale};
   }
-  // Calls body(i) with the index of each group's first element.
+  std::int64_t tail() const { return stale > 0 ? (count - 1) * kSize : -1; }
+  // Calls body(i, from) with the index of each group's first term, and of its first logit.
   template <class Body>
   KDLOSS_INLINE void each(Body&& body) const {
-    for (std::int64_t i = 0; i < count * kSize; i += kSize) body(i);
+    const std::int64_t last = (count - 1) * kSize;
+    for (std::int64_t i = 0; i < last; i += kSize) body(i, i);
+    body(last, last - stale);
   }
 };
+// Zero in the lanes that another group has, of the vector that is part of its group.
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> only_fresh(Lanes<T, P> x, std::int64_t stale, int part) {
+  return only_fresh(x, stale - part * Lanes<T, P>::kCount);
+}
 
 // Calls finish(begin(i), i) for all groups, by the index of their first element: each is begun a round before
 // it is finished. A processor looks ahead over some hundred operations, which is two or three native vectors
@@ -58,24 +68,28 @@ template <class T>
 struct Extent {
   using L = Lanes<T>;
   L ms = L(-infinity<T>()), mt = ms, lowest_s = L(infinity<T>()), lowest_t = lowest_s;
+  L label = L(0);  // the label's logit, in lanes
 
   KDLOSS_INLINE void add(const Extent& x) {
     ms = max(x.ms, ms), lowest_s = min(x.lowest_s, lowest_s);
     mt = max(x.mt, mt), lowest_t = min(x.lowest_t, lowest_t);
+    label = x.label;
   }
 };
-template <bool Soft, class T>
-KDLOSS_INLINE void add_extent(const Groups<T>& groups, Extent<T>& to) {
-  Extent<T> x = to;  // GCC would write back what belongs to another object at every step
-  groups.each([&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
+template <bool Hard, bool Soft, class T, class Labels>
+KDLOSS_INLINE Extent<T> find_extent(const Groups<T>& groups, Labels labels) {
+  Extent<T> x;
+  groups.each([&](std::int64_t, std::int64_t i) KDLOSS_INLINE_LAMBDA {
     const Lanes<T> s = load(groups.s + i);
     x.ms = max(s, x.ms), x.lowest_s = min(s, x.lowest_s);
     if constexpr (Soft) {
       const Lanes<T> t = load(groups.t + i);
       x.mt = max(t, x.mt), x.lowest_t = min(t, x.lowest_t);
     }
+    if constexpr (Hard && Labels::kInLanes)
+      labels.at(i, [&](Mask<T> here) KDLOSS_INLINE_LAMBDA { x.label = where(here, s, x.label); });
   });
-  to = x;
+  return x;
 }
 
 // ---- Second pass: the terms and their sums
@@ -151,19 +165,26 @@ __attribute__((noinline)) void add_terms(const Groups<T>& all, const Frame<T>& w
     const Groups<T> groups = all.part(part);
     const Frame<T, 1> frame = part_of(whole_frame, part);
     const Reach<T, 1> reach = part_of(whole_reach, part);
+    const std::int64_t tail = groups.tail();
+    const auto from = [&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
+      return !Labels::kInLanes && i == tail ? i - groups.stale : i;
+    };
     auto labels = all_labels.part(part);
     V label(T(0));
     Sums<V> run;
     Totals<V> total;
     for_groups<T>(
         groups.count,
-        [&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return begin_groups<Soft, way>(groups, i, frame); },
+        [&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return begin_groups<Soft, way>(groups, from(i), frame); },
         [&](const Reduced<T, 1>& begun, std::int64_t i) KDLOSS_INLINE_LAMBDA {
           ahead.template ask<Soft>(groups, part, i);
           Terms<T, 1> x = finish_groups<Hard, Soft, Squared, way>(begun, groups, i, frame, reach);
+          if (!Labels::kInLanes && __builtin_expect(i == tail, 0))
+            x = {only_fresh(x.e1, groups.stale, part), only_fresh(x.et, groups.stale, part),
+                 only_fresh(x.es, groups.stale, part), only_fresh(x.de, groups.stale, part), x.gap};
           if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) total.add(run), run = Sums<V>();
           if constexpr (Hard)
-            labels.at(i, [&](Mask<T, 1> here) KDLOSS_INLINE_LAMBDA {
+            labels.at(from(i), [&](Mask<T, 1> here) KDLOSS_INLINE_LAMBDA {
               label = where(here, x.e1, label), x.e1 = where(here, V(0), x.e1);
             });
           add<Hard, Soft>(run, x);
@@ -181,23 +202,26 @@ struct NearFactors {
   Lanes<T, P> a, b, tau_log_ratio, tau;
 };
 template <class T>
-KDLOSS_INLINE Vector<T> near_part(const Groups<T>& groups, const Frame<T, 1>& frame,
+KDLOSS_INLINE Vector<T> near_part(const Groups<T>& groups, int part, const Frame<T, 1>& frame,
                                   const NearFactors<T, 1>& factor, Mask<T, 1> in_reach) {
   using V = Vector<T>;
   const Mask<T, 1> from_difference = et_is_es_minus_de(V(0) - factor.tau_log_ratio * frame.inverse_tau);
   const bool all_from_difference = !any(~from_difference), any_wide = any(~in_reach);
+  const std::int64_t tail = groups.tail();
+  const auto from = [&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return i == tail ? i - groups.stale : i; };
   V run(T(0));
   Total<V> kl;
   for_groups<T>(
       groups.count,
       [&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
-        return logit_gap(load<1>(groups.s + i), load<1>(groups.t + i), frame) + factor.tau_log_ratio;
+        return logit_gap(load<1>(groups.s + from(i)), load<1>(groups.t + from(i)), frame) +
+               factor.tau_log_ratio;
       },
       [&](V tau_u, std::int64_t i) KDLOSS_INLINE_LAMBDA {
         const V es = load<1>(groups.terms + i), de = load<1>(groups.terms + groups.apart + i);
         V et = es - de;
         if (__builtin_expect(!all_from_difference, 0)) {
-          const V t_below = load<1>(groups.t + i) - frame.mt, zero = V(T(-Format<T>::kBias)) / frame.k;
+          const V t_below = load<1>(groups.t + from(i)) - frame.mt, zero = V(T(-Format<T>::kBias)) / frame.k;
           const V own = where(in_reach, exp_normal(t_below, frame.k), exp_to_zero(t_below, frame.k, zero));
           et = where(from_difference, et, own);
         }
@@ -205,6 +229,7 @@ KDLOSS_INLINE Vector<T> near_part(const Groups<T>& groups, const Frame<T, 1>& fr
         V k = near_kl_term(q, tau_u, difference, factor.tau, frame.inverse_tau);
         if (__builtin_expect(any_wide, 0))  // what the teacher masks: q = 0, and the term is p
           k = where(et == V(0), factor.tau * factor.tau * difference, k);
+        if (__builtin_expect(i == tail, 0)) k = only_fresh(k, groups.stale, part);
         if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) kl.add(run), run = V(0);
         run = run + k;
       });
@@ -217,7 +242,7 @@ Lanes<T> near_terms(const Groups<T>& groups, const Frame<T>& frame, const NearFa
   for (int i = 0; i < kParts; ++i) {
     const NearFactors<T, 1> own{part_of(factor.a, i), part_of(factor.b, i), part_of(factor.tau_log_ratio, i),
                                 part_of(factor.tau, i)};
-    set_part(kl, i, near_part(groups.part(i), part_of(frame, i), own, part_of(in_reach, i)));
+    set_part(kl, i, near_part(groups.part(i), i, part_of(frame, i), own, part_of(in_reach, i)));
   }
   return kl;
 }
@@ -268,23 +293,27 @@ __attribute__((noinline)) void add_divergence(const D& divergence, const Groups<
   for (int part = 0; part < kParts; ++part) {
     const Groups<T> groups = all.part(part);
     const Shared<T, 1> row = part_of(whole, part);
+    const std::int64_t tail = groups.tail();
     V terms(T(0)), slopes(T(0)), least(__builtin_inf());
     Total<V> all_terms, all_slopes;
     for_groups<T>(
         groups.count,
         [&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
-          const V s = load<1>(groups.s + i), t = load<1>(groups.t + i);
+          const std::int64_t from = i == tail ? i - groups.stale : i;
+          const V s = load<1>(groups.s + from), t = load<1>(groups.t + from);
           return Begun{two_diff(s, t), load<1>(groups.terms + i), exp_normal(t - row.frame.mt, row.frame.k)};
         },
         [&](const Begun& begun, std::int64_t i) KDLOSS_INLINE_LAMBDA {
           const ClassNumbers<V> x = class_numbers(begun.gap, begun.es, begun.et, row);
-          const V slope = x.p * divergence.slope(x, row.top);
+          V slope = x.p * divergence.slope(x, row.top), term = divergence.term(x, row.tau);
           store(groups.terms + groups.apart + i, slope);
           if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) {
             all_terms.add(terms), all_slopes.add(slopes);
             terms = slopes = V(0);
           }
-          terms = terms + divergence.term(x, row.tau), slopes = slopes + slope;
+          if (__builtin_expect(i == tail, 0))
+            slope = only_fresh(slope, groups.stale, part), term = only_fresh(term, groups.stale, part);
+          terms = terms + term, slopes = slopes + slope;
           least = min(abs(x.tau_u), least);
         });
     set_part(to.terms, part, all_terms.with(terms)), set_part(to.slopes, part, all_slopes.with(slopes));
@@ -297,10 +326,11 @@ template <class T>
 __attribute__((noinline)) Lanes<T> add_distance(const Groups<T>& groups) {
   Lanes<T> run(T(0));
   Total<Lanes<T>> total;
-  groups.each([&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
-    const Lanes<T> d = load(groups.s + i) - load(groups.t + i);
+  groups.each([&](std::int64_t i, std::int64_t from) KDLOSS_INLINE_LAMBDA {
+    Lanes<T> d = load(groups.s + from) - load(groups.t + from);
     store(groups.terms + i, Lanes<T>(T(0))), store(groups.terms + groups.apart + i, d);
     if (run_ends(i / Groups<T>::kSize)) total.add(run), run = Lanes<T>(T(0));
+    if (from != i) d = only_fresh(d, groups.stale);
     run = fma(d, d, run);
   });
   return total.with_or_infinite(run);
@@ -312,14 +342,14 @@ void write_terms(const Groups<T>& groups, const GradientFactors<T>& factor, Lane
                  const Labels& all_labels, Lanes<T> others, T* grad) {
   using L = Lanes<T>;
   auto labels = all_labels;
-  groups.each([&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
+  groups.each([&](std::int64_t i, std::int64_t from) KDLOSS_INLINE_LAMBDA {
     L es(T(0)), de = es, e1 = es;
     if constexpr (Soft) es = load(groups.terms + i), de = load(groups.terms + groups.apart + i);
     if constexpr (Hard) {
       e1 = stored_e1<Squared>(groups, squarings, i);
-      labels.at(i, [&](Mask<T> here) KDLOSS_INLINE_LAMBDA { e1 = where(here, L(0) - others, e1); });
+      labels.at(from, [&](Mask<T> here) KDLOSS_INLINE_LAMBDA { e1 = where(here, L(0) - others, e1); });
     }
-    store(grad + i, gradient<Hard, Soft>(factor, e1, de, es));
+    store(grad + from, gradient<Hard, Soft>(factor, e1, de, es));
   });
 }
 
@@ -327,9 +357,9 @@ void write_terms(const Groups<T>& groups, const GradientFactors<T>& factor, Lane
 template <bool Hard, bool Soft, bool Squared, class T>
 void write_probabilities(const Groups<T>& groups, Lanes<T> squarings, Lanes<T> e1_factor, Lanes<T> es_factor,
                          T* p1, T* p) {
-  groups.each([&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
-    if constexpr (Hard) store(p1 + i, e1_factor * stored_e1<Squared>(groups, squarings, i));
-    if constexpr (Soft) store(p + i, es_factor * load(groups.terms + i));
+  groups.each([&](std::int64_t i, std::int64_t from) KDLOSS_INLINE_LAMBDA {
+    if constexpr (Hard) store(p1 + from, e1_factor * stored_e1<Squared>(groups, squarings, i));
+    if constexpr (Soft) store(p + from, es_factor * load(groups.terms + i));
   });
 }
 

@@ -1,8 +1,8 @@
 // How the loss walks over the classes of a row, or of a tile's rows: what ByLane and ByRow have in common.
 //
 // A walk goes over sections, one after another or on several threads: a whole tile, or a block of a row. A
-// section consists of stretches, each of which is some Groups that a loop takes in one go. A number of a row
-// is a Number: one of the Lanes in a tile, a double of one row. What the loops need of it is a Lanes.
+// number of a row is a Number: one of the Lanes in a tile, a double of one row. What the loops need of it is
+// a Lanes.
 #pragma once
 
 #include "terms.hpp"
@@ -20,20 +20,14 @@ struct Section {
   Number soft, slopes, least;  // after the third, where there is one
 };
 
-// The first `stale` classes of its last group are another stretch's too. `column` is where it begins.
+// Its classes. `column` is where they begin in the row.
 template <class T, class Labels, class Ahead>
-struct Stretch {
+struct Classes {
   Groups<T> groups;
   Labels labels;
   Ahead ahead;
-  std::int64_t stale, column;
+  std::int64_t column;
 };
-// The sums of what no other stretch has.
-template <class T>
-KDLOSS_INLINE Sums<Lanes<T>> only_fresh(const Sums<Lanes<T>>& x, std::int64_t stale) {
-  return {only_fresh(x.zt, stale),    only_fresh(x.zs, stale),     only_fresh(x.d, stale),
-          only_fresh(x.moved, stale), only_fresh(x.others, stale), only_fresh(x.label, stale)};
-}
 
 }  // namespace
 }  // namespace kdloss::KDLOSS_ISA
