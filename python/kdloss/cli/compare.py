@@ -382,6 +382,7 @@ def _train_command(args: argparse.Namespace, student: Linear | LightGBM | XGBoos
     """The `kdloss train` of these files with the settings of this comparison."""
     kept = {name: value for name, value in vars(args).items() if name not in training.FIELDS}
     settings = dataclasses.asdict(student) | _common(args)
-    if settings["standardize"]:  # the default
-        del settings["standardize"]
+    for name in ("standardize", "divergence", "beta"):
+        if settings[name] == training.FIELDS[name]:
+            del settings[name]
     return training.command(argparse.Namespace(**kept), "run/", **settings)

@@ -84,7 +84,7 @@ class Loss {
     if constexpr (Hard && Soft) walk_.clear_unused_terms();
     walk_.each_section([&](const Section& section, const auto& x) KDLOSS_INLINE_LAMBDA {
       with_squared(section, [&](auto is_squared) KDLOSS_INLINE_LAMBDA {
-        write_terms<Hard, Soft, is_squared.value>(x.groups, factor, section.reach.squarings,
+        write_terms<Hard, Soft, is_squared.value>(x.groups, factor, section.reach.times,
                                                   walk_.gradient_labels(x.labels), others,
                                                   walk_.grad() + x.column);
       });
@@ -107,7 +107,7 @@ class Loss {
     if constexpr (Soft) es = where(uses_soft_, Walk::lanes(Number(1) / sums_.zs), L(0));
     walk_.each_section([&](const Section& section, const auto& x) KDLOSS_INLINE_LAMBDA {
       with_squared(section, [&](auto is_squared) KDLOSS_INLINE_LAMBDA {
-        write_probabilities<Hard, Soft, is_squared.value>(x.groups, section.reach.squarings, e1, es,
+        write_probabilities<Hard, Soft, is_squared.value>(x.groups, section.reach.times, e1, es,
                                                           walk_.p1() + x.column, walk_.p() + x.column);
       });
     });
@@ -127,7 +127,9 @@ class Loss {
     const Mask<T> has_squares =
         uses_softmax_ & section.reach.plain & is_whole & (spread_t <= L(Limit::kPowerDepth));
     section.reach.squarings = where(has_squares, walk_.squarings(), L(-1));
-    section.squared = Hard && Soft && !any(section.reach.squarings < L(0));
+    const T times = first(section.reach.squarings);
+    section.reach.times = static_cast<int>(times);
+    section.squared = Hard && Soft && times >= 0 && !any(~(section.reach.squarings == L(times)));
   }
   template <class Classes>
   KDLOSS_INLINE void add_section(Section& section, const Classes& x, bool plain_gaps) const {

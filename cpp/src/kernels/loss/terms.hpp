@@ -102,10 +102,11 @@ template <class T, int P = kParts>
 struct Reach {
   Mask<T, P> plain;
   Lanes<T, P> squarings;
+  int times;  // squarings, where they are the same in all lanes
 };
 template <class T>
 KDLOSS_INLINE Reach<T, 1> part_of(const Reach<T>& x, int i) {
-  return {part_of(x.plain, i), part_of(x.squarings, i)};
+  return {part_of(x.plain, i), part_of(x.squarings, i), x.times};
 }
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> squared(Lanes<T, P> e, Lanes<T, P> times) {
@@ -113,13 +114,21 @@ KDLOSS_INLINE Lanes<T, P> squared(Lanes<T, P> e, Lanes<T, P> times) {
   e = where(L(0) < times, e * e, e);
   return where(L(1) < times, e * e, e);
 }
+// The same for all lanes: by a branch where an instruction set has no registers for masks.
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> squared(Lanes<T, P> e, int times) {
+  if constexpr (kNativeBytes == 64) return squared(e, Lanes<T, P>(static_cast<T>(times)));
+  if (times > 0) e = e * e;
+  if (times > 1) e = e * e;
+  return e;
+}
 
 // p1's exponential at element i. Where it is es squared it is not stored: a row's terms fit the first cache
 // without it.
 template <bool Squared, class T>
-KDLOSS_INLINE Lanes<T> stored_e1(const Groups<T>& groups, Lanes<T> squarings, std::int64_t i) {
+KDLOSS_INLINE Lanes<T> stored_e1(const Groups<T>& groups, int times, std::int64_t i) {
   if constexpr (Squared)
-    return squared(load(groups.terms + i), squarings);
+    return squared(load(groups.terms + i), times);
   else
     return load(groups.terms + 2 * groups.apart + i);
 }
@@ -140,7 +149,7 @@ KDLOSS_INLINE Terms<T, P> finish_groups(const Reduced<T, P>& begun, const Groups
     x = wide_terms<Hard, Soft>(begun.s, begun.t, frame);
   else
     x = plain_terms < Hard && !Squared, Soft > (begun, frame);
-  if constexpr (Squared) x.e1 = squared(x.es, reach.squarings);
+  if constexpr (Squared) x.e1 = squared(x.es, reach.times);
   if constexpr (way == kMixed) {
     if constexpr (Hard && Soft) {
       const Mask<T, P> is_square = L(0) <= reach.squarings;
@@ -338,7 +347,7 @@ __attribute__((noinline)) Lanes<T> add_distance(const Groups<T>& groups) {
 
 // ---- Last pass: the gradient, which follows from the terms alone
 template <bool Hard, bool Soft, bool Squared, class T, class Labels>
-void write_terms(const Groups<T>& groups, const GradientFactors<T>& factor, Lanes<T> squarings,
+void write_terms(const Groups<T>& groups, const GradientFactors<T>& factor, int times,
                  const Labels& all_labels, Lanes<T> others, T* grad) {
   using L = Lanes<T>;
   auto labels = all_labels;
@@ -346,7 +355,7 @@ void write_terms(const Groups<T>& groups, const GradientFactors<T>& factor, Lane
     L es(T(0)), de = es, e1 = es;
     if constexpr (Soft) es = load(groups.terms + i), de = load(groups.terms + groups.apart + i);
     if constexpr (Hard) {
-      e1 = stored_e1<Squared>(groups, squarings, i);
+      e1 = stored_e1<Squared>(groups, times, i);
       labels.at(from, [&](Mask<T> here) KDLOSS_INLINE_LAMBDA { e1 = where(here, L(0) - others, e1); });
     }
     store(grad + from, gradient<Hard, Soft>(factor, e1, de, es));
@@ -355,10 +364,10 @@ void write_terms(const Groups<T>& groups, const GradientFactors<T>& factor, Lane
 
 // p1 and p, for the Hessian.
 template <bool Hard, bool Soft, bool Squared, class T>
-void write_probabilities(const Groups<T>& groups, Lanes<T> squarings, Lanes<T> e1_factor, Lanes<T> es_factor,
-                         T* p1, T* p) {
+void write_probabilities(const Groups<T>& groups, int times, Lanes<T> e1_factor, Lanes<T> es_factor, T* p1,
+                         T* p) {
   groups.each([&](std::int64_t i, std::int64_t from) KDLOSS_INLINE_LAMBDA {
-    if constexpr (Hard) store(p1 + from, e1_factor * stored_e1<Squared>(groups, squarings, i));
+    if constexpr (Hard) store(p1 + from, e1_factor * stored_e1<Squared>(groups, times, i));
     if constexpr (Soft) store(p + from, es_factor * load(groups.terms + i));
   });
 }
