@@ -576,7 +576,7 @@ def test_xgboost_when_a_worker_is_lost(client, when):
         os.kill(lost, signal.SIGKILL)
     else:
         train = xgboost.dask.DaskDMatrix(client, chunk(X), objective.rows)
-        with pytest.raises(xgboost.core.XGBoostError, match="[Ff]ailed"):
+        with pytest.raises(xgboost.core.XGBoostError, match=r"[Ff]ailed"):
             xgboost.dask.train(client, params, train, 9, obj=objective, callbacks=[KillOneWorker()])
         (lost,) = before - set(client.run(os.getpid, on_error="ignore").values())
     wait_for_another(client, lost)
