@@ -173,9 +173,10 @@ void check_options(const Options& o, std::int64_t classes) {
 
 void check_has_hessian(Divergence divergence) {
   if (divergence == Divergence::kKL || divergence == Divergence::kMSE) return;
-  const char* const name = divergence == Divergence::kTV   ? "total variation"
-                           : divergence == Divergence::kJS ? "the Jensen-Shannon divergence"
-                                                           : "the reverse KL divergence";
+  const char* const name = divergence == Divergence::kTV          ? "total variation"
+                           : divergence == Divergence::kJS        ? "the Jensen-Shannon divergence"
+                           : divergence == Divergence::kReverseKL ? "the reverse KL divergence"
+                                                                  : "this divergence";
   throw std::invalid_argument(std::string("the Hessian of ") + name +
                               " may have a negative diagonal, expected the divergence 'kl' or 'mse' for it");
 }

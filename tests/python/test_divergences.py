@@ -182,8 +182,8 @@ def test_single_and_parts():
     ("options", "message"),
     [
         (
-            {"divergence": "hellinger"},
-            "divergence is 'hellinger', expected 'kl', 'reverse_kl', 'js', 'tv' or 'mse'",
+            {"divergence": "euclid"},
+            "divergence is 'euclid', expected 'kl', 'reverse_kl', 'js', 'tv' or 'mse'",
         ),
         ({"divergence": "js", "beta": 1.5}, "beta is 1.5, expected a number in [0, 1]"),
         ({"beta": np.nan}, "beta is nan, expected a number in [0, 1]"),

@@ -1,6 +1,6 @@
-// The loss of one row in double, whatever the type of the arrays: for rows that no other path takes (infinite
-// logits, NaN, temperatures at the extremes, losses made of mere tails, a student that masks what its teacher
-// hardly wants), and for every divergence but the default.
+// The loss of one row in double, whatever the type of the arrays: for rows that are beyond the reach of the
+// plain path (infinite logits, NaN, temperatures at the extremes, losses made of mere tails, a student that
+// masks what its teacher hardly wants, a total variation that hangs on a sign within rounding).
 //
 // Four passes: extents, exponentials, losses, gradient. In the third each class has exact numbers q, p - q
 // and u; the divergences are functions of these (divergences.hpp).

@@ -233,7 +233,8 @@ class Loss {
     return wanted & balances(Walk::sum_in_row(balance.growth), Walk::largest_in_row(balance.most), depth, zs);
   }
 
-  // The same for KL.
+  // As find_divergence, for KL, which has a sum that needs no reading of the classes where the row is far
+  // from its teacher.
   Flag find_kl(Number& soft) {
     const Number tau = walk_.exact_tau();
     soft = soft_.kl * tau * tau;
