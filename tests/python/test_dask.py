@@ -107,7 +107,8 @@ def test_losses_over_chunks_are_those_of_the_whole(case, labels):
     np.testing.assert_allclose([loss, same], expected.loss, rtol=CHUNKS)
     np.testing.assert_allclose(parts, kdloss.kd_loss_parts(*args, **own), rtol=CHUNKS)
     if "sample_weight" in own:  # their sum, the divisor, depends on the chunks
-        np.testing.assert_allclose(grad, expected.grad_logits, rtol=CHUNKS)
+        largest = np.abs(expected.grad_logits).max(axis=1, keepdims=True)
+        assert (np.abs(grad - expected.grad_logits) <= CHUNKS * largest).all()
     else:
         np.testing.assert_array_equal(grad, expected.grad_logits)
 

@@ -92,8 +92,10 @@ class Loss {
   }
 
   // ---- The Hessian
-  // Where each probability comes out as the Hessian wants it: a normal number, with all its digits.
+  // Where each probability comes out as the Hessian wants it: a normal number, with all its digits. A
+  // distance has none: its Hessian is left to the careful path.
   Mask<T> probabilities_are_whole() const {
+    if (is_distance_) return L(0) < L(0);
     const L spread_s = frame_.ms - extent_.lowest_s, spread_t = frame_.mt - extent_.lowest_t;
     const L rounded = spread_t + L(2) * max(spread_s, spread_t);
     const Mask<T> uses_hard = walk_.uses_hard(Hard);
@@ -169,8 +171,8 @@ class Loss {
   // The soft loss, and where it is within reach.
   Flag find_soft(Number& soft) {
     if (walk_.divergence() == Divergence::kKL) return find_kl(soft);
-    if (walk_.wants_hessian()) return Number(0) < Number(0);
     if (is_distance_) return find_distance(soft);
+    if (walk_.wants_hessian()) return Number(0) < Number(0);
     Flag fit;
     with_divergence(walk_.divergence(), [&](auto wrapped) {
       using D = typename decltype(wrapped)::Type;
