@@ -269,7 +269,7 @@ def test_the_page_in_a_browser(tmp_path):
         "scripts": 0,
         "tables": 4,
     }
-    # What is asked of others would be seen here; the page's own policy forbids it.
+    # A request to any server would be listed here; the page's own policy forbids them.
     text = Path("found/report.html").read_text()
     pixel = "http://elsewhere.invalid/pixel.png"
     policy = re.compile("<meta http-equiv=.*?>")
