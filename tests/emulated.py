@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NEON = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"]
-# Nehalem has neither AVX nor fused multiply-add: one of theirs in the baseline ends the program.
+# Nehalem has neither AVX nor fused multiply-add: such an instruction in the baseline is fatal.
 NEHALEM = ["qemu-x86_64", "-cpu", "Nehalem"]
 
 

@@ -1,10 +1,10 @@
-"""Moves every threshold of the kernels, one at a time, and shows whether tests see it: minutes.
+"""Moves every threshold of the kernels, one at a time, and shows whether tests fail. Opt-in: slow.
 
     python tests/thresholds.py [--build FOLDER]
 
-The kernels are built once, from a copy in which each threshold is its value times what the
-environment says. tests/python/test_thresholds.py must pass as they are, and fail for each one that
-is moved by its factor. It needs what a build needs (CMake, Ninja, pybind11).
+The kernels are built once, from a copy in which each threshold is multiplied by a factor from the
+environment. tests/python/test_thresholds.py must pass if nothing is moved, and fail for each
+threshold that is moved by its factor. Building needs CMake, Ninja and pybind11.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def make_movable(table: str) -> str:
 
 
 def build(folder: Path) -> Path:
-    """A folder to import kdloss from, whose thresholds can be moved."""
+    """The folder of a kdloss whose thresholds can be moved."""
     source, package = folder / "source", folder / "package" / "kdloss"
     ignored = shutil.ignore_patterns(".git", "*.so", "build*", "__pycache__")
     shutil.copytree(ROOT, source, ignore=ignored, dirs_exist_ok=True)
@@ -78,7 +78,7 @@ def build(folder: Path) -> Path:
 
 
 def failures(package: Path, moved: str | None) -> int:
-    """How many of the guards fail."""
+    """The number of tests that fail."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(package), str(TESTS)])}
     if moved is not None:
         environment["KDLOSS_MOVED"] = moved
@@ -87,7 +87,7 @@ def failures(package: Path, moved: str | None) -> int:
 
 
 def main() -> int:
-    """Print a line for each threshold; 1 if one is not guarded."""
+    """Print a line for each threshold; return 1 if no test fails for one of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", type=Path, help="a folder to build in, kept")
     folder = parser.parse_args().build

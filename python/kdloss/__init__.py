@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from . import _load as _load  # before all that imports the core
+from . import _load as _load  # first: the other imports load the core too
 
 # isort: split
 from . import metrics as metrics

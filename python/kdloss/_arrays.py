@@ -1,7 +1,6 @@
-"""What callers pass, as arrays that can be read, and what is wrong with it.
+"""Converts and checks the arrays that callers pass.
 
-Every message says what was given and what was expected: the argument's name, the first bad row, its
-value.
+Every error names the argument, the first bad row and its value, and says what was expected.
 """
 
 import sys
@@ -16,11 +15,11 @@ Array = npt.NDArray[Any]
 
 UNLABELLED = -1
 PADDING = -100
-SUM_TOLERANCE = 1e-3  # a row whose sum is further than this from 1 is not a row of probabilities
+SUM_TOLERANCE = 1e-3  # how far the sum of a row of probabilities may be from 1
 
 
 def warn(message: str) -> None:
-    """Warn the caller of this package: the line shown is the one outside of it."""
+    """Warn, and show the line of the caller's code that called into this package."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] == "kdloss":
         level, frame = level + 1, frame.f_back
@@ -28,7 +27,7 @@ def warn(message: str) -> None:
 
 
 def shortened(values: Sequence[Any], text: Callable[[Any], str] = repr) -> str:
-    """The first ten of these values for a message, and how many there are beyond."""
+    """The first ten of these values for a message, and the number of the others."""
     shown = ", ".join(text(value) for value in values[:10])
     return shown if len(values) <= 10 else f"{shown} and {len(values) - 10:,} more"
 
@@ -37,7 +36,7 @@ def refuse_mask(value: Any, name: str) -> None:
     """Refuse a masked array, which would be read as if it had no mask."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
-            f"{name} is a masked array, whose mask would be ignored; mask a class with -inf, "
+            f"{name} is a masked array, expected one without a mask; mask a class with -inf, "
             "or a row with the label -100 or the weight 0"
         )
 
@@ -59,12 +58,12 @@ def as_array(value: Any, name: str) -> Array:
         try:
             return np.from_dlpack(value)
         except (BufferError, RuntimeError, TypeError):
-            pass  # a type that DLPack or NumPy does not know; its own conversion may
+            pass  # a dtype that DLPack or NumPy lacks; np.asarray may still convert it
     try:
         return np.asarray(value)
     except ValueError as error:
-        raise ValueError(f"{name} is no array of numbers: {error}") from None
-    except (RuntimeError, TypeError) as error:  # a tensor that requires gradients, for one
+        raise ValueError(f"{name} is not an array of numbers: {error}") from None
+    except (RuntimeError, TypeError) as error:  # such as a tensor that requires a gradient
         hint = "; pass its .float()" if "BFloat16" in str(error) else ""
         raise TypeError(
             f"{name} is a {type(value).__name__} that NumPy cannot read: {error}{hint}"
@@ -72,9 +71,9 @@ def as_array(value: Any, name: str) -> Array:
 
 
 def as_floats(value: Any, name: str, dtype: str = "", halves: bool = False) -> Array:
-    """``value`` as aligned, native float32 or float64; ``dtype`` names the one that is wanted.
+    """``value`` as an aligned array of native float32 or float64, or of ``dtype`` if it is given.
 
-    Integers and float64 become float64. float16 and bfloat16 become float32, or stay if ``halves``.
+    Integers become float64. float16 and bfloat16 become float32, or stay if ``halves``.
     """
     array = as_array(value, name)
     half = array.dtype == np.float16 or array.dtype.name == "bfloat16"
@@ -92,7 +91,7 @@ def as_floats(value: Any, name: str, dtype: str = "", halves: bool = False) -> A
     else:
         wanted = np.dtype(np.float64)
     if array.dtype == wanted and array.dtype.isnative:
-        return array.copy(order="K")  # right as it is, but for its alignment or its strides
+        return array.copy(order="K")  # only its alignment or its strides were wrong
     return array.astype(wanted, order="K")
 
 
@@ -134,7 +133,7 @@ def as_labels(value: Any) -> Array:
 
 
 def as_vector(value: Any, name: str, count: int, number: str, each: str) -> npt.NDArray[np.float64]:
-    """``value`` as contiguous float64 (count,); ``number`` and ``each`` are words for messages."""
+    """``value`` as contiguous float64 (count,); messages contain ``number`` and ``each``."""
     array = as_array(value, name)
     if array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":
         raise TypeError(f"{name} has dtype {array.dtype}, expected {number or 'numbers, '}{each}")
@@ -144,7 +143,7 @@ def as_vector(value: Any, name: str, count: int, number: str, each: str) -> npt.
 
 
 def look_like_probabilities(logits: Array) -> bool:
-    """Whether all rows (B, C) are probabilities, which a file may have rounded to few decimals."""
+    """Whether all rows (B, C) look like probabilities, perhaps rounded to two decimals."""
     if logits.shape[1] == 1 or not ((logits >= 0) & (logits <= 1)).all():
         return False
     return bool((np.abs(logits.sum(axis=1) - 1) <= 2e-2).all())
@@ -158,17 +157,17 @@ def check_labels(
     *,
     unused: Array | None = None,
 ) -> Array:
-    """Return `labels` as int64 (rows,), refusing what is no class in [0, classes), no -1, no -100.
+    """Return `labels` as int64 (rows,), checked to be classes in [0, classes), -1 or -100.
 
-    Without a number of classes every label from 0 on is a class. Where `unused` (rows,) is true,
-    whatever is there becomes -100. Messages call the labels `name`.
+    If `classes` is None, every label >= 0 is a class. Where `unused` (rows,) is true, the label is
+    not checked and becomes -100. Messages call the labels `name`.
     """
     array = as_array(labels, name)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {array.dtype}, expected integers")
     if array.shape != (rows,):
         raise ValueError(f"{name} has shape {array.shape}, expected ({rows},), one per row")
-    # Compared as they are: a huge unsigned label would turn negative as an int64.
+    # Compared before the conversion: a huge unsigned label would become negative in int64.
     largest = np.iinfo(np.int64).max if classes is None else classes - 1
     bad = (array > largest) | ((array < 0) & (array != UNLABELLED) & (array != PADDING))
     if unused is not None:
@@ -187,9 +186,10 @@ def check_labels(
 
 
 def check_soft_labels(labels: Array, rows: Array, name: str = "labels") -> Array:
-    """Return which of these soft labels (B, C) are labelled rather than all zeros, as bool (B,).
+    """Return which rows of soft labels (B, C) are labelled, that is not all zeros, as bool (B,).
 
-    Refuses what is negative or sums to no 1. Messages call the labels `name`, row i `rows[i]`.
+    Refuses negative entries and rows that do not sum to 1. Messages call the labels `name`, and
+    row i `rows[i]`.
     """
     negative = labels < 0
     if negative.any():
@@ -198,7 +198,7 @@ def check_soft_labels(labels: Array, rows: Array, name: str = "labels") -> Array
         raise ValueError(f"{name}[{rows[row]}, {column}] is {value:g}, expected a probability >= 0")
     sums = labels.sum(axis=1, dtype=np.float64)
     labelled = np.asarray(sums != 0)
-    good = (np.abs(sums - 1) <= SUM_TOLERANCE) | ~labelled  # NaN is not good
+    good = (np.abs(sums - 1) <= SUM_TOLERANCE) | ~labelled  # False for NaN
     if not good.all():
         row = int(good.argmin())
         raise ValueError(
@@ -211,7 +211,7 @@ def check_soft_labels(labels: Array, rows: Array, name: str = "labels") -> Array
 def check_weights(
     weights: npt.ArrayLike, count: int, name: str = "sample_weight", each: str = "row"
 ) -> Array:
-    """Return `weights` as float64 (count,), refusing what is not finite and >= 0."""
+    """Return `weights` as float64 (count,), checked to be finite and >= 0."""
     array = as_vector(weights, name, count, "", f"one weight for each {each}")
     good = (array >= 0) & np.isfinite(array)
     if not good.all():

@@ -1,4 +1,4 @@
-"""Shared by the objectives and metrics of all boosters: keeps the teacher in step with the rows."""
+"""Shared by the objectives and metrics of all boosters: matches the teacher to the rows."""
 
 from __future__ import annotations
 
@@ -19,17 +19,12 @@ Array = npt.NDArray[Any]
 Curvature = Literal["library", "exact", "bound"]
 MetricName = Literal["loss", "hard", "soft", "accuracy", "nll", "brier", "ece"]
 
-SCORES = {
-    "accuracy": metrics.accuracy,
-    "nll": metrics.negative_log_likelihood,
-    "brier": metrics.brier_score,
-    "ece": metrics.expected_calibration_error,
-}
+
 # XGBoost maximises a metric whose name begins with "pre", and minimises one that begins with "kd".
 REPORTED = {name: f"kd_{name}" for name in get_args(MetricName)} | {
     "accuracy": "prediction_accuracy"
 }
-RAREST = 1e-15  # the share of a class that no row has, as in LightGBM: its start is finite
+RAREST = 1e-15  # smallest share of a class, as in LightGBM: starting scores stay finite
 
 
 class Rows(NamedTuple):
@@ -40,13 +35,13 @@ class Rows(NamedTuple):
     labels: Array | None
     """The dataset's labels: (N,) classes as floats, or (N, K) soft labels."""
     weights: Array | None
-    """(N,), or None or empty: no weights."""
+    """(N,); None or empty if there are no weights."""
     total: int
-    """Rows of the whole dataset, which the teacher must have too."""
+    """The number of rows of the whole dataset, and so of the teacher."""
     numbers: Array | None = None
-    """(N,) the place of each row in the whole dataset; None where the dataset is whole."""
+    """(N,) the index of each row in the whole dataset; None if these are all its rows."""
     hint: str = ""
-    """The advice for an error about rows that are only a part of the teacher's."""
+    """Advice for the error about a number of rows that is not the teacher's."""
 
 
 class Inputs(NamedTuple):
@@ -59,9 +54,9 @@ class Inputs(NamedTuple):
 
 
 class Buffers:
-    """Arrays that are used again once nobody else holds them.
+    """Arrays that are reused once nobody else holds them.
 
-    New ones of some megabytes cost several times the arithmetic: the system clears their pages.
+    A new array of some megabytes costs several times the arithmetic: the system clears its pages.
     """
 
     _lock = threading.Lock()
@@ -74,7 +69,7 @@ class Buffers:
         return type(self), ()
 
     def take(self, shape: tuple[int, ...], dtype: npt.DTypeLike, order: Literal["C", "F"]) -> Array:
-        """Return an array of any values that is the caller's as long as it, or a view, lives."""
+        """Return an uninitialised array that nobody else gets while it, or a view of it, lives."""
         with self._lock:
             counts = _reference_counts(self._arrays)
             for array, count in zip(self._arrays, counts, strict=True):
@@ -82,7 +77,7 @@ class Buffers:
                 fits = array.shape == shape and array.dtype == dtype and in_order
                 if fits and count == UNSHARED:
                     return array
-            # A round needs four; the oldest are of an earlier training, or the caller holds them.
+            # A round needs four arrays. Older ones belong to an earlier training, or are held.
             self._arrays = [*self._arrays[-5:], np.empty(shape, dtype, order)]
             return self._arrays[-1]
 
@@ -91,7 +86,7 @@ def _reference_counts(arrays: list[Array]) -> list[int]:
     return [sys.getrefcount(array) for array in arrays]
 
 
-UNSHARED = _reference_counts([np.empty(0)])[0]  # of an array that only its list holds
+UNSHARED = _reference_counts([np.empty(0)])[0]  # the count of an array that only its list holds
 
 
 class Distillation:
@@ -123,13 +118,13 @@ class Distillation:
             "beta": beta,
             "num_threads": num_threads,
         }
-        self.count: int | None = None  # rows of the arrays below, which are as many
-        # Logits (s, t) mean what (0, t - s) do, but for the mean squared error.
+        self.count: int | None = None  # the number of rows of these arrays
+        # Two logits (s, t) are equivalent to (0, t - s), except for the mean squared error.
         self._is_shifted = divergence == "mse" and bool(
             self.teacher is not None and self.teacher.shape[1] == 2 and self.teacher[:, 0].any()
         )
         self._first_labels: Array | None = None
-        self._last: tuple[Array, Array] | None = None  # labels, and as whole numbers
+        self._last: tuple[Array, Array] | None = None  # labels as floats, and as integers
         for name in ("teacher", "labels", "alpha", "tau"):
             array = getattr(self, name)
             if array is None or array.ndim == 0:
@@ -137,7 +132,9 @@ class Distillation:
             if self.count is None:
                 self.count, first = len(array), name
             elif len(array) != self.count:
-                raise ValueError(f"{name} has {len(array)} rows, {first} has {self.count}")
+                raise ValueError(
+                    f"{name} has {len(array)} rows, expected {self.count}, as {first} has"
+                )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return the object itself: LightGBM copies its parameters, and nothing here changes."""
@@ -151,7 +148,7 @@ class Distillation:
         if labels is not None:
             labels = labels if numbers is None else labels[numbers]
         elif rows.labels is not None:
-            labels = self._whole(rows.labels)
+            labels = self._integer_labels(rows.labels)
         weights = rows.weights
         options = self.options | {
             "alpha": self.alpha if numbers is None or self.alpha.ndim == 0 else self.alpha[numbers],
@@ -169,26 +166,27 @@ class Distillation:
             return
         if self.count != rows.total:
             raise ValueError(
-                f"teacher_logits (or labels, alpha, tau) has {self.count} rows, the dataset has "
-                f"{rows.total}; give the teacher of the dataset's own rows, in its order{rows.hint}"
+                f"teacher_logits (or labels, alpha, tau) has {self.count} rows, expected "
+                f"{rows.total}, as the dataset has; give the teacher of the dataset's own rows, in "
+                f"its order{rows.hint}"
             )
         if rows.numbers is not None or rows.labels is None:
             return
-        # Two datasets of as many rows, for training and evaluation say, differ in their labels.
+        # Two datasets with the same number of rows are told apart by their labels.
         if self._first_labels is None:
             self._first_labels = rows.labels.copy()
         elif not np.array_equal(self._first_labels, rows.labels):
             raise ValueError(
-                f"one teacher for two datasets: both have {rows.total} rows, but their labels "
-                "differ; make an objective or a metric for each, or give a metric "
+                f"one teacher is used for two datasets of {rows.total} rows, whose labels differ; "
+                "make an objective or a metric for each, or give a metric "
                 "{dataset: teacher_logits}"
             )
 
-    def _whole(self, labels: Array) -> Array:
-        """Return a dataset's labels as whole numbers, which are the same in every round."""
+    def _integer_labels(self, labels: Array) -> Array:
+        """Return a dataset's labels as integers, converted once: every round has the same ones."""
         if self._last is None or not np.array_equal(self._last[0], labels):
-            own = labels.copy()  # the dataset's may be a view of its memory
-            self._last = own, _whole(own)
+            own = labels.copy()  # these may be a view of the dataset's memory
+            self._last = own, _as_integers(own)
         return self._last[1]
 
     def _check_classes(self, margins: Array) -> None:
@@ -199,13 +197,14 @@ class Distillation:
             one = margins.ndim == 1
             raise ValueError(
                 f"teacher_logits has {given} classes, the booster "
-                + (f"one margin a row; set num_class={given}" if one else f"has {classes}")
-                + ("" if one else "; where labels of -1 count as a class, give labels= instead")
+                + (f"one margin per row; set num_class={given}" if one else f"has {classes}")
+                + ("" if one else "; if -1 was counted as a class, pass the labels as labels=")
             )
         if self._is_shifted and margins.size == len(margins):
             raise ValueError(
-                "divergence='mse' compares logits as they are, and the booster's are (0, margin): "
-                "give the teacher's margin, teacher_logits[:, 1] - teacher_logits[:, 0]"
+                "divergence='mse' compares the logits themselves, and those of a booster for two "
+                "classes are (0, margin): give the teacher's margin, "
+                "teacher_logits[:, 1] - teacher_logits[:, 0]"
             )
 
 
@@ -220,8 +219,8 @@ class Objective(Distillation):
         self.has_hessian = divergence in ("kl", "mse")
         if hess != "library" and not self.has_hessian:
             raise ValueError(
-                f"hess is {hess!r}, but the Hessian of divergence={divergence!r} can have a "
-                "negative diagonal: leave hess out, for the curvature of 'kl'"
+                f"hess is {hess!r}, expected 'library', the curvature of 'kl': the Hessian of "
+                f"divergence={divergence!r} can have a negative diagonal"
             )
         self.buffers = Buffers()
 
@@ -245,7 +244,7 @@ class Objective(Distillation):
 
 
 class Metric:
-    """A value over one evaluation set, by the teacher of that set."""
+    """A metric of an evaluation set, with the teacher of that set."""
 
     def __init__(
         self,
@@ -258,7 +257,7 @@ class Metric:
         if name not in REPORTED:
             raise ValueError(f"name is {name!r}, expected one of {', '.join(REPORTED)}")
         self.name = name
-        self.__name__ = REPORTED[name]  # the scikit-learn interface of XGBoost reports this one
+        self.__name__ = REPORTED[name]  # what XGBoost's scikit-learn interface reports
         self._sets: dict[Hashable, Distillation] | None = None
         if isinstance(teacher_logits, Mapping):
             if labels is None or isinstance(labels, Mapping):
@@ -278,13 +277,13 @@ class Metric:
         return self
 
     def value(self, dataset: Hashable | None, rows: Rows) -> float:
-        """Return the metric of the rows, which are those of `dataset` if that is known."""
+        """Return the metric of the rows, which belong to `dataset` if that is known."""
         logits, teacher, labels, options = self._of(dataset).inputs(rows)
-        # Of two classes with equal and opposite scores around 1/2 the margins sum to 1 too.
+        # With two classes, ordinary margins may sum to 1 as well.
         if rows.margins.ndim == 2 and logits.shape[1] > 2 and look_like_probabilities(logits):
             raise ValueError(
-                "the predictions are probabilities, expected margins, which boosters give to a "
-                "metric only beside a custom objective such as kd_objective"
+                "the predictions are probabilities, expected margins, which boosters pass to a "
+                "metric only with a custom objective such as kd_objective"
             )
         if self.name in ("loss", "hard", "soft"):
             parts = kd_loss_parts(logits, teacher, labels, **options)
@@ -292,19 +291,20 @@ class Metric:
         if labels is None:
             raise ValueError(f"the metric {self.name!r} needs labels, and the dataset has none")
         probabilities = softmax_temp(logits.astype(np.float64))
-        return SCORES[self.name](probabilities, labels, sample_weight=options["sample_weight"])
+        score = metrics.SCORES[self.name]
+        return score(probabilities, labels, sample_weight=options["sample_weight"])
 
     def _of(self, dataset: Hashable | None) -> Distillation:
         if self._sets is None:
             return self._only
         if dataset is None:
             raise ValueError(
-                "scikit-learn interfaces do not tell a metric which dataset it evaluates: give "
-                "the teacher of one evaluation set, not {dataset: teacher_logits}"
+                "teacher_logits is {dataset: teacher_logits}, expected the teacher of one "
+                "evaluation set: scikit-learn interfaces do not say which dataset they evaluate"
             )
         if dataset not in self._sets:
             raise ValueError(
-                f"an evaluation set is none of the {len(self._sets)} datasets in teacher_logits"
+                f"an evaluation set is not one of the {len(self._sets)} datasets in teacher_logits"
             )
         return self._sets[dataset]
 
@@ -312,10 +312,10 @@ class Metric:
 def mean_target(
     teacher_logits: npt.ArrayLike | None, labels: npt.ArrayLike | None, **options: Any
 ) -> Array:
-    """Return the mean over the rows of alpha g + (1 - alpha) softmax(t), as shares (K,) of 1.
+    """Return the mean over the rows of alpha g + (1 - alpha) softmax(t), divided by its sum (K,).
 
-    At equal scores p = 1 / K, so that by the loss's own formulas, at temperature 1, a row with the
-    target mass M has the gradient M / K - target and the curvature M (1 / K) (1 - 1 / K).
+    It is read off the loss at equal scores, where p = 1 / K: at temperature 1, a row whose target
+    sums to M has the gradient M / K - target and the curvature M (1 / K) (1 - 1 / K).
     """
     teacher = None if teacher_logits is None else _teacher(teacher_logits)
     given = None if labels is None else as_array(labels, "labels")
@@ -338,7 +338,7 @@ def mean_target(
 
 
 def starting_scores(shares: Array) -> Array:
-    """Return the scores whose softmax are the `shares` (K,), with mean 0; of two classes, (1,)."""
+    """Return scores of mean 0 whose softmax is `shares` (K,); for two classes one margin (1,)."""
     scores = np.log(shares)
     if len(scores) == 2:
         return np.asarray(scores[1:] - scores[:1])
@@ -349,7 +349,7 @@ def _teacher(teacher_logits: npt.ArrayLike) -> Array:
     teacher = as_array(teacher_logits, "teacher_logits")
     if teacher.ndim not in (1, 2):
         raise ValueError(
-            f"teacher_logits has shape {teacher.shape}, expected (rows, classes), or (rows,): the "
+            f"teacher_logits has shape {teacher.shape}, expected (rows, classes), or (rows,), the "
             "margin of two classes"
         )
     return _logits(teacher)
@@ -360,7 +360,7 @@ def _classes(margins: Array) -> int:
 
 
 def _logits(margins: Array) -> Array:
-    """Return margins as (N, K); one margin z is the logits (0, z)."""
+    """Return margins as logits (N, K); a single margin z becomes (0, z)."""
     if margins.ndim == 2 and margins.shape[1] != 1:
         return margins
     logits = np.zeros((len(margins), 2), margins.dtype, order="F")
@@ -368,14 +368,14 @@ def _logits(margins: Array) -> Array:
     return logits
 
 
-def _whole(labels: Array) -> Array:
-    """Return a dataset's labels as whole numbers; those of two dimensions are soft labels."""
+def _as_integers(labels: Array) -> Array:
+    """Return a dataset's labels as integers; soft labels (N, K) are returned as they are."""
     if labels.ndim == 2 and labels.shape[1] > 1:
         return labels
     labels = labels.reshape(-1)
-    with np.errstate(invalid="ignore"):  # NaN and infinity are no whole numbers
-        whole = labels.astype(np.int64)
-    if not np.array_equal(whole, labels):
-        row = int((whole != labels).argmax())
+    with np.errstate(invalid="ignore"):  # NaN and infinity are refused below
+        integers = labels.astype(np.int64)
+    if not np.array_equal(integers, labels):
+        row = int((integers != labels).argmax())
         raise ValueError(f"the dataset's label of row {row} is {labels[row]}, expected a class")
-    return whole
+    return integers

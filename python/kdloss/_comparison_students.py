@@ -35,12 +35,12 @@ class Lesson(NamedTuple):
     """(n, D) features."""
     targets: Targets
     rows: int
-    """Rows of an epoch: these ones, repeated. So every student of an epoch takes as many steps."""
+    """Rows of an epoch: the rows above, repeated, so that all students take the same steps."""
     held_out: tuple[Array, Array, Array | None]
-    """Features, labels, and logits where there is a teacher."""
+    """Features, labels, and the teacher's logits if there is one."""
     scale: tuple[Array, Array]
-    """Mean and standard deviation of the features (D,) over all training rows, for every student:
-    a difference between students is then none of scale."""
+    """Mean and standard deviation of the features (D,) over all training rows. All students use
+    the same, so that they do not differ by their scaling."""
     seed: int
 
 
@@ -52,7 +52,7 @@ class Student(Protocol):
         """Epochs or rounds of one training."""
 
     def budget(self, rows: int) -> str:
-        """Say how long each training is, with `rows` rows in an epoch."""
+        """Describe the length of a training with `rows` rows in an epoch."""
 
     def train(self, lesson: Lesson, advance: Callable[[], object]) -> Trained:
         """Train, calling `advance` after each unit."""
@@ -60,10 +60,10 @@ class Student(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """`LinearStudent`, on features that are standardized where `standardize` is true.
+    """`LinearStudent`, with features standardized if `standardize` is true.
 
-    Its l2 is for the student of a few labels, which without it is far too sure of itself: a teacher
-    would seem to help by being unsure alone.
+    The default l2 keeps a student of few labels from being overconfident. Without it, a teacher
+    would seem to help merely by lowering the student's confidence.
     """
 
     epochs: int = 50
@@ -74,15 +74,15 @@ class Linear:
     standardize: bool = True
 
     def __post_init__(self) -> None:
-        LinearStudent(**dataclasses.asdict(self))  # refuses a bad value before any work
+        LinearStudent(**dataclasses.asdict(self))  # refuses bad values at once
 
     @property
     def units(self) -> int:
-        """The epochs."""
+        """The number of epochs."""
         return self.epochs
 
     def budget(self, rows: int) -> str:
-        """Say how many steps each training has."""
+        """Describe the steps of each training."""
         steps = self.epochs * -(-rows // self.batch_size)
         return (
             f"{steps:,} steps of {self.batch_size} rows, learning rate {self.learning_rate:g}, "
@@ -119,7 +119,7 @@ class Linear:
 
 @dataclasses.dataclass(frozen=True)
 class _Booster:
-    """Gradient-boosted trees with kdloss's objective, from the log of the mean target."""
+    """Gradient-boosted trees with kdloss's objective."""
 
     rounds: int = 25
 
@@ -136,7 +136,7 @@ class _Booster:
 
     @property
     def units(self) -> int:
-        """The rounds."""
+        """The number of rounds."""
         return self.rounds
 
     def train_estimator(

@@ -1,14 +1,17 @@
-# The compiled core: arguments by position, checked there. The public functions name them.
+# The compiled core. It takes its arguments by position and checks them.
 
 from typing import Any, TypeAlias
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ._config import Config
 from .losses import KDGradHess, KDParts, KDResult, Options
 
 __version__: str
 
-Floats: TypeAlias = NDArray[Any]
+Floats: TypeAlias = NDArray[np.floating[Any]]
+Array: TypeAlias = NDArray[Any]  # gradients too: bfloat16 is no floating type of NumPy's
 
 def kd_loss_batch(
     student: ArrayLike, teacher: ArrayLike | None, labels: ArrayLike | None, options: Options, /
@@ -18,33 +21,33 @@ def kd_loss_and_grad(
     teacher: ArrayLike | None,
     labels: ArrayLike | None,
     options: Options,
-    out: Floats | None,
+    out: Array | None,
     /,
-) -> KDResult[Any]: ...
+) -> KDResult[float] | KDResult[Array]: ...
 def kd_loss_grad_hess(
     student: ArrayLike,
     teacher: ArrayLike | None,
     labels: ArrayLike | None,
     options: Options,
     bound: bool,
-    grad_out: Floats | None,
-    hess_out: Floats | None,
+    grad_out: Array | None,
+    hess_out: Array | None,
     /,
-) -> KDGradHess[Any]: ...
+) -> KDGradHess[float] | KDGradHess[Array]: ...
 def kd_loss_parts(
     student: ArrayLike,
     teacher: ArrayLike | None,
     labels: ArrayLike | None,
     options: Options,
-    grad_out: Floats | None,
+    grad_out: Array | None,
     /,
-) -> KDParts[Any]: ...
+) -> KDParts[float] | KDParts[Array]: ...
 def cross_entropy_hard(
     logits: ArrayLike, labels: ArrayLike, options: Options, /
 ) -> float | Floats: ...
 def kd_loss_single(
-    student: Floats,
-    teacher: Floats | None,
+    student: Array,
+    teacher: Array | None,
     label: int | None,
     alpha: float,
     tau: float,
@@ -53,8 +56,8 @@ def kd_loss_single(
     /,
 ) -> float: ...
 def kl_divergence(q: ArrayLike, p: ArrayLike, reduction: str, /) -> float | Floats: ...
-def softmax_temp(logits: Floats, tau: float, out: Floats | None, /) -> Floats: ...
-def log_softmax_temp(logits: Floats, tau: float, out: Floats | None, /) -> Floats: ...
-def log_sum_exp(logits: Floats, tau: float, /) -> Floats: ...
-def config() -> dict[str, str | int | list[str]]: ...
+def softmax_temp(logits: Array, tau: float, out: Array | None, /) -> Floats: ...
+def log_softmax_temp(logits: Array, tau: float, out: Array | None, /) -> Floats: ...
+def log_sum_exp(logits: Array, tau: float, /) -> Floats: ...
+def config() -> Config: ...
 def read_wait_policy() -> None: ...

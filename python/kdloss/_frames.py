@@ -1,4 +1,4 @@
-"""Data frames (pandas, polars, Arrow) as arrays of numbers, their columns matched by name."""
+"""Converts data frames (pandas, polars, Arrow) to arrays of numbers, matching columns by name."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ Names = tuple[str, ...]
 
 
 def is_frame(value: Any) -> bool:
-    """Whether this is a table with named columns, of whatever library."""
+    """Whether this is a table with named columns, of any library."""
     return hasattr(value, "columns") and hasattr(value, "shape")
 
 
 def column_names(name: str, value: Any) -> Names | None:
-    """The names of a frame's columns, as text; None for what is no frame."""
+    """The names of a frame's columns, as text; None if this is not a frame."""
     if not is_frame(value):
         return None
     names = tuple(str(label) for label in _labels(value))
     if not names:
-        raise ValueError(f"{name} is a data frame without columns")
+        raise ValueError(f"{name} is a data frame without columns, expected at least one")
     double = [one for one in dict.fromkeys(names) if names.count(one) > 1]
     if double:
-        raise ValueError(f"{name} has several columns with the same name: {shortened(double)}")
+        raise ValueError(
+            f"{name} has several columns with the name {shortened(double)}, expected each name once"
+        )
     return names
 
 
 def frame_array(name: str, value: Any, expected: Sequence[str] | None = None) -> Any:
-    """The columns of a frame as an array (rows, columns), in the order `expected` if it is given.
+    """A frame as an array (rows, columns), its columns in the order `expected` if that is given.
 
-    Other values are returned unchanged. Columns that are missing, unexpected or not numbers are
-    refused by name.
+    Values that are not frames are returned unchanged. Errors name the columns that are missing,
+    unexpected or not numbers.
     """
     names = column_names(name, value)
     if names is None:
@@ -50,14 +52,14 @@ def frame_array(name: str, value: Any, expected: Sequence[str] | None = None) ->
     ]
     if text:
         raise TypeError(
-            f"{name} has columns that are not numbers: {shortened(text, str)}; "
+            f"{name} has the columns {shortened(text, str)}, expected numbers; "
             "leave them out, or encode them as numbers"
         )
     return np.column_stack(columns)
 
 
 def series_array(value: Any) -> Any:
-    """A pandas or polars series of numbers as an array, None as it is; missing values are NaN."""
+    """A pandas or polars series as an array, its missing values NaN; anything else unchanged."""
     is_series = hasattr(value, "to_numpy") and not is_frame(value)
     return _column_array(value) if is_series else value
 
@@ -79,8 +81,8 @@ def _check_names(name: str, found: Sequence[str], expected: Sequence[str]) -> No
     extra = [one for one in found if one not in set(expected)]
     if missing or extra:
         problems = [f"lacks {shortened(missing)}"] if missing else []
-        problems += [f"has {shortened(extra)}, which was not expected"] if extra else []
+        problems += [f"has the unknown {shortened(extra)}"] if extra else []
         raise ValueError(
-            f"the columns of {name} are not the expected ones: it {' and '.join(problems)} "
-            f"(expected: {shortened(expected)}); an array, .to_numpy(), is taken by position"
+            f"{name} {' and '.join(problems)}, expected the columns {shortened(expected)}; "
+            "to match columns by position, pass an array (.to_numpy())"
         )

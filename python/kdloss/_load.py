@@ -1,4 +1,4 @@
-"""Loads the compiled core so that OpenMP's idle threads soon sleep: docs/threads.md says why."""
+"""Load the compiled core so that OpenMP's idle threads sleep soon (docs/threads.md says why)."""
 
 import os
 import re
@@ -11,7 +11,7 @@ _RUNTIME = re.compile(r"\S*/lib(?:gomp|i?omp)[^/\s]*\.so\S*")
 
 
 def _runtimes() -> set[str]:
-    """Return the files of the OpenMP runtimes in this process; none where nothing tells."""
+    """Return the files of the OpenMP runtimes in this process; none if /proc cannot be read."""
     try:
         return set(_RUNTIME.findall(Path("/proc/self/maps").read_text()))
     except OSError:
@@ -19,7 +19,7 @@ def _runtimes() -> set[str]:
 
 
 def _load() -> None:
-    """Import `kdloss._core`, in an environment that it alone sees."""
+    """Import `kdloss._core` with the variables set, and unset them again."""
     before = _runtimes()
     wanted = {} if any(name in os.environ for name in _USERS) else _BRIEF
     os.environ.update(wanted)
@@ -29,7 +29,7 @@ def _load() -> None:
         for name in wanted:
             os.environ.pop(name, None)
     if _runtimes() == before:
-        # The runtime was there before, and has most likely read what stands here now.
+        # The runtime was loaded before, and has most likely read the environment as it is now.
         _core.read_wait_policy()
 
 

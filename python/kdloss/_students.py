@@ -1,4 +1,4 @@
-"""How each kind of student is trained on the loss, and the logits of a fitted teacher."""
+"""Trains each kind of student (linear, booster, weighted classifier); logits of fitted teachers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .trainer.rows import is_sparse
 
 
 class Targets(NamedTuple):
-    """What a student learns."""
+    """What a student learns: labels, the teacher, and the settings of the loss."""
 
     labels: Array
-    """(N,) from 0 to C - 1, or -1."""
+    """(N,) from 0 to C - 1, or -1 for no label."""
     teacher: Array | None
     """Logits (N, C)."""
     weight: Array | None
@@ -29,10 +29,10 @@ class Targets(NamedTuple):
     """C"""
     alpha: float
     loss: dict[str, Any]
-    """The loss's other settings: tau, divergence, beta."""
+    """The other settings of the loss: tau, divergence, beta."""
 
     def only(self, rows: Array) -> Targets:
-        """Return some of the rows."""
+        """Return the targets of some of the rows."""
         return self._replace(
             labels=self.labels[rows],
             teacher=None if self.teacher is None else self.teacher[rows],
@@ -40,15 +40,15 @@ class Targets(NamedTuple):
         )
 
     def objective(self, make: Any) -> Any:
-        """Return the objective that `make` gives, a booster's `kd_objective`."""
+        """Return a booster's objective; `make` is its library's `kd_objective`."""
         teacher = self.teacher
         if self.loss["divergence"] == "mse" and self.classes == 2 and teacher is not None:
             teacher = teacher[:, 1] - teacher[:, 0]  # a booster has one margin, not two logits
         return make(teacher, self.labels, alpha=self.alpha, **self.loss)
 
     def start(self, make: Any) -> Any:
-        """Return the scores that `make` gives, a booster's, from which its trees begin."""
-        # Without a teacher to tell the classes, the labels do it: some may not occur.
+        """Return a booster's starting scores; `make` is `kd_base_score` or `kd_init_score`."""
+        # Without a teacher, soft labels tell the number of classes: some may not occur.
         labels = self.labels if self.teacher is not None else np.eye(self.classes)[self.labels]
         return make(self.teacher, labels, alpha=self.alpha, sample_weight=self.weight)
 
@@ -61,13 +61,13 @@ class Linear:
 
     @staticmethod
     def check(student: Any, loss: dict[str, Any]) -> None:
-        """Refuse a loss of the student's own; the rest it checks itself."""
+        """Refuse settings of the loss that the student has and that differ from these."""
         for name, value in loss.items() if student is not None else ():
             own = getattr(student.settings, name)
             if own not in (value, getattr(type(student.settings), name)):
                 raise ValueError(
-                    f"the student's {name} is {own!r}, but the loss's is {value!r}: set it outside "
-                    "of the student"
+                    f"the student's {name} is {own!r}, expected that of DistilledClassifier, "
+                    f"{value!r}: set it there alone"
                 )
 
     @classmethod
@@ -90,7 +90,7 @@ class Linear:
 
 
 class _Booster:
-    """A classifier of a boosting library, whose objective is replaced."""
+    """A classifier of a boosting library, trained with kdloss's objective."""
 
     takes_frames = True
     ignored: ClassVar[tuple[str, ...]]
@@ -102,20 +102,20 @@ class _Booster:
         for name in cls.ignored:
             if parameters.get(name) is not None:
                 raise ValueError(
-                    f"the student's {name} does not enter the distillation loss: leave it out, and "
-                    "weight rows by sample_weight"
+                    f"the student's {name} is {parameters[name]!r}, expected None: the "
+                    "distillation loss does not use it; weight rows by sample_weight"
                 )
         if parameters.get("objective") not in cls.own:
             raise ValueError(
-                f"the student's objective is {parameters['objective']!r}, which distilling would "
-                "replace: leave it out"
+                f"the student's objective is {parameters['objective']!r}, expected None: "
+                "distillation has its own"
             )
 
     @staticmethod
     def shown(targets: Targets) -> Array:
-        """Labels (N,) in which every class occurs, for a library that counts the classes.
+        """Made-up labels (N,) in which every class occurs, because the library counts the classes.
 
-        The objective has the true ones.
+        The objective has the true labels.
         """
         return np.arange(len(targets.labels)) % targets.classes
 
@@ -139,7 +139,7 @@ class XGBoost(_Booster):
             def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
                 if after_round is not None:
                     after_round()
-                return False  # go on
+                return False  # do not stop
 
         callbacks = student.get_params()["callbacks"]
         fitted = clone(student).set_params(
@@ -189,8 +189,8 @@ class LightGBM(_Booster):
             callbacks=None if after_round is None else [lambda _: after_round()],
         )
         fitted.starting_scores_ = start
-        # The objective holds the teacher's logits. Any in its place keeps LightGBM's warning that
-        # the margins of `student_` are no probabilities.
+        # The objective holds the teacher's logits, which prediction does not need. With another
+        # custom one LightGBM still warns that it predicts margins, not probabilities.
         return fitted.set_params(objective=only_for_prediction)
 
     @staticmethod
@@ -204,7 +204,7 @@ class LightGBM(_Booster):
 
 
 class Weighted:
-    """Any classifier that takes weights: each row once for each class, by the class's target."""
+    """Any classifier that takes weights: a copy of each row per class, weighted by the target."""
 
     takes_frames = True
 
@@ -215,14 +215,14 @@ class Weighted:
         name = type(student).__name__
         if not (hasattr(student, "predict_proba") and has_fit_parameter(student, "sample_weight")):
             raise TypeError(
-                f"{name} cannot be a student: it needs predict_proba, and sample_weight in fit"
+                f"{name} cannot be a student, expected one with predict_proba and a sample_weight "
+                "in fit"
             )
         if loss["tau"] != 1 or loss["divergence"] != "kl":
             raise ValueError(
-                f"{name} learns from the teacher's probabilities as weights, which is the loss at "
-                f"tau=1 with divergence='kl' alone, not tau={loss['tau']} with "
-                f"{loss['divergence']!r}; XGBClassifier, LGBMClassifier and the linear student "
-                "take any"
+                f"the loss is {loss['divergence']!r} at tau={loss['tau']}, expected 'kl' at tau=1: "
+                f"{name} learns from the teacher's probabilities as weights; XGBClassifier, "
+                "LGBMClassifier and the linear student take any loss"
             )
 
     @staticmethod
@@ -265,8 +265,8 @@ def log_probabilities(
 ) -> Array:
     """The logits of a fitted classifier (N, C), in the order of `classes`.
 
-    Where a probability is 0, or of a class that the classifier does not know, all are mixed with
-    this share of the uniform distribution.
+    A class that the classifier does not know has probability 0. If there are such classes, or other
+    probabilities of 0, all rows are mixed with this share of the uniform distribution.
     """
     known = np.asarray(teacher.classes_)
     places = np.searchsorted(classes, known)
@@ -275,8 +275,8 @@ def log_probabilities(
             break
     else:
         raise TypeError(
-            f"{type(teacher).__name__} cannot be a teacher: it has neither predict_log_proba, "
-            "predict_proba nor decision_function"
+            f"{type(teacher).__name__} cannot be a teacher, expected one with predict_log_proba, "
+            "predict_proba or decision_function"
         )
     with np.errstate(divide="ignore"):  # log 0 is -inf
         found = np.asarray(getattr(teacher, method)(X), np.float64)
@@ -284,8 +284,8 @@ def log_probabilities(
             if len(known) < len(classes):
                 missing = np.setdiff1d(classes, known)
                 raise ValueError(
-                    f"{type(teacher).__name__} does not know the classes {missing.tolist()}, and "
-                    "has no predict_proba that could be 0 for them"
+                    f"{type(teacher).__name__} does not know the classes {missing.tolist()}, "
+                    "expected a teacher that does, or one with predict_proba"
                 )
             found = _two_columns(found)
         elif method == "predict_proba":
@@ -298,12 +298,12 @@ def log_probabilities(
 
 
 def only_for_prediction(*_: Any) -> NoReturn:
-    """Stand in for the objective of a booster that is trained."""
-    raise TypeError("the student of a DistilledClassifier is trained by its fit alone")
+    """Stand in for the objective of a booster after training."""
+    raise TypeError("the student_ of a DistilledClassifier cannot be trained again by itself")
 
 
 def _two_columns(margins: Array) -> Array:
-    """Logits (N, C), of two classes from their one margin."""
+    """Margins as logits (N, C); a single margin z, of two classes, becomes (0, z)."""
     margins = np.asarray(margins)
     if margins.ndim == 2 and margins.shape[1] > 1:
         return margins

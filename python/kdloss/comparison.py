@@ -1,9 +1,9 @@
-"""Whether distilling helps on rows of one's own: students with and without a teacher, compared.
+"""Measure whether distillation helps on your data: compare students with and without a teacher.
 
-For each of several seeds some rows with a label are held out, and of the others a few keep their
-label. The same student is then trained four times at the same budget: on the few labels; on the few
-labels and the teacher's outputs for the same rows; on these and the teacher's outputs for all other
-rows; and, as the ceiling, on all labels. All are scored on the held-out rows.
+For each of several seeds, a part of the labelled rows is held out, and a few others keep their
+label. The same student is then trained four times with the same budget: on the few labels; on the
+few labels and the teacher's outputs for the same rows; on these and the teacher's outputs for all
+other training rows; and, as an upper bound, on all labels. All are scored on the held-out rows.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import metrics
 from ._arrays import Array
 from ._comparison_students import STUDENTS as STUDENTS
 from ._comparison_students import Lesson, LightGBM, Linear, Student, Trained, XGBoost
 from ._students import Targets
 from .losses import Divergence
-from .metrics import UNLABELLED
+from .metrics import SCORES, UNLABELLED
 from .plots import Model
 from .softmax import softmax_temp
 
@@ -43,30 +42,24 @@ __all__ = [
 
 HELD_OUT = 0.25
 LABELLED = 0.1
-LEVEL = 0.05  # of p, below which an effect counts
-CHANCE_LEVEL = 0.01  # of p, above which a teacher may agree with the labels by chance
-SCORES = {
-    "accuracy": metrics.accuracy,
-    "nll": metrics.negative_log_likelihood,
-    "brier": metrics.brier_score,
-    "ece": metrics.expected_calibration_error,
-}
+LEVEL = 0.05  # a gain with a smaller p value counts
+CHANCE_LEVEL = 0.01  # with a larger p value, a teacher may agree with the labels by chance
 ALONE, SAME, MORE, ALL, TEACHER = "labels", "same_rows", "more_rows", "all_labels", "teacher"
 
 
 class Split(NamedTuple):
-    """The rows of one seed, as arrays of their numbers.
+    """The rows of one seed, as arrays of row indices.
 
     Attributes
     ----------
     seed : int
-        The seed they were drawn with.
+        The seed that they were drawn with.
     few : array of int
         Training rows that keep their label.
     pool : array of int
-        All training rows: with a label, which may be hidden, and without.
+        All training rows, with and without a label.
     held_out : array of int
-        Rows with a label that score the students.
+        Labelled rows on which the students are scored.
     """
 
     seed: int
@@ -81,9 +74,9 @@ class Cost(NamedTuple):
     Attributes
     ----------
     seconds : float or None
-        To predict a row, the rows of a held-out set being predicted at once.
+        Prediction time per row, when all held-out rows are predicted at once.
     size : float or None
-        Bytes of its file.
+        Size of its file in bytes.
     """
 
     seconds: float | None
@@ -96,13 +89,13 @@ class Verdict(NamedTuple):
     Attributes
     ----------
     outcome : {"helped", "did not help", "cannot tell"}
-        In two or three words.
+        The verdict.
     sentence : str
-        With metric, difference, spread and p.
+        The verdict with the metric, the difference, its spread and p.
     gain, spread : float
-        Mean and standard deviation over the seeds of how much lower the NLL is with the teacher.
+        By how much the teacher lowers the NLL: mean and standard deviation over the seeds.
     p : float
-        The probability of such a gain by chance; NaN for one seed.
+        The p value of the gain; NaN for one seed.
     """
 
     outcome: str
@@ -119,16 +112,16 @@ class Comparison:
     Attributes
     ----------
     names : dict of str
-        The ways to train in plain English, by "labels", "same_rows", "more_rows", "all_labels" and
-        "teacher" (the teacher itself); without "all_labels" where that is "labels".
+        A description of each way to train. The keys are "labels", "same_rows", "more_rows",
+        "all_labels" (unless that is the same as "labels") and "teacher", the teacher itself.
     models : dict of list of `kdloss.plots.Model`
-        The predictions of each way for held-out rows, one for each seed.
+        The predictions of each way for the held-out rows, one for each seed.
     costs : dict of Cost
         Prediction time and size of each way, means over the seeds.
     splits : list of Split
         The rows of each seed.
     budget : str
-        How long each training was.
+        A description of the length of each training.
     """
 
     names: dict[str, str]
@@ -147,18 +140,19 @@ class Comparison:
     def verdict(self) -> Verdict:
         """Return whether the teacher on all rows helped the students of a few labels.
 
-        Its rules are those of `judge`. But a teacher that agrees with the held-out labels no better
-        than by chance (p > 0.01), and whose student is not more accurate by the same rules, did not
-        help: what it gives is at most that its student is less sure of itself.
+        The rules are those of `judge`, with one exception. A teacher that agrees with the held-out
+        labels no better than by chance (p > 0.01), and whose student is not clearly more accurate,
+        did not help: at most, it made its student less confident.
         """
         nll, accuracy = self.scores("nll"), self.scores("accuracy")
         ratio = len(self.splits[0].held_out) / len(self.splits[0].pool)
         more_right = accuracy[MORE] - accuracy[ALONE]
         found = judge(nll[ALONE] - nll[MORE], more_right, ratio, self.names[ALONE])
         labels = np.concatenate([model.labels for model in self.models[TEACHER]])
-        says = np.concatenate([m.probabilities.argmax(axis=1) for m in self.models[TEACHER]])
-        if _by_chance(labels, says, len(self.splits)) and not _is_clear(*_test(more_right, ratio)):
-            share = float((labels == says).mean())
+        predicted = np.concatenate([m.probabilities.argmax(axis=1) for m in self.models[TEACHER]])
+        agrees_by_chance = _agrees_by_chance(labels, predicted, len(self.splits))
+        if agrees_by_chance and not _is_clear(*_test(more_right, ratio)):
+            share = float((labels == predicted).mean())
             sentence = (
                 f"Distilling did not help: the teacher is right in {share:.1%} of the held-out "
                 f"rows, no better than by chance. Its student's NLL is {_difference(found)}."
@@ -191,27 +185,27 @@ def compare(
     X : (N, D) array of numbers
         Features.
     labels : (N,) array of integers
-        Classes in [0, C); -1 for a row without a label, which is a training row of the teacher
-        alone; -100 for a row to leave out.
+        Classes in [0, C); -1 for a row without a label, which only the teacher labels; -100 for a
+        row to leave out.
     teacher_logits : (N, C) array of floats, or callable
-        The teacher's logits for all rows; or a function that trains a teacher on a seed's `Split`
-        and returns them.
+        The teacher's logits for all rows; or a function that gets a seed's `Split`, trains a
+        teacher on it and returns them.
     student : Linear, LightGBM or XGBoost, optional
         The student to train; by default ``Linear()``.
     labelled : int or float, optional
-        How many training rows keep their label: a number, or a share of them below 1. By default a
-        tenth; all where more rows of `labels` have no label than have one.
+        How many training rows keep their label: a number, or a share below 1. By default a tenth;
+        all if more rows of `labels` are unlabelled than labelled.
     held_out : float
-        The share of the rows with a label that is held out.
+        The share of the labelled rows that is held out.
     seeds, seed : int
-        How many repetitions, and the first one's seed. Each draws all rows anew, both held-out ones
-        and labelled ones, with the classes in proportion.
+        The number of repetitions, and the seed of the first. Each draws the held-out and the
+        labelled rows anew, with the classes in proportion.
     alpha, tau, divergence, beta
-        Of the loss of the students with a teacher, as in `kdloss.kd_loss_batch`.
+        The loss of the students with a teacher, as in `kdloss.kd_loss_batch`.
     teacher_cost : callable, optional
-        Called at the end; returns what the teacher costs.
+        Called at the end; returns the `Cost` of the teacher.
     progress : callable, optional
-        Called after each epoch, or round, of each training: `seeds` times four times ``units``.
+        Called after each epoch, or round, of each training: four times ``units`` for each seed.
 
     Returns
     -------
@@ -221,7 +215,7 @@ def compare(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not of that kind, shape or range, or there are too few rows.
+        If an argument has the wrong type, shape or range, or if there are too few rows.
     FloatingPointError
         If a training diverges.
 
@@ -282,17 +276,17 @@ def compare(
 
 
 def trainings(labels: Array, split: Split) -> int:
-    """Return how many students each seed trains: four, or three if all labels are the few."""
+    """Return how many students each seed trains: four, or three if all labelled rows are `few`."""
     return 3 if len(split.few) == int((labels[split.pool] >= 0).sum()) else 4
 
 
 def draw_split(
     labels: Array, *, labelled: float | None = None, held_out: float = HELD_OUT, seed: int = 0
 ) -> Split:
-    """Draw held-out rows and rows that keep their label, the classes in proportion.
+    """Draw held-out rows and rows that keep their label, with the classes in proportion.
 
-    Parameters, errors and defaults are those of `compare`. Each class that occurs has a row in
-    both, the rest is drawn in proportion to the classes' frequencies.
+    Parameters, errors and defaults are those of `compare`. Each class that occurs has at least one
+    row in both; the other rows are drawn in proportion to the classes' frequencies.
 
     Examples
     --------
@@ -308,13 +302,13 @@ def draw_split(
     if not 0 < held_out < 1:
         raise ValueError(f"held_out is {held_out}, expected a share in (0, 1)")
     if classes < 2:
-        raise ValueError(f"labels have {classes} classes, expected at least 2 to tell apart")
+        raise ValueError(f"labels have {classes} classes, expected at least 2")
     count = round(held_out * len(known))
     if not classes <= count <= len(known) - classes:
         raise ValueError(
-            f"held_out={held_out:g} of {len(known)} rows with a label leaves {count} to score by "
-            f"and {len(known) - count} to learn from, expected {classes} in both, one for each "
-            "class that occurs"
+            f"held_out={held_out:g} of {len(known)} rows with a label gives {count} held-out "
+            f"and {len(known) - count} training rows, expected at least {classes} of both, one for "
+            "each class that occurs"
         )
     test = _in_proportion(known, labels, count, rng)
     rest = np.setdiff1d(known, test)
@@ -324,7 +318,7 @@ def draw_split(
     most = len(rest) if len(unknown) else len(rest) - 1
     if not classes <= count <= most:
         raise ValueError(
-            f"labelled={labelled:g} means {count} of {len(rest)} training rows with a label; "
+            f"labelled={labelled:g} means {count} of {len(rest)} training rows with a label, "
             f"expected from {classes}, one for each class that occurs, to {most}"
             + ("" if len(unknown) else ", so that the teacher has more rows to add")
         )
@@ -339,21 +333,22 @@ def judge(
 
     .. math:: t = \bar d \, \bigg/ \sqrt{\left(\frac1J + r\right) s^2}
 
-    with the mean and the variance s^2 of the J seeds' differences d in NLL, and J - 1 degrees of
-    freedom. The seeds' rows overlap, so the plain test, r = 0, would claim too much; r is the
-    number of held-out rows over that of training rows. The teacher helped if p < 0.05, the mean
-    gain is larger than the standard deviation, and the accuracy is no lower on average. It did not
-    help if p < 0.05 and the loss is larger than the standard deviation; or if the NLL is lower, but
-    the accuracy is lower in the sense of the same rules. Otherwise the seeds cannot tell.
+    with the mean and the variance s^2 of the J seeds' differences d in NLL, J - 1 degrees of
+    freedom, and r the number of held-out rows divided by that of training rows. (The seeds' rows
+    overlap, so the plain test, with r = 0, finds effects that are not there.) A difference is
+    clear if p < 0.05 and its mean is larger than its standard deviation. The teacher helped if the
+    NLL is clearly lower and the mean accuracy is no lower. It did not help if the NLL is clearly
+    higher, or the NLL clearly lower but the accuracy clearly lower too. Otherwise the seeds cannot
+    tell.
 
     Parameters
     ----------
     gain : (J,) array
         How much lower each seed's NLL is with the teacher.
     accuracy_gain : (J,) array
-        How much higher the accuracy.
+        How much higher each seed's accuracy is.
     ratio : float
-        Held-out rows over training rows.
+        The number of held-out rows divided by that of training rows.
     than : str
         The name of the baseline.
 
@@ -391,9 +386,9 @@ def judge(
             outcome="did not help", sentence=f"Distilling did not help: {numbers}."
         )
     if clear:
-        loss, its_spread, its_p = _test(-accuracy_gain, ratio)
-        if _is_clear(loss, its_spread, its_p):
-            sentence = f"Distilling did not help: {numbers}, but the {lower} (p = {its_p:.2g})."
+        loss, loss_spread, loss_p = _test(-accuracy_gain, ratio)
+        if _is_clear(loss, loss_spread, loss_p):
+            sentence = f"Distilling did not help: {numbers}, but the {lower} (p = {loss_p:.2g})."
             return verdict._replace(outcome="did not help", sentence=sentence)
         numbers += f", but the {lower}"
     else:
@@ -403,14 +398,14 @@ def judge(
 
 
 def _test(gain: Array, ratio: float) -> tuple[float, float, float]:
-    """Mean, standard deviation, and the two-sided p of the corrected paired t-test."""
+    """Return the mean, the standard deviation, and the p of the two-sided corrected t-test."""
     if len(gain) == 1:
         return float(gain[0]), math.nan, math.nan
     try:
         from scipy.stats import t as student_t  # type: ignore[import-untyped]
     except ImportError as error:
         raise ImportError("a comparison needs scipy: pip install 'kdloss[compare]'") from error
-    with np.errstate(invalid="ignore", divide="ignore"):  # infinite NLLs; no spread at all
+    with np.errstate(invalid="ignore", divide="ignore"):  # for infinite NLLs, and no spread
         mean, spread = gain.mean(), gain.std(ddof=1)
         t = np.abs(mean) / (spread * np.sqrt(1 / len(gain) + ratio)) if mean else 0.0
     return float(mean), float(spread), float(2 * student_t.sf(t, len(gain) - 1))
@@ -426,37 +421,32 @@ def _difference(verdict: Verdict) -> str:
     return f"{abs(verdict.gain):.3f}{spread} nats {way}"
 
 
-def _by_chance(labels: Array, says: Array, seeds: int) -> bool:
-    """Whether a teacher agrees with labels as if its rows were in a random order.
+def _agrees_by_chance(labels: Array, predicted: Array, seeds: int) -> bool:
+    """Whether a teacher agrees with the labels no more often than if its rows were shuffled.
 
-    Agreements are then binomial with the probability sum_c a_c b_c, of the shares of class c among
-    labels and among what it says. The seeds hold out the same rows more than once: the counts are
-    those of one. A teacher that says one class for all rows tells nothing.
+    The number of agreements is then binomial, with the probability sum_c a_c b_c, where a_c and b_c
+    are the shares of class c among the labels and among the predictions. The seeds may hold out
+    the same rows, so n is the number of rows of one seed. A teacher that predicts one class for all
+    rows cannot be judged.
     """
     from scipy.stats import binom
 
-    if len(np.unique(says)) == 1:
+    if len(np.unique(predicted)) == 1:
         return False
-    n, classes = len(labels) // seeds, int(max(labels.max(), says.max())) + 1
-    chance = sum(
-        float(a * b)
-        for a, b in zip(
-            np.bincount(labels, minlength=classes) / len(labels),
-            np.bincount(says, minlength=classes) / len(says),
-            strict=True,
-        )
-    )
-    agree = round(float((labels == says).mean()) * n)
+    n, classes = len(labels) // seeds, int(max(labels.max(), predicted.max())) + 1
+    a, b = (np.bincount(z, minlength=classes) / len(z) for z in (labels, predicted))
+    chance = float(a @ b)
+    agree = round(float((labels == predicted).mean()) * n)
     return bool(binom.sf(agree - 1, n, chance) > CHANCE_LEVEL)
 
 
 def _in_proportion(rows: Array, labels: Array, count: int, rng: np.random.Generator) -> Array:
-    """Draw rows with the classes in proportion, at first one of each."""
+    """Draw rows with the classes in proportion, beginning with one of each."""
     rows = rng.permutation(rows)
     rows = rows[np.argsort(labels[rows], kind="stable")]
     _, start, size = np.unique(labels[rows], return_index=True, return_counts=True)
     rank = np.arange(len(rows)) - np.repeat(start, size)
-    # The k-th of a class of n rows lies at a random place in (k/n, (k+1)/n): all classes alike.
+    # Row k of a class of n rows gets a random place in (k/n, (k+1)/n); the first places are drawn.
     place = (rank + rng.random(len(rows))) / np.repeat(size, size)
     place[rank == 0] -= 1
     return np.asarray(rows[np.argsort(place)[:count]])
@@ -470,34 +460,33 @@ def _lessons(
     known = pool[labels[pool] >= 0]
     deviation = X[pool].std(axis=0)
     scale = X[pool].mean(axis=0), np.where(deviation > 0, deviation, 1)
-    partly = np.full_like(labels, UNLABELLED)
-    partly[few] = labels[few]
+    few_labels = np.full_like(labels, UNLABELLED)
+    few_labels[few] = labels[few]
 
-    def lesson(rows: Array, labels: Array, teacher: Array | None) -> Lesson:
+    def lesson(rows: Array, visible: Array, *, taught: bool) -> Lesson:
         return Lesson(
             X[rows],
             Targets(
-                labels[rows],
-                None if teacher is None else teacher[rows],
+                visible[rows],
+                teacher[rows] if taught else None,
                 None,
-                all_teachers.shape[1],
-                1.0 if teacher is None else alpha,
+                teacher.shape[1],
+                alpha if taught else 1.0,
                 loss,
             ),
             len(pool),
-            (X[test], all_labels[test], None if teacher is None else teacher[test]),
+            (X[test], labels[test], teacher[test] if taught else None),
             scale,
             split.seed,
         )
 
-    all_labels, all_teachers = labels, teacher
     lessons = {
-        ALONE: lesson(few, labels, None),
-        SAME: lesson(few, labels, teacher),
-        MORE: lesson(pool, partly, teacher),
+        ALONE: lesson(few, labels, taught=False),
+        SAME: lesson(few, labels, taught=True),
+        MORE: lesson(pool, few_labels, taught=True),
     }
     if len(known) > len(few):
-        lessons[ALL] = lesson(known, labels, None)
+        lessons[ALL] = lesson(known, labels, taught=False)
     return lessons
 
 
@@ -513,7 +502,7 @@ def _names(labels: Array, split: Split) -> dict[str, str]:
 
 
 def _timed(trained: Trained, X: Array) -> tuple[Array, float]:
-    """Probabilities, and the seconds that a row takes: the shortest of three times."""
+    """Return the probabilities, and the seconds per row, the shortest of three runs."""
     seconds = []
     for _ in range(3):
         start = time.perf_counter()

@@ -69,7 +69,7 @@ def kd_loss(
     .. math::
         L = \alpha \, (-\log p^{(1)}_y) + (1 - \alpha) \, \tau^2 \, D_{KL}(q \,\|\, p)
 
-    It has the bits of `kdloss.kd_loss_batch`, whose formulas and rules it shares. The soft loss
+    Values, formulas and rules are those of `kdloss.kd_loss_batch`, bit for bit. The soft loss
     includes the factor tau^2.
 
     Parameters
@@ -77,22 +77,22 @@ def kd_loss(
     student_logits : Array (..., C)
         float32, float64, bfloat16 or float16.
     teacher_logits : Array (..., C), or None
-        Any of the four types. A constant: its gradient is 0. None only if ``alpha`` is 1.
+        Any of the four dtypes. A constant: its gradient is 0. None only if ``alpha`` is 1.
     labels : Array (...) of integers, or (..., C) of floats, or None
         A class; -1, unlabelled; ``ignore_index``, padding; or soft labels, probabilities. None
         only if ``alpha`` is 0.
     alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing
-        As in `kdloss.kd_loss_batch`; those of a row have the shape (...).
+        As in `kdloss.kd_loss_batch`; options with a value per row have the shape (...).
     normalizer, divergence, beta, num_threads
         As in `kdloss.kd_loss_batch`. ``alpha``, ``tau`` and ``normalizer`` may be arrays, also
-        under ``jax.jit``; a Python number is static, and keeps its 64 bits. reduction,
+        under ``jax.jit``; as Python numbers they are static, and keep their 64 bits. reduction,
         ignore_index, label_smoothing, divergence, beta and num_threads are always static.
 
     Returns
     -------
     Array () or, where ``reduction="none"``, (...)
         float64 for a float64 student, otherwise float32. Under ``vmap`` each element has its own
-        mean. XLA may replace entries of the gradient below the smallest normal number by 0.
+        mean. XLA may flush subnormal entries of the gradient to 0.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def kd_loss(
         For shapes that do not fit. Errors that depend on the values (a label out of range) are
         raised as ``jax.errors.JaxRuntimeError`` when the call runs.
     TypeError
-        For another type, and if the gradient of an option is asked for.
+        For another dtype, and if the gradient of an option is requested.
 
     References
     ----------
@@ -143,7 +143,7 @@ def kd_loss_parts(
     beta: float = 0.5,
     num_threads: int | None = None,
 ) -> KDParts:
-    r"""The loss of `kd_loss` with its two parts for logs, and its gradient, in one pass.
+    r"""The loss of `kd_loss` and its two parts, for logs, in one pass with the gradient.
 
     .. math::
         L = \alpha \, \mathrm{hard} + (1 - \alpha) \, \mathrm{soft}
@@ -195,13 +195,13 @@ class _Static(NamedTuple):
     parts: bool
     by_row: bool
     attributes: tuple[tuple[str, np.generic], ...]
-    """Of the custom call, by name."""
+    """The attributes of the custom call, by name."""
 
 
 def _loss(
     student: Any, teacher: Any, labels: Any, options: dict[str, Any], *, parts: bool
 ) -> tuple[jax.Array, ...]:
-    """(loss,), or (loss, hard, soft) if the parts are asked for."""
+    """Return (loss,), or (loss, hard, soft) if `parts`."""
     student = _floats(student, "student_logits")
     if student.ndim == 0:
         raise ValueError("student_logits has no axes, expected logits (..., classes)")
@@ -224,12 +224,15 @@ def _loss(
 
 
 def _attributes(options: dict[str, Any]) -> tuple[tuple[str, np.generic], ...]:
-    """The options that are no arrays. 0 stands for what is absent, or given as an array."""
+    """The options that are not arrays; 0 for one that is absent, or given as an array."""
     normalizer, threads = options["normalizer"], options["num_threads"]
     if _is_number(normalizer) and not normalizer > 0:
         raise ValueError(f"normalizer is {normalizer}, expected a finite number > 0")
     if normalizer is not None and options["reduction"] != "mean":
-        raise ValueError(f"normalizer is for reduction 'mean' only, not {options['reduction']!r}")
+        raise ValueError(
+            f"normalizer is given with reduction {options['reduction']!r}, "
+            "expected it with 'mean' alone"
+        )
     if threads is not None and threads < 1:
         raise ValueError(f"num_threads is {threads}, expected at least 1, or None")
     return (
@@ -246,7 +249,7 @@ def _attributes(options: dict[str, Any]) -> tuple[tuple[str, np.generic], ...]:
 
 
 def _index(value: str, name: str, names: Any) -> np.int64:
-    """The value of the C++ enumeration, which has its names in the same order."""
+    """The position of a name, which is its value in the C++ enumeration."""
     names = get_args(names)
     if value not in names:
         *most, last = map(repr, names)
@@ -263,7 +266,7 @@ def _number(value: Any) -> np.float64:
 
 
 def _array_option(value: Any, name: str, logits: tuple[int, ...]) -> Any:
-    """An option in the shape of its rows or classes, or a number; absent if it is an attribute."""
+    """An option as an array (rows,), (classes,) or (); `ABSENT` if it is passed as an attribute."""
     if value is None or _is_number(value):
         return ABSENT
     value = jnp.asarray(value).astype(jax.dtypes.canonicalize_dtype(np.float64))
@@ -302,14 +305,16 @@ def _shaped(value: Any, name: str, expected: tuple[int, ...], to: tuple[int, ...
 
 
 def _call(static: _Static, student: Any, arrays: dict[str, Any], gradient: bool) -> Any:
-    """(loss, hard, soft, gradient) of rows; what is not asked for has no elements."""
+    """Return (loss, hard, soft, gradient) of rows; what is not asked for has no elements."""
     dtype = jnp.float64 if student.dtype.name == "float64" else jnp.float32
     of_rows = student.shape[:1] if static.by_row else ()
     # Under shard_map, the results differ between devices if the student's logits do.
     manual = jax.typeof(student).manual_axis_type
     for name, x in arrays.items():
         if not jax.typeof(x).manual_axis_type.varying <= manual.varying:
-            raise ValueError(f"{name} differs between devices where student_logits do not")
+            raise ValueError(
+                f"{name} varies over devices, expected student_logits that vary over them too"
+            )
     array: Any = jax.ShapeDtypeStruct
     if manual.varying:
         mesh = jax.typeof(student).sharding.mesh
@@ -338,7 +343,7 @@ def _forward(static: _Static, student: Any, arrays: dict[str, Any]) -> Any:
     for name, x in arrays.items():
         if x.perturbed and name != "labels":
             raise TypeError(
-                f"a gradient of {name} is asked for, which kd_loss does not give; "
+                f"{name} requires a gradient, expected a constant; "
                 f"pass jax.lax.stop_gradient({name})"
             )
     values = {name: x.value for name, x in arrays.items()}

@@ -7,9 +7,9 @@
     booster = lightgbm.train(params, lightgbm.Dataset(X, y))
     probabilities = kdloss.softmax_temp(booster.predict(X_new))
 
-Two classes are one margin, without ``num_class``; their probability is 1 / (1 + exp(-margin)).
-With a custom objective LightGBM predicts margins, and its own metrics take them for probabilities:
-set ``"metric": "None"`` and use `kd_metric`.
+For two classes leave out ``num_class``: the booster has one margin per row, and the probability of
+class 1 is 1 / (1 + exp(-margin)). With a custom objective LightGBM predicts margins, and its own
+metrics mistake them for probabilities: set ``"metric": "None"`` and use `kd_metric`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ try:
 except ImportError as error:
     raise ImportError("kdloss.lightgbm needs lightgbm: pip install 'kdloss[lightgbm]'") from error
 
-BLOCK = 2**15  # numbers that stay in the cache between two passes
+BLOCK = 2**15  # numbers that stay in a cache while they are multiplied and rounded
 
 __all__ = ["kd_init_score", "kd_metric", "kd_objective"]
 
@@ -54,29 +54,29 @@ def kd_objective(
         h = \tfrac{K}{K - 1} w \,
             (\alpha \, p^{(1)} (1 - p^{(1)}) + (1 - \alpha) \, p (1 - p))
 
-    with p1 = softmax(margins), p and q student and teacher at tau, K classes, and the dataset's
-    weights w, for the divergence "kl". With alpha 1 the trees are those of ``multiclass`` and
-    ``binary`` with ``boost_from_average=False``, bit for bit.
+    for the divergence "kl", with p1 = softmax(margins), p and q the softened outputs of student and
+    teacher, K classes, and the dataset's weights w. With alpha 1 the trees are those of
+    ``multiclass`` and ``binary`` with ``boost_from_average=False``, bit for bit.
 
     Parameters
     ----------
     teacher_logits : array_like (rows, classes) of float, or (rows,), or None
-        The teacher's logits for the rows of the training set, in its order. With two classes the
-        booster has one margin z, that is the logits (0, z), and the teacher's may be a margin too.
-        None only where ``alpha`` is 1. They are not copied. Subsets of a Dataset, as in the folds
-        of `lightgbm.cv`, take their rows of them.
+        The teacher's logits for the rows of the training set, in its order; not copied. With two
+        classes the booster has one margin z, which stands for the logits (0, z); the teacher may
+        be given as a margin too. None only if ``alpha`` is 1. Subsets of a Dataset, such as the
+        folds of `lightgbm.cv`, get their rows of the teacher.
     labels : array_like (rows,) of int, or (rows, classes) of float, optional
-        Instead of the dataset's labels: -1 marks a row that only the teacher labels, -100 one that
-        does not count; or soft labels. By default the dataset's own, in which -1 and -100 may stand
-        too. (To LGBMClassifier -1 is a class: give ``labels``.)
+        Labels in place of the dataset's: -1 marks a row that only the teacher labels, -100 one that
+        does not count; or soft labels. The dataset's own may contain -1 and -100 too. (For
+        LGBMClassifier -1 is a class, so pass ``labels``.)
     alpha, tau, class_weight, label_smoothing, divergence, beta, num_threads
         As in `kdloss.kd_loss_batch`. ``divergence="mse"`` with one margin needs the teacher's
         margin.
     hess : {"library", "exact", "bound"}, default "library"
-        The curvature: LightGBM's own, K / (K - 1) times the diagonal of the Hessian, with one
-        margin once the diagonal; or "exact", the diagonal, or "bound", twice that. The diagonals of
-        "reverse_kl", "js" and "tv" can be negative: with them the curvature is the library's own
-        for "kl", which is positive, and the other two are refused.
+        The curvature. "library": LightGBM's own, K / (K - 1) times the diagonal of the Hessian, or
+        the diagonal itself with one margin. "exact": the diagonal. "bound": twice the diagonal.
+        The diagonals of "reverse_kl", "js" and "tv" can be negative: these divergences use the
+        curvature "library" of "kl", and refuse the other two.
 
     Returns
     -------
@@ -86,13 +86,13 @@ def kd_objective(
     Raises
     ------
     ValueError
-        Here or in the first round, for shapes that do not fit, naming both. An objective is for one
-        training set: it refuses another of as many rows with other labels.
+        At once or in the first round, for shapes that do not match. An objective is for one
+        training set, and refuses a second one whose labels differ.
 
     Notes
     -----
-    ``num_class`` must be in the parameters: LightGBM does not ask an objective. Custom objectives
-    start from 0: `kd_init_score` gives a better start.
+    ``num_class`` must be in the parameters: LightGBM does not take it from an objective. Custom
+    objectives start from 0: `kd_init_score` gives a better start.
 
     References
     ----------
@@ -132,33 +132,33 @@ def kd_metric(
 ) -> KDMetric:
     """A metric for ``feval=`` of `lightgbm.train` and ``cv``, or ``eval_metric=`` of a classifier.
 
-    Formula: the weighted mean over the evaluation set of what ``name`` says.
+    It is the weighted mean over the evaluation set of the quantity ``name``.
 
     Parameters
     ----------
     teacher_logits : array_like, or {Dataset: array_like}, or None
-        The teacher's logits for the rows of the evaluation set, as in `kd_objective`; with several
-        evaluation sets those of each. None where ``name`` needs no teacher.
+        The teacher's logits for the rows of the evaluation set, as in `kd_objective`; for several
+        evaluation sets, those of each. None if ``name`` needs no teacher.
     labels : array_like, or {Dataset: array_like}, optional
-        Instead of the evaluation set's labels.
+        Labels in place of the evaluation set's.
     name : {"loss", "hard", "soft", "accuracy", "nll", "brier", "ece"}
         The loss, one of its parts, or a score of `kdloss.metrics`. It is reported as
-        ``kd_<name>``, accuracy as ``prediction_accuracy``; that one is maximised, the others
-        minimised.
+        ``kd_<name>``, accuracy as ``prediction_accuracy``. Early stopping maximises accuracy, and
+        minimises the others.
     alpha, tau, class_weight, label_smoothing, divergence, beta, num_threads
-        As in `kd_objective`; of no matter for the scores.
+        As in `kd_objective`; the scores do not depend on them.
 
     Returns
     -------
     KDMetric
-        Can be pickled, if no datasets are in it.
+        Can be pickled, unless it holds datasets.
 
     Raises
     ------
     ValueError
-        Here or in the first round, for shapes that do not fit, an evaluation set that has no
-        teacher, and one teacher for two evaluation sets. Also for predictions that are
-        probabilities: margins are given only beside a custom objective.
+        At once or in the first round, for shapes that do not match, an evaluation set without a
+        teacher, or one teacher for two evaluation sets. Also for predictions that are
+        probabilities: boosters pass margins only with a custom objective.
 
     Examples
     --------
@@ -191,14 +191,14 @@ def kd_init_score(
     class_weight: npt.ArrayLike | None = None,
     label_smoothing: float = 0.0,
 ) -> Array:
-    r"""The scores to start from, as LightGBM's own objectives do with ``boost_from_average``.
+    r"""The starting scores, which LightGBM's own objectives find with ``boost_from_average``.
 
     .. math::
         b = \log m - \overline{\log m}, \quad
         m = \operatorname{mean} (\alpha \, g + (1 - \alpha) \, \mathrm{softmax}(t))
 
-    with the labels' targets g of `kdloss.kd_loss_batch`. Give them to every Dataset, and add them
-    to what the booster predicts, since LightGBM does not keep them in the model::
+    with the targets g of `kdloss.kd_loss_batch`. Pass them to every Dataset, and add them to the
+    booster's predictions, since LightGBM does not store them in the model::
 
         train = lightgbm.Dataset(X, y, init_score=np.tile(scores, (len(X), 1)))
         margins = booster.predict(X_new) + scores
@@ -206,14 +206,14 @@ def kd_init_score(
     Parameters
     ----------
     teacher_logits, labels, alpha, class_weight, label_smoothing
-        As in `kd_objective`; unlabelled rows count with their teacher.
+        As in `kd_objective`; the target of an unlabelled row is the teacher's.
     sample_weight : array_like (rows,) of float, optional
         The weights of the dataset.
 
     Returns
     -------
     ndarray (classes,) of float64
-        With two classes (1,), the margin log(m[1] / m[0]), ``init_score=np.full(len(X), scores)``.
+        With two classes (1,), the margin log(m[1] / m[0]): ``init_score=np.full(len(X), scores)``.
 
     Raises
     ------
@@ -247,12 +247,12 @@ class KDObjective(_boosting.Objective):
         classes = rows.margins.size // max(len(rows.margins), 1)
         grad, hess = self.gradients(rows, "bound" if self.hess == "bound" else "exact")
         factor = classes / (classes - 1) if self.hess == "library" and classes > 1 else 1.0
-        # LightGBM computes in double and rounds to float, in F-order. The predictions are a view of
-        # memory that it uses again, of which nothing is kept.
+        # Like LightGBM: computed in double, rounded to float, in F-order. The predictions are a
+        # view of memory that LightGBM reuses, so nothing here keeps a reference to them.
         return self._rounded(grad), self._rounded(hess, factor)
 
     def _rounded(self, values: Array, factor: float = 1.0) -> Array:
-        """Return the values, which are multiplied in place, in float32."""
+        """Multiply the values by `factor`, in place, and return them in float32."""
         out = self.buffers.take(values.shape, np.float32, "F")
         flat, rounded = values.ravel("F"), out.ravel("F")
         for first in range(0, flat.size, BLOCK):
@@ -269,7 +269,7 @@ class KDMetric(_boosting.Metric):
     def __call__(
         self, first: Any, second: Any, sample_weight: Array | None = None
     ) -> tuple[str, float, bool]:
-        """Name, value, and whether more is better, for the arguments of an objective."""
+        """Name, value, and whether larger is better, for the arguments of an objective."""
         dataset, rows = _rows(first, second, sample_weight)
         value = self.value(cast(Hashable, dataset), rows)
         return self.__name__, value, self.name == "accuracy"
@@ -278,8 +278,8 @@ class KDMetric(_boosting.Metric):
 def _rows(
     first: Any, second: Any, sample_weight: Array | None
 ) -> tuple[lightgbm.Dataset | None, Rows]:
-    """Return the whole dataset, and the rows of it that the booster asks for."""
-    if not isinstance(second, lightgbm.Dataset):  # of the scikit-learn interface
+    """Return the whole dataset, and the rows of it in this call; no dataset from scikit-learn."""
+    if not isinstance(second, lightgbm.Dataset):  # the scikit-learn interface
         return None, Rows(second, first, sample_weight, len(second))
     labels = cast("Array | None", second.get_label())
     weights = cast("Array | None", second.get_weight())

@@ -24,7 +24,7 @@ Reduction = Literal["mean", "sum", "none"]
 OneNumber = Literal["mean", "sum"]
 Divergence = Literal["kl", "reverse_kl", "js", "tv", "mse"]
 Loss = TypeVar("Loss", float, NDArray[Any])
-# What the core takes in one tuple: alpha, tau, reduction, ignore_index, sample_weight,
+# The core takes the options as one tuple: alpha, tau, reduction, ignore_index, sample_weight,
 # class_weight, label_smoothing, normalizer, divergence, beta, num_threads.
 Options: TypeAlias = tuple[
     ArrayLike, ArrayLike, str, int, ArrayLike | None, ArrayLike | None, float, float | None,
@@ -33,7 +33,7 @@ Options: TypeAlias = tuple[
 
 
 class HardOptions(TypedDict, total=False):
-    """The keywords of `cross_entropy_hard` beside ``reduction``, for type checkers."""
+    """The keywords of `cross_entropy_hard` other than ``reduction``, for type checkers."""
 
     ignore_index: int
     sample_weight: ArrayLike | None
@@ -44,7 +44,7 @@ class HardOptions(TypedDict, total=False):
 
 
 class LossOptions(HardOptions, total=False):
-    """Those of the losses with a teacher."""
+    """The keywords of `kd_loss_batch`."""
 
     alpha: ArrayLike
     tau: ArrayLike
@@ -53,19 +53,19 @@ class LossOptions(HardOptions, total=False):
 
 
 class GradOptions(LossOptions, total=False):
-    """Those of `kd_loss_and_grad`."""
+    """The keywords of `kd_loss_and_grad`."""
 
     out: NDArray[Any] | None
 
 
 class PartsOptions(LossOptions, total=False):
-    """Those of `kd_loss_parts`."""
+    """The keywords of `kd_loss_parts`."""
 
     grad_out: NDArray[Any] | None
 
 
 class HessOptions(LossOptions, total=False):
-    """Those of `kd_loss_grad_hess`."""
+    """The keywords of `kd_loss_grad_hess`."""
 
     hess: Literal["exact", "bound"]
     out: tuple[NDArray[Any] | None, NDArray[Any] | None] | None
@@ -144,8 +144,9 @@ def kd_loss_batch(
     .. math::
         L = \alpha \, (-\log p^{(1)}_y) + (1 - \alpha) \, \tau^2 \, D_{KL}(q \,\|\, p)
 
-    where p1 = softmax(s), p = softmax(s / tau), q = softmax(t / tau): the teacher comes first.
-    With class weights w, smoothing eps and soft labels y (one-hot for a class) the first part is
+    where p1 = softmax(s), p = softmax(s / tau), q = softmax(t / tau). The first part is the hard
+    loss, the second the soft loss. With class weights w, smoothing eps and soft labels y (one-hot
+    for a class) the hard loss is
 
     .. math::
         \sum_c g_c (-\log p^{(1)}_c), \quad g_c = w_c ((1 - \epsilon) \, y_c + \epsilon / C)
@@ -163,10 +164,10 @@ def kd_loss_batch(
     labels : array_like (rows,) of int, or (rows, classes) of float, or None
         A class in [0, classes); or -1, *unlabelled*: the row learns from the teacher alone, as if
         its alpha were 0; or ``ignore_index``, *padding*: loss 0, gradient 0, not counted. int64
-        and int32 are read in place, other integers become int64; booleans and floats (rows,),
-        whole numbers too, are refused. Or soft labels: rows of probabilities whose sum is within
-        1e-3 of 1, of which a row of zeros is unlabelled; a one-hot row has the bits of its class.
-        May be None only if ``alpha`` is 0.
+        and int32 are read in place, other integers become int64. Booleans and floats (rows,) are
+        refused, even if the floats are whole numbers. Or soft labels: rows of probabilities that
+        sum to 1 within 1e-3. A row of zeros is unlabelled; a one-hot row gives the same bits as
+        its class. May be None only if ``alpha`` is 0.
     alpha : float or array_like (rows,), default 0.5
         The weight of the hard loss, in [0, 1]. The inputs of a part with weight 0 are not used, so
         they may hold NaN.
@@ -196,39 +197,42 @@ def kd_loss_batch(
         What the soft loss measures, with m = beta q + (1 - beta) p:
 
         - "kl": tau^2 KL(q || p), the teacher first. Its gradient is tau (p - q).
-        - "reverse_kl": tau^2 KL(p || q), the student first, which follows the teacher's largest
-          classes and forgoes others (MiniLLM). Its gradient is tau p (u - sum p u), u = log(p / q).
-        - "js": tau^2 (beta KL(q || m) + (1 - beta) KL(p || m)), Jensen-Shannon's divergence as GKD
-          scales it: at beta = 1/2 it is at most tau^2 log 2. It vanishes towards beta 0 and 1; at
-          these it is its limit over beta, "kl", or over 1 - beta, "reverse_kl". Its gradient is
-          tau p (f - sum p f), f = (1 - beta) log(p / m).
-        - "tv": tau^2 sum abs(p - q) / 2, the total variation. Its gradient is that with
-          f = sign(p - q) / 2.
-        - "mse": sum (s - t)^2 / classes, of the logits as they are: not centred, without tau. Its
-          gradient is 2 (s - t) / classes.
+        - "reverse_kl": tau^2 KL(p || q), the student first. The student concentrates on the
+          teacher's most probable classes (MiniLLM). Its gradient is tau p (u - sum p u) with
+          u = log(p / q).
+        - "js": tau^2 (beta KL(q || m) + (1 - beta) KL(p || m)), the generalised Jensen-Shannon
+          divergence as GKD scales it: at beta = 1/2 it is at most tau^2 log 2. Towards beta 0 and
+          1 it goes to 0; there the limits of js / beta and js / (1 - beta) replace it, which are
+          "kl" and "reverse_kl". Its gradient is tau p (f - sum p f) with
+          f = (1 - beta) log(p / m).
+        - "tv": tau^2 sum abs(p - q) / 2, the total variation distance. Its gradient is
+          tau p (f - sum p f) with f = sign(p - q) / 2.
+        - "mse": sum (s - t)^2 / classes of the raw logits: not centred, without tau. Its gradient
+          is 2 (s - t) / classes.
 
-        A class masked by both (-inf) counts nothing. One masked by the student alone makes "kl" and
-        "mse" infinite, one masked by the teacher alone "reverse_kl" and "mse". Beside that the
-        gradient is finite: that of "kl" as ever, the others' without that class.
+        A class that both mask (-inf) adds nothing. A class that only the student masks makes "kl"
+        and "mse" infinite; one that only the teacher masks, "reverse_kl" and "mse". The gradient
+        stays finite: that of "kl" has its usual formula, the others leave that class out.
     beta : float, default 0.5
         For "js": the teacher's weight, in [0, 1].
     num_threads : int, optional
         The largest number of threads to use. By default as many as OpenMP allows, or one if the
-        work is too small for more to pay off. The result does not depend on it.
+        work is too small to gain from several. The result does not depend on it.
 
     Returns
     -------
     float, or ndarray (rows,) of the student's type where ``reduction="none"``
-        Never negative. Within 1e-5 (float32) or 1e-12 (float64) of the true value, for
-        1e-3 <= tau <= 1e6. +inf where the student masks, by a logit of -inf, a class that the
-        label or the teacher wants; NaN where a row that counts holds NaN or +inf, or -inf alone.
+        Never negative. Its relative error is at most 1e-5 (float32) or 1e-12 (float64) for
+        1e-3 <= tau <= 1e6. It is +inf if the student masks, by a logit of -inf, a class to which
+        the label or (with "kl") the teacher gives a positive probability; and NaN if a row that
+        counts holds NaN, +inf, or only -inf.
 
     Raises
     ------
     ValueError
-        For shapes that differ, labels out of range, alpha, tau or reduction out of theirs.
+        For shapes that do not match, and for labels or options out of their range.
     TypeError
-        For arguments of a wrong kind. Nothing has been written by then.
+        For arguments of a wrong type. Every error is raised before anything is written.
 
     See Also
     --------
@@ -252,7 +256,7 @@ def kd_loss_batch(
     >>> round(kdloss.kd_loss_batch(student, teacher, [0, 2], alpha=0.5, tau=3.0), 12)
     0.221605937332
 
-    A row without a label; labels that are trusted as far as the teacher believes them; several
+    A row without a label; labels weighted by the probability that the teacher gives them; several
     teachers:
 
     >>> round(kdloss.kd_loss_batch(student, teacher, [0, -1], tau=3.0), 6)
@@ -312,7 +316,8 @@ def kd_loss_and_grad(
     .. math::
         \nabla_s L = \alpha \, (p^{(1)} - e_y) + (1 - \alpha) \, \tau \, (p - q)
 
-    and that divided by the number of rows that count, where ``reduction="mean"``.
+    with ``divergence="kl"``; for ``reduction="mean"`` it is divided by the number of rows that
+    count.
 
     Parameters
     ----------
@@ -330,11 +335,10 @@ def kd_loss_and_grad(
     -------
     KDResult
         ``(loss, grad_logits)``. The error of each part of the gradient is at most 1e-5 (float32) or
-        1e-12 (float64), relative to the largest entry of that part in its row; with soft labels or
-        smoothing, the hard part W p1 - g can vanish, and its error is relative to the largest entry
-        of W p1 and g. If the loss is infinite,
-        the gradient is still finite. The gradient of a half-precision student has the student's
-        dtype and is rounded once.
+        1e-12 (float64), relative to the largest entry of that part in its row. With soft labels or
+        smoothing, the hard part W p1 - g can vanish; its error is then relative to the largest
+        entry of W p1 and g. The gradient is finite even if the loss is infinite. For a
+        half-precision student it has the student's dtype and is rounded once.
 
     Raises
     ------
@@ -400,14 +404,14 @@ def kd_loss_grad_hess(
 ) -> KDGradHess[Any]:
     r"""The loss of `kd_loss_batch`, its gradient, and the diagonal of its Hessian, in one pass.
 
-    Gradient boosting libraries need these.
+    Gradient boosting needs all three.
 
     .. math::
         \mathrm{diag} \nabla^2_s L =
             \alpha \, W \, p^{(1)} (1 - p^{(1)}) + (1 - \alpha) \, p \, (1 - p)
 
-    with W the sum of the target, 1 for a class without a weight; divided and weighted as the
-    gradient is.
+    with W the sum of the target, which is 1 without class weights. It is weighted and divided like
+    the gradient.
 
     Parameters
     ----------
@@ -418,14 +422,13 @@ def kd_loss_grad_hess(
         As in `kd_loss_batch`.
     hess : {"exact", "bound"}, default "exact"
         "bound" is twice the diagonal, which by Gershgorin's theorem is an upper bound of the whole
-        Hessian. XGBoost's own softmax objective uses it (until its pull request 12537).
+        Hessian. XGBoost's own softmax objective used it before its pull request 12537.
     out : tuple of two ndarrays (rows, classes) or None, optional
-        Where to write the gradient and the Hessian, as ``out`` in `kd_loss_and_grad`. The
-        Hessian's may not be the student's own.
-
+        Where to write the gradient and the Hessian, as ``out`` in `kd_loss_and_grad`. The array
+        for the Hessian must not be the student's own.
     divergence : {"kl", "mse"}
-        As in `kd_loss_batch`. The others' diagonals can be negative, and are refused. That of "mse"
-        is 2 / classes.
+        As in `kd_loss_batch`. The Hessian's diagonal for "mse" is 2 / classes. The other
+        divergences are refused: their diagonals can be negative.
 
     Returns
     -------
@@ -453,7 +456,6 @@ def kd_loss_grad_hess(
     training rows, and the parameters need ``num_class``. Neither library applies the row weights
     to a custom objective: pass them on. They are None (LightGBM) or empty (XGBoost) if unset.
     ``hess="bound"`` gives XGBoost's own curvature; LightGBM's own is K / (K - 1) times "exact".
-    LightGBM's built-in metrics take the raw scores of a custom objective for probabilities.
 
     >>> def objective(margins, data):
     ...     labels, weight = data.get_label().astype(int), data.get_weight()
@@ -514,8 +516,8 @@ def kd_loss_parts(
 ) -> KDParts[Any]:
     r"""The loss of `kd_loss_batch` and its two parts, in one pass, for logs.
 
-    Both parts are computed whatever ``alpha`` is, if their inputs are given. With ``grad_out`` a
-    training loop that logs the parts gets its gradient in the same pass.
+    A part is computed if its inputs are given, whatever ``alpha`` is. With ``grad_out`` a training
+    loop that logs the parts gets its gradient in the same pass.
 
     Parameters
     ----------
@@ -535,7 +537,7 @@ def kd_loss_parts(
         rows are unlabelled, the loss is not alpha * hard + (1 - alpha) * soft. If no row counts,
         the loss and soft are 0. hard is NaN if no row is labelled, and soft is NaN without a
         teacher. A ``normalizer`` divides all three. With "none", hard is NaN in unlabelled rows,
-        all three are 0 in padding, and hard and soft are not multiplied by the row's weight.
+        all three are 0 in padding, and only the loss is multiplied by the row's weight.
 
     Raises
     ------
@@ -605,8 +607,8 @@ def kd_loss_single(
 
     References
     ----------
-    ``kd_loss_single`` of the knowledge-distillation document (docs/document.md); the example is its
-    first one.
+    ``kd_loss_single`` of the knowledge-distillation document (docs/document.md), whose first
+    example is this one.
 
     Examples
     --------
@@ -661,14 +663,14 @@ def cross_entropy_hard(
         As ``student_logits`` in `kd_loss_batch`.
     labels : array_like (rows,) of int, or (rows, classes) of float
         Classes in [0, classes), or ``ignore_index`` for padding; or soft labels (rows, classes).
-        There is no teacher, so -1, unlabelled, is refused.
+        -1 (unlabelled) is refused, because there is no teacher to learn from.
     reduction, ignore_index, sample_weight, class_weight, label_smoothing, normalizer, num_threads
         As in `kd_loss_batch`.
 
     Returns
     -------
     float, or ndarray (rows,) where ``reduction="none"``
-        The loss, >= 0. It is accurate also if the label has almost all of the probability.
+        The loss, >= 0. It is accurate even if the label has almost all of the probability.
 
     Raises
     ------
@@ -699,17 +701,17 @@ def kl_divergence(q: ArrayLike, p: ArrayLike, *, reduction: Literal["none"]) -> 
 def kl_divergence(
     q: ArrayLike, p: ArrayLike, *, reduction: Reduction = "mean"
 ) -> float | NDArray[Any]:
-    r"""KL divergence of probabilities, the first from the second: KL(q || p).
+    r"""The KL divergence KL(q || p) of probabilities.
 
     .. math:: D_{KL}(q \,\|\, p) = \sum_c q_c \log \frac{q_c}{p_c} - q_c + p_c
 
-    Every term of the sum is >= 0; the last two parts add up to 0 over the classes. 0 log 0 is 0.
-    For distillation, q is the teacher's distribution.
+    Over the classes, - q + p adds up to 0; it makes every term >= 0. 0 log 0 is 0. For
+    distillation, q is the teacher's distribution.
 
     Parameters
     ----------
     q, p : array_like (rows, classes) or (classes,) of float
-        Probabilities, one shape for both. `softmax_temp` makes them from logits.
+        Probabilities, both of the same shape. `softmax_temp` makes them from logits.
     reduction : {"mean", "sum", "none"}, default "mean"
         Over the rows.
 
@@ -721,9 +723,9 @@ def kl_divergence(
     Raises
     ------
     ValueError
-        For a negative entry, a row whose sum is further than 1e-3 from 1, shapes that differ.
+        For a negative entry, a row whose sum is further than 1e-3 from 1, or shapes that differ.
     TypeError
-        For arguments that are no numbers.
+        For arguments that are not numbers.
 
     References
     ----------
@@ -757,7 +759,7 @@ def _one_row(values: ArrayLike, name: str) -> NDArray[Any]:
 
 
 def _as_label(label: int, classes: int) -> int:
-    """One label as an int of 64 bits. As in arrays of labels, booleans are refused."""
+    """Return the label as an int of 64 bits. As in arrays of labels, booleans are refused."""
     try:
         index = operator.index(label)
     except TypeError:

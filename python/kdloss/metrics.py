@@ -1,8 +1,8 @@
 """Scores of predicted probabilities against labels: accuracy, likelihood, Brier score, calibration.
 
-Every function takes probabilities (N, C) and labels: classes (N,), of which -1 (unlabelled) and
--100 (padding) do not count, or soft labels (N, C), of which rows of zeros do not. Rows may have
-weights; without any row that counts a score is NaN.
+Every function takes probabilities (N, C) and labels: classes (N,), or soft labels (N, C). Rows
+labelled -1 (unlabelled) or -100 (padding) do not count, nor do rows of zeros in soft labels. Rows
+may have weights. If no row counts, a score is NaN.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ._arrays import UNLABELLED as UNLABELLED
 
 Array = npt.NDArray[Any]
 
-FEW_CLASSES = 32  # up to so many, the largest is found faster class by class than row by row
+FEW_CLASSES = 32  # with at most this many, finding each row's maximum is faster by columns
 BINS = 15  # as in Guo et al. 2017, so that calibration errors compare with published ones
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReliabilityBins:
-    """What a reliability diagram shows, one entry for each of the bins (0, 1/M], ..., ((M-1)/M, 1].
+    """The data of a reliability diagram: one entry for each bin (0, 1/M], ..., ((M-1)/M, 1].
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ def accuracy(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not of that kind, shape or range.
+        If an argument has the wrong type, shape or range.
 
     Examples
     --------
@@ -89,7 +89,8 @@ def negative_log_likelihood(
     """Mean over labelled rows of -log of the probability given to the label, in nats.
 
     Formula: ``mean(-log p[y])``, for soft labels ``mean(sum_c -y[c] log p[c])``. A label of
-    probability 0 makes it inf. Only what the tolerance of a row's sum leaves above 1 counts as 1.
+    probability 0 makes it inf. A probability above 1, which the tolerance of a row's sum allows,
+    counts as 1.
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ def negative_log_likelihood(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not of that kind, shape or range.
+        If an argument has the wrong type, shape or range.
 
     Examples
     --------
@@ -134,9 +135,9 @@ def brier_score(
 ) -> float:
     """Mean over labelled rows of the squared distance between prediction and one-hot label.
 
-    Formula: ``mean(sum_c (p[c] - [c == y])^2)``, with a soft label in place of ``[c == y]``, summed
-    over all classes as Brier defined it, so that it lies between 0 and 2 (the form for two classes
-    that looks at one of them is half of it).
+    Formula: ``mean(sum_c (p[c] - [c == y])^2)``, with a soft label in place of ``[c == y]``. The
+    sum is over all classes, as Brier defined it, so the score lies between 0 and 2. (A common form
+    for two classes counts only one of them, and gives half of this.)
 
     Parameters
     ----------
@@ -156,7 +157,7 @@ def brier_score(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not of that kind, shape or range.
+        If an argument has the wrong type, shape or range.
 
     References
     ----------
@@ -197,7 +198,7 @@ def reliability_bins(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not of that kind, shape or range.
+        If an argument has the wrong type, shape or range.
 
     Examples
     --------
@@ -222,7 +223,7 @@ def expected_calibration_error(
     """Mean gap between confidence and accuracy, over bins of equal width (15, as in Guo et al.).
 
     Formula: ``sum_m count[m] / N * |accuracy[m] - confidence[m]|`` over the bins of
-    `reliability_bins`. Only the most probable class is looked at.
+    `reliability_bins`. Only the most probable class counts.
 
     Parameters
     ----------
@@ -244,7 +245,7 @@ def expected_calibration_error(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not of that kind, shape or range.
+        If an argument has the wrong type, shape or range.
 
     References
     ----------
@@ -260,12 +261,19 @@ def expected_calibration_error(
     return _calibration_error(_bin_sums(p, y, bins, w))
 
 
-class MetricSums:
-    """Running accuracy, Brier score and calibration error of labelled rows that pass in batches.
+SCORES = {  # by their short names
+    "accuracy": accuracy,
+    "nll": negative_log_likelihood,
+    "brier": brier_score,
+    "ece": expected_calibration_error,
+}
 
-    Keeps sums and no rows, and gives what the functions of this module give for all rows at once.
-    It is meant for probabilities that were just computed: their values are not checked, and every
-    label must be a class, or a soft label.
+
+class MetricSums:
+    """Accuracy, Brier score and calibration error of labelled rows, added batch by batch.
+
+    It keeps sums, not rows, and gives the same as the functions of this module for all rows at
+    once. The values of the probabilities are not checked, and every row must have a label.
 
     Examples
     --------
@@ -326,12 +334,13 @@ def _squared_distance(p: Array, y: Array) -> Array:
 
 
 def _bin_sums(p: Array, y: Array, bins: int, w: Array | None = None) -> Array:
-    """Sums per bin (3, bins): rows, their confidence, their correct predictions; or weighted."""
+    """Weighted sums per bin (3, bins): of rows, of confidences, of correct predictions."""
     if bins < 1:
         raise ValueError(f"bins is {bins}, expected at least 1")
     confidence, correct = _confidence(p, _classes(y))
-    # The first bin whose upper edge is not below. (confidence * bins may be rounded to the wrong
-    # side of an edge.) What is above 1, as the tolerance of sums allows, belongs to the last one.
+    # The first bin whose upper edge is at least the confidence. (confidence * bins could be rounded
+    # to the wrong side of an edge.) A confidence above 1, which the tolerance of sums allows,
+    # belongs to the last bin.
     edges = np.arange(1, bins) / bins
     index = np.searchsorted(edges, confidence, side="left")
     if w is not None:
@@ -346,12 +355,12 @@ def _bin_sums(p: Array, y: Array, bins: int, w: Array | None = None) -> Array:
 
 
 def _confidence(p: Array, y: Array) -> tuple[Array, Array]:
-    """Each row's largest probability, as float64, and whether the label's is the first of these."""
+    """Each row's largest probability, as float64, and whether its first class is the label."""
     rows = np.arange(len(p))
     if p.shape[1] <= FEW_CLASSES:
         columns = np.ascontiguousarray(p.T)
         largest = columns.max(axis=0)
-        if np.count_nonzero(columns == largest) == len(p):  # no equals
+        if np.count_nonzero(columns == largest) == len(p):  # no ties
             return largest.astype(np.float64), p[rows, y] == largest
     predicted = p.argmax(axis=1)
     return p[rows, predicted].astype(np.float64), predicted == y
@@ -392,18 +401,18 @@ def _labelled_rows(
         y = check_labels(y, *p.shape, unused=None if w is None else w == 0)
         rows = np.flatnonzero(y >= 0)
     p = p[rows].astype(np.float64)
-    # Written so that NaN is refused as well.
+    # Not `p < 0` and `> SUM_TOLERANCE`, which NaN would pass.
     good = (p >= 0).all(axis=1) & (np.abs(p.sum(axis=1) - 1) <= SUM_TOLERANCE)
     if not good.all():
         bad = int(good.argmin())
         raise ValueError(
-            f"row {rows[bad]} of probabilities has the smallest entry {p[bad].min():g} and the sum "
+            f"probabilities[{rows[bad]}] has the smallest entry {p[bad].min():g} and the sum "
             f"{p[bad].sum():g}, expected numbers >= 0 that sum to 1"
         )
     return p, y[rows], None if w is None else _with_finite_sum(w[rows])
 
 
 def _with_finite_sum(w: Array) -> Array:
-    # The scores are ratios of sums of weights.
+    """The weights, scaled if their sum overflows: the scores are ratios of such sums."""
     with np.errstate(over="ignore"):
         return w if np.isfinite(w.sum()) else np.asarray(w / w.max())

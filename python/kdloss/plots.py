@@ -1,7 +1,7 @@
-"""Pictures of a training, of calibration, of a comparison and of a tuning, as matplotlib figures.
+"""Figures of a training, of calibration, of a comparison and of a tuning, drawn with matplotlib.
 
 Figures are made without pyplot: no window opens, and the caller's matplotlib settings stay as they
-are. matplotlib is imported when a picture is asked for.
+are. matplotlib is imported when a figure is drawn.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart with any kind of colour vision.
+# Okabe and Ito's palette, which people with any colour vision can tell apart.
 COLOURS = ("#D55E00", "#E69F00", "#0072B2", "#009E73", "#555555")
 ORANGE, BLUE, GREEN, GREY = COLOURS[1:]
-MOST_NUMBERS, MOST_TICKS = 12, 40  # classes of a confusion matrix with numbers; with all names
-FEWEST = 10  # rows, below which a point of a reliability diagram is noise
+MOST_NUMBERS, MOST_TICKS = 12, 40  # most classes of a confusion matrix with numbers; with all names
+FEWEST = 10  # a point of a reliability diagram needs at least this many rows
 
 
 class Panel(NamedTuple):
-    """One score of a comparison: its axis, its name in a history, its function and scale."""
+    """One score of a comparison: its axis label, its name in a history, its function and scale."""
 
     label: str
     name: str
@@ -40,12 +40,13 @@ PANELS = (ACCURACY, NLL)
 
 
 class Model(NamedTuple):
-    """One trained model, as `comparison` draws it.
+    """The predictions and the history of one trained model, as `comparison` draws them.
 
     Attributes
     ----------
     history : list of dict
-        `LinearStudent.history` with held-out rows as validation; empty for a fixed model.
+        `LinearStudent.history` with the held-out rows as validation; empty for a model without
+        epochs.
     probabilities : (N, C) array
         Predictions for the held-out rows.
     labels : (N,) array
@@ -63,7 +64,7 @@ def training_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     Parameters
     ----------
     history : sequence of dict
-        One record per epoch. Validation is drawn, dashed, where the records have it.
+        One record per epoch. Validation scores, if there are any, are dashed.
 
     Returns
     -------
@@ -115,11 +116,11 @@ def training_curves(history: Sequence[Mapping[str, float]]) -> Figure:
 def reliability_diagram(
     axes: Axes, probabilities: npt.ArrayLike, labels: npt.ArrayLike, *, colour: str = BLUE
 ) -> None:
-    """Draw accuracy against confidence, over bars with the share of rows at each confidence.
+    """Draw accuracy against confidence, with bars for the share of rows at each confidence.
 
-    A calibrated model lies on the diagonal; below it, it is surer than it is right. The whiskers
-    are one binomial standard error, ``sqrt(a (1 - a) / n)`` for accuracy a of n rows; confidences
-    that fewer than 10 rows have get a bar but no point.
+    A calibrated model lies on the diagonal; an overconfident one below it. The whiskers are one
+    binomial standard error, ``sqrt(a (1 - a) / n)`` for accuracy a of n rows. A bin with fewer than
+    10 rows gets a bar but no point.
 
     Parameters
     ----------
@@ -141,9 +142,9 @@ def reliability_diagram(
     ('confidence (%)', 'accuracy (%)')
     """
     bins = metrics.reliability_bins(probabilities, labels, bins=10)
-    count, told = bins.count, bins.count >= FEWEST
-    confidence, accuracy = bins.confidence[told], bins.accuracy[told]
-    error = np.sqrt(accuracy * (1 - accuracy) / count[told])
+    count, shown = bins.count, bins.count >= FEWEST
+    confidence, accuracy = bins.confidence[shown], bins.accuracy[shown]
+    error = np.sqrt(accuracy * (1 - accuracy) / count[shown])
     axes.bar(np.arange(5, 100, 10), 100 * count / max(count.sum(), 1), 10, color=colour, alpha=0.2)
     axes.plot([0, 100], [0, 100], ":", color=GREY, linewidth=1)
     axes.errorbar(
@@ -163,9 +164,9 @@ def reliability_diagram(
 def comparison(models: Mapping[str, Sequence[Model]], title: str) -> Figure:
     """Compare ways to train on held-out rows: accuracy and NLL by epoch, and calibration.
 
-    Curves are means over the repetitions of a way, in a band of one standard deviation; a fixed
-    model is a level. Reliability diagrams take the rows of all repetitions together, while the
-    calibration error above each is the mean of the repetitions' own.
+    Curves are means over the repetitions of a way, in a band of one standard deviation; a model
+    without epochs is a horizontal line. A reliability diagram pools the rows of all repetitions;
+    the calibration error above it is the mean over the repetitions.
 
     Parameters
     ----------
@@ -259,9 +260,10 @@ def scores_by_seed(models: Mapping[str, Sequence[Model]], panel: Panel) -> Figur
 
 
 def learning_curves(models: Mapping[str, Sequence[Model]], panel: Panel) -> Figure:
-    """Show a held-out score by epoch: means over the seeds, in a band of a standard deviation.
+    """Show a held-out score by epoch: means over the seeds, in a band of one standard deviation.
 
-    Parameters and errors are those of `scores_by_seed`; a model without a history is a level.
+    Parameters and errors are those of `scores_by_seed`; a model without a history is a horizontal
+    line.
 
     Returns
     -------
@@ -285,7 +287,7 @@ def learning_curves(models: Mapping[str, Sequence[Model]], panel: Panel) -> Figu
 
 
 def reliability_figure(repetitions: Sequence[Model], colour: str = BLUE) -> Figure:
-    """A small picture with the `reliability_diagram` of the rows of all seeds together.
+    """Draw the `reliability_diagram` of the rows of all seeds together, in a small figure.
 
     Parameters
     ----------
@@ -310,7 +312,7 @@ def reliability_figure(repetitions: Sequence[Model], colour: str = BLUE) -> Figu
 
 
 def confusion_matrix(repetitions: Sequence[Model], names: Sequence[str]) -> Figure:
-    """Show which class (down) is taken for which (across), in percent of the class's rows.
+    """Show which class is predicted (across) for each true class (down), in percent of its rows.
 
     The numbers are written into the cells for up to 12 classes.
 
@@ -359,9 +361,9 @@ def confusion_matrix(repetitions: Sequence[Model], names: Sequence[str]) -> Figu
 
 
 def confusion(repetitions: Sequence[Model], classes: int) -> npt.NDArray[np.float64]:
-    """Return the shares (classes, classes) of each true class's rows that get each class.
+    """Return the shares (true classes, predicted classes) of each true class's rows.
 
-    Rows of all seeds are taken together; a class without rows is NaN.
+    Rows of all seeds are pooled; a class without rows is NaN.
 
     Examples
     --------
@@ -476,7 +478,7 @@ def _by_epoch(repetitions: Sequence[Model], panel: Panel) -> npt.NDArray[np.floa
 
 
 def _curve(axes: Axes, values: npt.NDArray[np.float64], colour: str, label: str) -> None:
-    """Mean and spread of values (repetitions, epochs); a single epoch is drawn as a level."""
+    """Draw mean and spread of values (repetitions, epochs); one epoch as a horizontal line."""
     mean = values.mean(axis=0)
     if len(mean) == 1:
         axes.axhline(mean[0], color=colour, linestyle=":", label=label)

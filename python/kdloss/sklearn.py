@@ -43,7 +43,7 @@ __all__ = ["DistilledClassifier"]
 
 
 class Rows(NamedTuple):
-    """What `fit` was given: features, labels, weights; the rows with a label, and its names."""
+    """The arguments of `fit`, the indices of the labelled rows, and the names of their classes."""
 
     X: Any
     y: Array
@@ -52,12 +52,13 @@ class Rows(NamedTuple):
     names: Array
 
     def fit(self, teacher: Any, rows: Array) -> Any:
-        """Return a copy of the teacher, fitted on some rows."""
+        """Return a copy of the teacher, fitted on these rows."""
         options = {}
         if self.weight is not None:
             if not has_fit_parameter(teacher, "sample_weight"):
                 raise ValueError(
-                    f"{type(teacher).__name__} takes no sample_weight: fit the teacher before"
+                    f"{type(teacher).__name__} takes no sample_weight, expected a teacher that "
+                    "does, or one that is already fitted"
                 )
             options["sample_weight"] = self.weight[rows]
         return clone(teacher).fit(_safe_indexing(self.X, rows), self.y[rows], **options)
@@ -77,27 +78,27 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     student : estimator or LinearStudent, optional
         The student to train. It is copied, not changed.
 
-        - None: a `LinearStudent` at its optimum, ``LinearStudent(solver="lbfgs", l2=1e-3)``, with
-          ``standardize=True`` where X is not sparse.
-        - a `LinearStudent`: one with its settings, but for the loss's.
-        - an XGBClassifier or LGBMClassifier: boosted by `kdloss.xgboost` or `kdloss.lightgbm`, from
-          the log of the mean target.
-        - another classifier with ``predict_proba`` that takes ``sample_weight``: it is given each
-          row once for each class, with the class's target
-          ``alpha * onehot(y) + (1 - alpha) * softmax(t)`` as its weight. Where it minimises the log
+        - None: ``LinearStudent(solver="lbfgs", l2=1e-3)``, with ``standardize=True`` if X is not
+          sparse.
+        - a `LinearStudent`: one with its settings, and the loss of this estimator.
+        - an XGBClassifier or LGBMClassifier: boosted with the objective of `kdloss.xgboost` or
+          `kdloss.lightgbm`, starting from the logarithm of the mean target.
+        - another classifier with ``predict_proba`` that takes ``sample_weight``: it gets a copy of
+          each row for each class, with the class's target
+          ``alpha * onehot(y) + (1 - alpha) * softmax(t)`` as the weight. If it minimises the log
           loss, as HistGradientBoostingClassifier and LogisticRegression do, that is this loss at
-          tau 1, so any other tau is refused. What counts rows, such as ``min_samples_leaf``, counts
-          each of these.
+          tau 1; any other tau is refused. Settings that count rows, such as ``min_samples_leaf``,
+          count the copies.
     teacher : classifier, optional
-        A fitted one is used as it is, and stays so in `sklearn.base.clone`. One that is not fitted
-        is copied and fitted on the labelled rows, with their weights and no other metadata:
+        A fitted teacher is used as it is, and `sklearn.base.clone` keeps it. One that is not fitted
+        is copied and fitted on the labelled rows, with their weights but no other metadata:
         scikit-learn's routing ends at this estimator. Its classes are matched by name. Its logits
         are ``predict_log_proba``, ``predict_proba`` or ``decision_function``, the first that it
-        has. Probabilities of exactly 0, as from forests, would forbid a class: if there are any,
-        all are mixed with a share of 1e-3 of the uniform distribution. None if `fit` is given
+        has. Probabilities of exactly 0, which forests give, would forbid a class: if there are
+        any, all are mixed with a share of 1e-3 of the uniform distribution. None if `fit` is given
         ``teacher_logits``, or if alpha is 1.
     alpha : float in [0, 1], default 0.5
-        The weight of the labels; 1 - alpha is the teacher's.
+        The weight of the labels; the teacher's is 1 - alpha.
     tau : float > 0, default 4
         Temperature, in units of the logits.
     divergence : {"kl", "reverse_kl", "js", "tv", "mse"}, default "kl"
@@ -105,26 +106,27 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     beta : float in [0, 1], default 0.5
         The teacher's share in "js".
     cv : int, splitter or iterable, optional
-        With a teacher that is not fitted: labelled rows learn from teachers that have not seen them
-        (cross-fitting), fitted on the other folds. Rows without a label learn from the one
-        fitted on all labelled rows.
+        For a teacher that is not fitted: each labelled row learns from a teacher that was fitted on
+        the other folds and has not seen it (cross-fitting). Rows without a label learn from a
+        teacher fitted on all labelled rows.
     unlabelled : label, optional
         The value of y that marks rows which only the teacher labels, such as -1. By default there
-        is none: -1 is a class as any other.
+        is none, and -1 is a class like any other.
     classes : array_like (classes,), optional
-        With ``teacher_logits``: the names of its columns, in their order. By default the columns of
-        a data frame, or the labels, sorted, where there are as many of them as columns.
+        With ``teacher_logits``: the names of its columns, in their order. By default the column
+        names of a data frame, or else the sorted labels, if there are as many as columns.
 
     Attributes
     ----------
     classes_ : ndarray (classes,)
-        The labels and, sorted among them, what else a fitted teacher knows.
+        The classes, sorted: those of the labels and of a fitted teacher. With ``teacher_logits``,
+        in the order of its columns.
     student_ : LinearStudent or estimator
         The trained student; its classes are the numbers 0 to C - 1.
     teacher_ : estimator or None
-        The fitted teacher, where there is one.
+        The fitted teacher, if there is one.
     n_features_in_, feature_names_in_
-        As everywhere in scikit-learn.
+        As in all scikit-learn estimators.
 
     References
     ----------
@@ -172,11 +174,11 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array_like, data frame or sparse matrix (rows, features)
-            Features, of the kinds that the student and the teacher take.
+            Features, of a type that the student and the teacher take.
         y : array_like (rows,)
-            Labels of any kind.
+            Labels of any type.
         teacher_logits : array_like or data frame (rows, classes), optional
-            The outputs of a teacher that is not here: logits or log-probabilities.
+            Logits or log-probabilities of an external teacher, in place of ``teacher``.
         sample_weight : array_like (rows,), optional
             Each row's weight, for student and teacher. A row of weight 0 is left out.
 
@@ -188,7 +190,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError, TypeError
-            For arguments that do not fit, or where there is no teacher, or two.
+            For arguments that do not match, and if there is no teacher, or two.
         """
         learns = adapter(self.student)
         loss = {"tau": self.tau, "divergence": self.divergence, "beta": self.beta}
@@ -252,9 +254,9 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(learns.logits(self.student_, data, len(self.classes_)))
 
     def _validate(self, X: Any, y: Any, learns: Any, reset: bool = True) -> Any:
-        """X as the student takes it; and y, if it is given."""
+        """Return X as the student takes it, and y if it is given."""
         targets = {} if y is None and not reset else {"y": y}
-        if is_frame(X) and learns.takes_frames:  # with their categories and missing values
+        if is_frame(X) and learns.takes_frames:  # it keeps its categories and missing values
             validate_data(self, X, reset=reset, skip_check_array=True)
             return (X, y) if targets else X
         return validate_data(
@@ -274,25 +276,25 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return np.ones(len(y), bool)
         if (y.dtype.kind in "US") != isinstance(value, str) and y.dtype.kind != "O":
             raise ValueError(
-                f"unlabelled is {value!r}, but y is of dtype {y.dtype}, in which that cannot occur"
+                f"unlabelled is {value!r}, expected a value that y, of dtype {y.dtype}, can contain"
             )
         labelled = np.asarray(y == y) if value != value else np.asarray(y != value)
         if not labelled.any():
-            raise ValueError(f"y has no label: all {len(y)} rows are {value!r}")
+            raise ValueError(f"y is {value!r} (unlabelled) in all {len(y)} rows, expected a label")
         return labelled
 
     def _ask_teacher(self, rows: Rows, teacher_logits: Any, *, alone: bool) -> Array | None:
-        """The teacher's logits (N, C), or None to learn from the labels alone, if that may be.
+        """The teacher's logits (N, C); None to learn from the labels `alone`, if that is possible.
 
         Sets classes_ and teacher_.
         """
         teacher, self.teacher_, self.classes_ = self.teacher, None, rows.names
         if teacher is not None and teacher_logits is not None:
-            raise ValueError("both teacher and teacher_logits are given: leave one of them out")
+            raise ValueError("teacher and teacher_logits are both given, expected one of them")
         if self.cv is not None and (
             teacher_logits is not None or (teacher is not None and _is_fitted(teacher))
         ):
-            raise ValueError("cv is for a teacher that is fitted here: leave it out")
+            raise ValueError(f"cv is {self.cv!r}, expected None: no teacher is fitted here")
         if teacher_logits is not None:
             logits = np.asarray(teacher_logits)
             if logits.shape[:1] != rows.y.shape or logits.ndim != 2:
@@ -305,8 +307,8 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if self.alpha == 1 and alone:
                 return None
             raise ValueError(
-                "there is no teacher: give teacher=, or fit(X, y, teacher_logits=...), "
-                "or learn from labels alone with alpha=1"
+                "there is no teacher, expected teacher= or fit(X, y, teacher_logits=...), "
+                "or alpha=1 to learn from the labels alone"
             )
         if _is_fitted(teacher):
             self.teacher_ = teacher
@@ -314,22 +316,24 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         elif len(rows.names) > 1:
             self.teacher_ = rows.fit(teacher, rows.used)
         else:
-            return None  # which is refused: a teacher cannot be fitted to one class
+            return None  # a teacher cannot be fitted to one class; `fit` refuses this below
         logits = log_probabilities(self.teacher_, rows.X, self.classes_)
         return logits if self.cv is None else self._cross_fit(rows, logits)
 
     def _cross_fit(self, rows: Rows, logits: Array) -> Array:
-        """The logits, those of labelled rows by teachers that have not seen them."""
+        """The logits, with those of labelled rows from teachers that have not seen the row."""
         used = rows.used
         if isinstance(self.cv, numbers.Integral) or hasattr(self.cv, "split"):
             splits = check_cv(self.cv, rows.y[used], classifier=True)
             folds = splits.split(_safe_indexing(rows.X, used), rows.y[used])
             pairs = [(used[train], used[test]) for train, test in folds]
-        else:  # row numbers
+        else:  # an iterable of (train, test) indices
             pairs = [(np.intersect1d(a, used), np.intersect1d(b, used)) for a, b in self.cv]
         missed = np.setdiff1d(used, np.concatenate([test for _, test in pairs]))
         if len(missed):
-            raise ValueError(f"row {missed[0]} has a label, but is in none of the folds of cv")
+            raise ValueError(
+                f"row {missed[0]} has a label but is in no test fold of cv, expected it in one"
+            )
         for train, test in pairs:
             if len(test):
                 one, own = rows.fit(self.teacher, train), _safe_indexing(rows.X, test)
@@ -337,15 +341,15 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return logits
 
     def _name_columns(self, names: Array, teacher_logits: Any) -> Array:
-        """The classes of the columns of the teacher's logits."""
+        """The names of the classes, in the order of the columns of `teacher_logits`."""
         columns = column_names("teacher_logits", teacher_logits)
         found = self.classes if self.classes is not None else columns
         count = np.shape(teacher_logits)[1] if np.ndim(teacher_logits) == 2 else 0
         if found is None or (self.classes is None and names.dtype.kind not in "UO"):
             if count != len(names):
                 raise ValueError(
-                    f"teacher_logits has shape {np.shape(teacher_logits)}, but y has {len(names)} "
-                    "classes: pass classes=, the names of its columns in their order"
+                    f"teacher_logits has shape {np.shape(teacher_logits)}, expected {len(names)} "
+                    "columns, one for each class of y; or pass classes=, the names of its columns"
                 )
             return names
         classes = np.asarray(found)
@@ -356,7 +360,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         unknown = np.setdiff1d(names, classes)
         if len(unknown):
-            raise ValueError(f"y has classes that the teacher has not: {unknown.tolist()}")
+            raise ValueError(f"y has classes that the teacher lacks: {unknown.tolist()}")
         return classes
 
     def __sklearn_tags__(self) -> Tags:
@@ -373,7 +377,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __sklearn_clone__(self) -> Self:
         copy: Self = super().__sklearn_clone__()
         if self.teacher is not None and _is_fitted(self.teacher):
-            copy.teacher = self.teacher  # a copy would have forgotten what it knows
+            copy.teacher = self.teacher  # scikit-learn's clone would not be fitted
         return copy
 
 

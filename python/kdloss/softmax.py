@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,10 +39,10 @@ def softmax_temp(
     Returns
     -------
     ndarray
-        Probabilities, of the logits' shape and type, each row summing to 1. A class at -inf has
-        probability 0; a row that is all -inf, or holds +inf or NaN, is NaN. Each is within 1e-5
-        (float32) or 1e-12 (float64) of its true value, relative; below the type's smallest normal
-        number, relative to that number.
+        Probabilities, of the logits' shape and type; each row sums to 1. A logit of -inf has
+        probability 0. A row that holds NaN, +inf, or only -inf is NaN. The relative error is at
+        most 1e-5 (float32) or 1e-12 (float64); below the type's smallest normal number, the error
+        is relative to that number.
 
     Raises
     ------
@@ -49,11 +50,11 @@ def softmax_temp(
         If ``tau`` is not finite or not > 0, if ``logits`` is a single number or has no classes, or
         if ``out`` does not fit.
     TypeError
-        If ``logits`` are no numbers.
+        If ``logits`` are not numbers.
 
     See Also
     --------
-    log_softmax_temp : its logarithm, more accurate than ``log(softmax_temp(...))``.
+    log_softmax_temp : the logarithm, more accurate than ``log(softmax_temp(...))``.
 
     References
     ----------
@@ -75,7 +76,7 @@ def log_softmax_temp(
     axis: int = -1,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
-    r"""Logarithms of the softened probabilities, accurate also if one class has almost all of it.
+    r"""Logarithms of the softened probabilities, accurate even if one class has almost all.
 
     .. math:: \log p_c = z_c / \tau - \log \sum_j \exp(z_j / \tau)
 
@@ -87,8 +88,8 @@ def log_softmax_temp(
     Returns
     -------
     ndarray
-        Log probabilities, of the logits' shape and type; -inf where a class is masked by -inf. Each
-        is as accurate as in `softmax_temp`.
+        Log-probabilities, of the logits' shape and type; -inf for a logit of -inf. The accuracy is
+        that of `softmax_temp`.
 
     Raises
     ------
@@ -109,7 +110,7 @@ def log_softmax_temp(
 
 
 def log_sum_exp(logits: ArrayLike, tau: float = 1.0, *, axis: int = -1) -> Any:
-    r"""The logarithm of a sum of exponentials, accurate also if one term is almost the whole sum.
+    r"""The logarithm of a sum of exponentials, accurate even if one term is almost the whole sum.
 
     .. math:: \log \sum_c \exp(z_c / \tau)
 
@@ -121,9 +122,10 @@ def log_sum_exp(logits: ArrayLike, tau: float = 1.0, *, axis: int = -1) -> Any:
     Returns
     -------
     ndarray or scalar
-        The logits' shape without ``axis``, and their type. A row of -inf gives -inf, one with +inf
-        gives +inf. It is as accurate as in `softmax_temp`, relative to the larger of max / tau and
-        what is added to that, which may cancel.
+        The logits' shape without ``axis``, and their type. A row of -inf gives -inf; a row with
+        +inf gives +inf. The result is m + d, where m = max / tau and d = log sum exp(z / tau - m).
+        The two can cancel, so the error bound of `softmax_temp` is relative to the larger of
+        abs(m) and d.
 
     Raises
     ------
@@ -149,7 +151,7 @@ def log_sum_exp(logits: ArrayLike, tau: float = 1.0, *, axis: int = -1) -> Any:
 
 
 def _rows_along(logits: ArrayLike, axis: int) -> tuple[NDArray[Any], tuple[int, ...], int]:
-    """The logits as (rows, classes), the shape they have with the classes last, and the axis."""
+    """The logits as (rows, classes), their shape with the classes last, and the axis as an int."""
     array = logits if isinstance(logits, np.ndarray) else as_floats(logits, "logits")
     if array.ndim == 0:
         raise ValueError("logits is a single number, expected at least one axis, of classes")
@@ -166,20 +168,24 @@ def _rows_along(logits: ArrayLike, axis: int) -> tuple[NDArray[Any], tuple[int, 
     if classes == 0:
         along = "" if axis % array.ndim == array.ndim - 1 else f" along axis {axis}"
         raise ValueError(f"logits has shape {array.shape}, expected at least one class{along}")
-    rows = moved.reshape(moved.size // classes, classes)  # -1 would not do for none
+    rows = moved.reshape(moved.size // classes, classes)  # -1 fails for an empty array
     return rows, moved.shape, axis
 
 
 def _along(
-    function: Any, logits: ArrayLike, tau: float, axis: int, out: NDArray[Any] | None
+    function: Callable[[NDArray[Any], float, NDArray[Any] | None], NDArray[Any]],
+    logits: ArrayLike,
+    tau: float,
+    axis: int,
+    out: NDArray[Any] | None,
 ) -> NDArray[Any]:
     if isinstance(logits, np.ndarray) and logits.ndim == 2 and axis in (-1, 1):
-        return function(logits, tau, out)  # type: ignore[no-any-return]
+        return function(logits, tau, out)
     rows, shape, axis = _rows_along(logits, axis)
     if out is not None:
         dtype = as_floats(rows[:0], "logits").dtype
         _check_out(out, np.moveaxis(np.broadcast_to(dtype.type(), shape), -1, axis))
-    result: NDArray[Any] = np.moveaxis(function(rows, tau, None).reshape(shape), -1, axis)
+    result = np.moveaxis(function(rows, tau, None).reshape(shape), -1, axis)
     if out is None:
         return result
     out[...] = result
@@ -187,7 +193,7 @@ def _along(
 
 
 def _check_out(out: Any, like: NDArray[Any]) -> None:
-    """Refuse an ``out`` that cannot take what has the shape and the type of ``like``."""
+    """Refuse an ``out`` that has not the shape and dtype of ``like``, or cannot be written."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out is of type {type(out).__name__}, expected a NumPy array")
     if out.shape != like.shape or out.dtype != like.dtype:
@@ -198,4 +204,7 @@ def _check_out(out: Any, like: NDArray[Any]) -> None:
     if not out.flags.writeable:
         raise ValueError("out is read-only, expected a writeable array")
     if any(stride == 0 for stride, size in zip(out.strides, out.shape, strict=True) if size > 1):
-        raise ValueError(f"out has strides {out.strides}, at which elements overlap")
+        raise ValueError(
+            f"out has strides {out.strides}, at which elements overlap, "
+            "expected an array with an address for each element"
+        )

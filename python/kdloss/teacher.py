@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from ._arrays import SUM_TOLERANCE, as_array, as_floats, check_weights
 from .softmax import log_softmax_temp
 
-SHARE_FOR_ZEROS = 1e-3  # of the uniform distribution: the rounding of three decimals
-BLOCK_ELEMENTS = 2**16  # rows are taken in blocks of about this many numbers: 512 KB in float64
+SHARE_FOR_ZEROS = 1e-3  # share of the uniform distribution: what rounding to 3 decimals can hide
+BLOCK_ELEMENTS = 2**16  # rows are read in blocks of about this many numbers: 512 KB in float64
 
 
 def ensemble_logits(
@@ -27,9 +27,9 @@ def ensemble_logits(
         \mathrm{softmax}(L / \tau) = \sum_k w_k \, \mathrm{softmax}(T_k / \tau)
 
     where the weights are divided by their sum. This is not the mean of the *logits*, whose softmax
-    is the normalised geometric mean of the distributions: there, a class that one teacher finds
-    impossible stays impossible, however probable it is for the others. Here such a class keeps the
-    probability that the other teachers give it.
+    is the normalised geometric mean of the distributions: in that mean, a class that one teacher
+    rules out is ruled out, however probable the others find it. In the mixture it keeps the
+    probability that the others give it.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ def ensemble_logits(
         Each teacher's logits, all of one shape. float16, bfloat16, float32 and float64 are read in
         place, memory-mapped too; integers and lists become float64. -inf masks a class.
     weights : array_like (teachers,) of float, optional
-        Each teacher's weight, finite and >= 0, not all 0; equal by default. A teacher with weight 0
-        is not read.
+        Each teacher's weight, finite and >= 0, at least one > 0; equal by default. A teacher of
+        weight 0 is not read.
     tau : float, default 4
         The temperature at which the student will learn from the result, in units of the logits,
         > 0. The mixture depends on it.
@@ -47,27 +47,27 @@ def ensemble_logits(
     -------
     ndarray (rows, classes)
         The mixture's logits: tau times its log-probabilities, minus the largest of each row. The
-        dtype is the widest of the teachers that are read, float32 for half precision. -inf where
-        every teacher masks the class. A row is NaN if a teacher's row has NaN, +inf, or only -inf.
-        Computed in float64, in blocks of rows, so extra memory does not grow with the number of
-        rows.
+        dtype is the widest of the teachers that are read; half precision counts as float32. -inf
+        where every teacher masks the class. A row is NaN if a teacher's row has NaN, +inf, or only
+        -inf. It is computed in float64, in blocks of rows, so extra memory does not grow with the
+        number of rows.
 
     Raises
     ------
     ValueError
-        For no teachers, shapes that differ, weights that are negative, all 0 or of another number,
-        or a tau that is not > 0.
+        For no teachers, shapes that differ, weights that are negative, all 0 or not one for each
+        teacher, or a tau that is not > 0.
     TypeError
-        For arguments that are no numbers.
+        For arguments that are not numbers.
 
     See Also
     --------
-    logits_from_probs : for teachers of which only probabilities are known.
+    logits_from_probs : for teachers that give probabilities.
 
     References
     ----------
     Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv:1503.02531 (2015),
-    who distil an ensemble by either mean.
+    who distil an ensemble with either mean.
 
     Examples
     --------
@@ -80,7 +80,7 @@ def ensemble_logits(
     """
     arrays = _matrices(teachers)
     shares = check_teacher_weights(weights, len(arrays))
-    shares = shares / shares.max()  # whose sum can neither overflow nor vanish
+    shares = shares / shares.max()  # so that their sum can neither overflow nor vanish
     with np.errstate(divide="ignore"):
         logs = np.log(shares) - np.log(shares.sum())
     used = [(log, array) for log, array in zip(logs, arrays, strict=True) if log > -math.inf]
@@ -89,7 +89,7 @@ def ensemble_logits(
     for rows in _blocks(result, len(used)):
         logs_of_shares = [log_softmax_temp(t[rows].astype(np.float64), tau) + w for w, t in used]
         shares = np.stack(logs_of_shares)  # (teachers, rows, classes)
-        # NaN is the business of its own row; log 0 = -inf is what every teacher's mask means.
+        # A NaN stays in its own row; log 0 = -inf is right for a class that every teacher masks.
         with np.errstate(invalid="ignore", divide="ignore", under="ignore"):
             largest = shares.max(axis=0)
             largest[largest == -np.inf] = 0
@@ -108,17 +108,17 @@ def logits_from_probs(probs: ArrayLike, *, zeros: float | str = "mask") -> NDArr
         t_c = \log\left((1 - e) P_c + e / C\right)
 
     The loss takes logits, and log-probabilities are valid logits at any temperature: they differ
-    from the teacher's own logits by a constant per row, which no softmax sees. (If rounding has
-    changed the sums of the rows, divide first: ``probs / probs.sum(axis=1, keepdims=True)``.)
+    from the teacher's own logits by a constant per row, to which softmax is invariant. (If rounding
+    has changed the sums of the rows, divide first: ``probs / probs.sum(axis=1, keepdims=True)``.)
 
-    **A probability that is exactly 0** becomes -inf by default: the teacher masks that class. In
-    the loss, the term of that class is the student's own probability p: it is finite, and it pulls
-    p towards 0 at any temperature. That is right where 0 means impossible. Often a 0 is rounding
-    instead: three decimals in a file, an underflow, the votes of a few trees. Then smooth the
-    probabilities with ``zeros=e``, which mixes them with a uniform share e. What was 0 gets a logit
-    near log(e / classes), and temperature softens it like the others. Choose e near the size of
-    what was rounded away: 1e-3 for three decimals. `LinearStudent.fit` warns if a teacher masks
-    different classes in different rows, which is a sign of rounding.
+    **A probability that is exactly 0** becomes -inf by default: the teacher masks that class. The
+    loss is then finite, and pulls the student's probability of the class towards 0 at any
+    temperature. That is right if 0 means impossible. But often a 0 comes from rounding: three
+    decimals in a file, an underflow, the votes of a few trees. Then smooth the probabilities with
+    ``zeros=e``, which mixes them with the uniform distribution, of share e. A 0 then gets a logit
+    near log(e / classes), which temperature softens like the others. Choose e near the rounding
+    error: 1e-3 for three decimals. `LinearStudent.fit` warns if a teacher masks different classes
+    in different rows, which is a sign of rounding.
 
     Parameters
     ----------
@@ -126,8 +126,8 @@ def logits_from_probs(probs: ArrayLike, *, zeros: float | str = "mask") -> NDArr
         Probabilities >= 0, each row summing to 1 within 1e-3. One column, (rows, 1), is the
         probability of class 1 of two; the result then has two columns.
     zeros : "mask" or float in (0, 1), default "mask"
-        What to do about probabilities that are 0: mask the class, or mix all rows, with zeros or
-        without, with this uniform share.
+        What to do about probabilities that are 0: mask the class, or mix all rows (also those
+        without a 0) with this share of the uniform distribution.
 
     Returns
     -------
@@ -138,14 +138,14 @@ def logits_from_probs(probs: ArrayLike, *, zeros: float | str = "mask") -> NDArr
     Raises
     ------
     ValueError
-        For a negative entry, a row that does not sum to 1, another number of axes, another
-        ``zeros``.
+        For a negative entry, a row that does not sum to 1, or a ``probs`` or ``zeros`` of another
+        form.
     TypeError
-        If ``probs`` are no numbers.
+        If ``probs`` are not numbers.
 
     See Also
     --------
-    ensemble_logits : one teacher of several.
+    ensemble_logits : several teachers as one.
 
     References
     ----------
@@ -173,7 +173,7 @@ def logits_from_probs(probs: ArrayLike, *, zeros: float | str = "mask") -> NDArr
         block = _probabilities(matrix, rows, one_column=one_column, one_row=array.ndim == 1)
         if share:
             block = (1 - share) * block + share / block.shape[1]
-        with np.errstate(divide="ignore"):  # log 0 = -inf is the answer, not a mishap
+        with np.errstate(divide="ignore"):  # log 0 = -inf is meant
             result[rows] = np.log(block, out=block)
     return result if one_column else result.reshape(array.shape)
 
@@ -181,7 +181,7 @@ def logits_from_probs(probs: ArrayLike, *, zeros: float | str = "mask") -> NDArr
 def _probabilities(
     matrix: NDArray[Any], rows: slice, *, one_column: bool, one_row: bool
 ) -> NDArray[np.float64]:
-    """These rows, checked, in float64; from one column, which is class 1, two."""
+    """These rows in float64, checked; one column, class 1 of two, becomes two."""
     block = matrix[rows].astype(np.float64)
     if one_column:
         if (block > 1).any():
@@ -191,7 +191,7 @@ def _probabilities(
             )
         _refuse_negative(block, rows.start, one_row=False)
         return np.hstack([1 - block, block])
-    _refuse_what_is_no_probability(block, rows.start, one_row=one_row)
+    _refuse_bad_probabilities(block, rows.start, one_row=one_row)
     return block
 
 
@@ -211,31 +211,31 @@ def teacher_agreement(
     .. math:: \frac{\sum_i w_i \, [\arg\max_c s_{ic} = \arg\max_c t_{ic}]}{\sum_i w_i}
 
     Of equally probable classes the first one counts, as in `numpy.argmax`. Temperature does not
-    change the order of the classes, so it plays no role.
+    change the order of the classes, so there is none here.
 
     Parameters
     ----------
     student_logits, teacher : array_like (rows, classes) of float
-        Logits or probabilities, one shape for both.
+        Logits or probabilities, both of the same shape.
     sample_weight : array_like (rows,) of float, optional
         Each row's weight w, finite and >= 0. A row of weight 0 does not count, and may hold NaN.
 
     Returns
     -------
     float
-        Between 0 and 1; NaN where no row counts.
+        Between 0 and 1; NaN if no row counts.
 
     Raises
     ------
     ValueError
         For shapes that differ, or weights out of their range.
     TypeError
-        For arguments that are no numbers.
+        For arguments that are not numbers.
 
     References
     ----------
     Stanton, Izmailov, Kirichenko, Alemi, Wilson: Does Knowledge Distillation Really Work?,
-    arXiv:2106.05945 (2021), where it measures how far a student has become its teacher.
+    arXiv:2106.05945 (2021), who measure a student's fidelity by it.
 
     Examples
     --------
@@ -262,8 +262,8 @@ def entropy_temp(logits: ArrayLike, tau: float = 1.0) -> NDArray[Any]:
 
     .. math:: H = -\sum_c p_c \log p_c, \qquad p = \mathrm{softmax}(z / \tau)
 
-    0 where one class has all the probability, log(classes) where all have the same. A masked class
-    adds nothing.
+    It is 0 if one class has all the probability, and log(classes) if all classes have the same. A
+    masked class adds nothing.
 
     Parameters
     ----------
@@ -276,7 +276,7 @@ def entropy_temp(logits: ArrayLike, tau: float = 1.0) -> NDArray[Any]:
     -------
     ndarray (rows,)
         float32 for float32 and half precision, otherwise float64. Every term is >= 0 and computed
-        in float64, so the entropy is accurate also if one class has almost all of the probability.
+        in float64, so the entropy is accurate even if one class has almost all of the probability.
         NaN for a row with NaN, +inf, or only -inf.
 
     Raises
@@ -284,11 +284,11 @@ def entropy_temp(logits: ArrayLike, tau: float = 1.0) -> NDArray[Any]:
     ValueError
         If ``tau`` is not finite or not > 0, or ``logits`` has another number of axes or no classes.
     TypeError
-        If ``logits`` are no numbers.
+        If ``logits`` are not numbers.
 
     See Also
     --------
-    log_softmax_temp : the logarithms.
+    log_softmax_temp : the logarithms of the probabilities.
 
     References
     ----------
@@ -313,9 +313,9 @@ def entropy_temp(logits: ArrayLike, tau: float = 1.0) -> NDArray[Any]:
 
 
 def _blocks(array: NDArray[Any], copies: int = 1) -> Iterator[slice]:
-    """Slices of rows, at least one, so that a bad option is found without any row.
+    """Slices of rows, for blocks of which `copies` are in memory at once.
 
-    So many copies of a block are in memory at once.
+    There is at least one slice, so that a bad option is refused even if there are no rows.
     """
     size = max(1, BLOCK_ELEMENTS // max(1, copies * array.shape[1]))
     for start in range(0, max(1, len(array)), size):
@@ -323,13 +323,13 @@ def _blocks(array: NDArray[Any], copies: int = 1) -> Iterator[slice]:
 
 
 def _matrix(value: ArrayLike, name: str) -> NDArray[Any]:
-    """``value`` (rows, classes) as it is if it is an array of numbers."""
+    """``value`` as an array (rows, classes) of its own dtype, checked to be numbers."""
     array = as_array(value, name)
     if array.ndim != 2 or array.shape[1] == 0:
         raise ValueError(
             f"{name} has shape {array.shape}, expected (rows, classes), at least one class"
         )
-    as_floats(array[:0], name)  # refuses what is no number
+    as_floats(array[:0], name)  # refuses a dtype that is not numeric
     return array
 
 
@@ -353,7 +353,7 @@ def _matrices(teachers: Sequence[ArrayLike]) -> list[NDArray[Any]]:
 def check_teacher_weights(
     weights: ArrayLike | None, count: int, name: str = "weights"
 ) -> NDArray[np.float64]:
-    """Return the teachers' weights as float64 (count,), equal ones for None, not all 0."""
+    """Return the teachers' weights as float64 (count,), at least one > 0; equal ones for None."""
     if weights is None:
         return np.ones(count)
     array = check_weights(weights, count, name, "teacher")
@@ -371,12 +371,10 @@ def _refuse_negative(block: NDArray[np.float64], first: int, *, one_row: bool) -
         raise ValueError(f"{at} is {value:g}, expected a probability >= 0")
 
 
-def _refuse_what_is_no_probability(
-    block: NDArray[np.float64], first: int, *, one_row: bool
-) -> None:
+def _refuse_bad_probabilities(block: NDArray[np.float64], first: int, *, one_row: bool) -> None:
     _refuse_negative(block, first, one_row=one_row)
     sums = block.sum(axis=1)
-    wrong = np.abs(sums - 1) > SUM_TOLERANCE  # NaN is the business of its own row
+    wrong = np.abs(sums - 1) > SUM_TOLERANCE  # False for NaN, whose row becomes NaN
     if wrong.any():
         row = int(wrong.argmax())
         where = "probs" if one_row else f"probs[{first + row}]"

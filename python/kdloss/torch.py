@@ -1,7 +1,7 @@
 """The loss for PyTorch on the CPU: a function and a module, with the gradient from the same pass.
 
-Plain tensors go straight to the core through an autograd function, which costs least. Whatever
-traces or transforms the call (torch.compile, torch.func, fake tensors) gets the registered operator
+Plain tensors go to the core through an autograd function, which is the fastest way. Calls that are
+traced or transformed (torch.compile, torch.func, fake tensors) use the registered operator
 kdloss::kd_loss.
 """
 
@@ -23,7 +23,7 @@ except ImportError as error:
 
 __all__ = ["KDLoss", "KDParts", "Options", "kd_loss", "kd_loss_parts"]
 
-# The types of logits, and the type of their loss.
+# The dtype of the loss for each dtype of logits.
 LOSS_TYPE = {
     torch.float32: torch.float32,
     torch.float64: torch.float64,
@@ -33,7 +33,7 @@ LOSS_TYPE = {
 NO_SECOND = "kd_loss has no second derivatives: it computes its gradient once, with the loss"
 PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
 SPINNING = _core.config()["wait_policy"] == "long"
-GRAIN = 32768  # elements: from here on PyTorch's own operations use several threads
+GRAIN = 32768  # elements, from which PyTorch's own operations use several threads
 
 
 class KDParts(NamedTuple):
@@ -48,7 +48,7 @@ class KDParts(NamedTuple):
 
 
 class Options(TypedDict, total=False):
-    """The keywords of `kd_loss`."""
+    """The keywords of `kd_loss`, in the order in which the core takes them."""
 
     alpha: float | Tensor
     tau: float | Tensor
@@ -63,12 +63,11 @@ class Options(TypedDict, total=False):
     num_threads: int | None
 
 
-# The values of these keywords, in this order, which is that of kdloss._core.
-Values: TypeAlias = tuple[Any, ...]
+Values: TypeAlias = tuple[Any, ...]  # the values of these keywords, in this order
 NAMES = tuple(Options.__annotations__)
 REDUCTION, IGNORE_INDEX, NORMALIZER = map(NAMES.index, ("reduction", "ignore_index", "normalizer"))
 SAMPLE_WEIGHT = NAMES.index("sample_weight")
-PLAIN = frozenset((float, int, str, type(None)))  # the types of options that are no tensors
+PLAIN = frozenset((float, int, str, type(None)))  # the types of options other than tensors
 
 
 def kd_loss(
@@ -93,19 +92,19 @@ def kd_loss(
     .. math::
         L = \alpha \, (-\log p^{(1)}_y) + (1 - \alpha) \, \tau^2 \, D_{KL}(q \,\|\, p)
 
-    It has the bits of `kdloss.kd_loss_batch`, whose formulas and rules it shares. The soft loss
-    includes the factor tau^2. Liger Kernel, TRL and torchtune leave it out: their weight of the
-    soft loss is tau^2 times the weight here.
+    Values, formulas and rules are those of `kdloss.kd_loss_batch`, bit for bit. The soft loss
+    includes the factor tau^2. Liger Kernel, TRL and torchtune leave it out: a weight w of the soft
+    loss there is w / tau^2 here.
 
     Parameters
     ----------
     student_logits : Tensor (..., C)
-        Logits of any number of rows: float32, float64, bfloat16 or float16, on the CPU. A tensor
-        (rows, C) is read in place at any strides. One of more axes is read in place if it can be
-        viewed as (rows, C). The slice ``logits[:, :-1]`` of a sequence cannot, and is copied: shift
-        the labels instead, and give the last position the label -100.
+        Logits: float32, float64, bfloat16 or float16, on the CPU. A tensor (rows, C) is read in
+        place, with any strides. A tensor with more axes is read in place if it can be viewed as
+        (rows, C). A slice ``logits[:, :-1]`` cannot, and is copied: shift the labels instead, and
+        give the last position the label -100.
     teacher_logits : Tensor (..., C), or None
-        Any of the four types. A constant: it gets no gradient, even if it requires one. None only
+        Any of the four dtypes. A constant: it gets no gradient, even if it requires one. None only
         if ``alpha`` is 1.
     labels : Tensor (...) of integers, or (..., C) of floats, or None
         A class; -1, unlabelled; ``ignore_index``, padding; or soft labels, probabilities. None
@@ -135,14 +134,14 @@ def kd_loss(
         For "js": the teacher's weight, in [0, 1].
     num_threads : int, optional
         The largest number of threads to use. By default ``torch.get_num_threads()``, or one if the
-        work is too small for more to pay off.
+        work is too small to gain from several.
 
     Returns
     -------
     Tensor without axes, or (...) where ``reduction="none"``
-        float64 for a float64 student, otherwise float32. Second derivatives are refused, and so is
-        ``backward(create_graph=True)``. ``torch.compile`` and ``torch.func`` work, but PyTorch
-        cannot compile a transform of this function by ``torch.func``.
+        float64 for a float64 student, otherwise float32. Second derivatives and
+        ``backward(create_graph=True)`` are refused. ``torch.compile`` and ``torch.func`` work, but
+        PyTorch cannot compile a ``torch.func`` transform of this function.
 
     Raises
     ------
@@ -191,7 +190,7 @@ def kd_loss_parts(
     beta: float = 0.5,
     num_threads: int | None = None,
 ) -> KDParts:
-    r"""The loss of `kd_loss` with its two parts for logs, and its gradient, in one pass.
+    r"""The loss of `kd_loss` and its two parts, for logs, in one pass with the gradient.
 
     .. math::
         L = \alpha \, \mathrm{hard} + (1 - \alpha) \, \mathrm{soft}
@@ -244,9 +243,9 @@ class KDLoss(torch.nn.Module):
     Parameters
     ----------
     **options
-        As in `kd_loss`. ``class_weight`` becomes a buffer. Give what belongs to one batch
-        (``sample_weight``, ``normalizer``, an alpha or tau for each row) to the call: its options
-        replace the module's.
+        As in `kd_loss`. ``class_weight`` becomes a buffer. Options given to the call replace the
+        module's: use that for what belongs to one batch (``sample_weight``, ``normalizer``, an
+        alpha or tau for each row).
 
     Raises
     ------
@@ -308,20 +307,20 @@ class KDLoss(torch.nn.Module):
         return ", ".join(f"{name}={value}" for name, value in self.options.items())
 
 
-# ---- Checks, and (..., C) as rows ----------------------------------------------------------------
+# ---- Checks, and reshaping (..., C) to rows ------------------------------------------------------
 
 
 def _loss(
     student: Tensor, teacher: Tensor | None, labels: Tensor | None, options: Values, parts: bool
 ) -> tuple[Tensor, ...]:
-    """(loss,), or (loss, hard, soft) if the parts are asked for."""
+    """Return (loss,), or (loss, hard, soft) if `parts`."""
     direct = type(student) in PLAIN_TENSORS and not _is_traced()
     if direct and student.ndim == 2:
         try:
             return _rows_loss(student, teacher, labels, options, parts, direct)
         except Exception as error:
             found = error
-        _check(student, teacher, labels, options)  # its message is the clearer one
+        _check(student, teacher, labels, options)  # its messages are clearer
         raise found
     _check(student, teacher, labels, options)
     shape = student.shape
@@ -384,7 +383,7 @@ def _check_memory(tensor: Tensor, name: str) -> None:
         raise TypeError(f"{name} is of type {type(tensor).__name__}, expected a torch.Tensor")
     if not tensor.is_cpu:
         if tensor.is_meta:
-            raise TypeError(f"{name} is a meta tensor, which holds no numbers")
+            raise TypeError(f"{name} is a meta tensor, expected one that holds numbers")
         raise TypeError(
             f"{name} is on {tensor.device}, expected a tensor on the CPU; "
             f"kdloss has no kernels for other devices: pass {name}.cpu()"
@@ -395,9 +394,7 @@ def _check_memory(tensor: Tensor, name: str) -> None:
 
 def _check_constant(tensor: Tensor, name: str) -> None:
     if tensor.requires_grad:
-        raise TypeError(
-            f"{name} requires a gradient, which kd_loss does not give; pass {name}.detach()"
-        )
+        raise TypeError(f"{name} requires a gradient, expected a constant; pass {name}.detach()")
 
 
 def _refuse_shape(tensor: Tensor, name: str, expected: torch.Size, what: str) -> None:
@@ -434,10 +431,10 @@ def _mean_of_float16(
     parts: bool,
     direct: bool,
 ) -> tuple[Tensor, ...]:
-    """The mean, as a sum that is divided afterwards.
+    """The mean of float16 rows: their sum, divided afterwards.
 
-    The smallest float16 is 6e-8. The gradient of a mean would lose its digits before the factor of
-    a GradScaler reaches it. The gradient of a sum is near 1, and is divided and scaled in one step.
+    The smallest float16 is 6e-8: the gradient of a mean would underflow before a GradScaler's
+    factor reaches it. The gradient of a sum does not; it is divided and scaled in one step.
     """
     normalizer = options[NORMALIZER]
     if direct and isinstance(normalizer, Tensor):
@@ -477,7 +474,7 @@ def _rows_loss(
     parts: bool,
     direct: bool,
 ) -> tuple[Tensor, ...]:
-    """(loss,), or (loss, hard, soft); directly, or through the operator."""
+    """Return (loss,) or (loss, hard, soft), computed directly or through the operator."""
     if student.dtype is torch.float16 and options[REDUCTION] == "mean":
         return _mean_of_float16(student, teacher, labels, options, parts, direct)
     if not direct:
@@ -489,7 +486,7 @@ def _rows_loss(
 
 
 def _is_traced() -> bool:
-    """Whether the call is traced or transformed. (PyTorch has public names for the first only.)"""
+    """Whether the call is traced or transformed; PyTorch has a public test only for the former."""
     return bool(
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
@@ -498,7 +495,7 @@ def _is_traced() -> bool:
 
 
 class _Function(torch.autograd.Function):
-    """The loss of plain tensors. Its gradient is kept, and scaled in place when last used."""
+    """The loss of plain tensors. Its gradient is stored, and scaled in place at its last use."""
 
     @staticmethod
     def forward(
@@ -539,7 +536,7 @@ def _compute(
     parts: bool,
     gradient: bool,
 ) -> tuple[tuple[Tensor, ...], Any]:
-    """(loss,) or (loss, hard, soft), and the gradient or None."""
+    """Return (loss,) or (loss, hard, soft), and the gradient or None."""
     if not PLAIN.issuperset(map(type, options)):
         options = tuple(_array(x) if isinstance(x, Tensor) else x for x in options)
     if options[-1] is None and (threads := _threads(student)):
@@ -567,8 +564,8 @@ def _compute(
 def _threads(student: Tensor) -> int | None:
     """How many threads to ask for; None leaves it to the core.
 
-    Where PyTorch's threads spin between its operations, they are awake, and they are the threads
-    that the core uses. The core spares them for a BLAS that has its own, which PyTorch has not.
+    If OpenMP's idle threads spin, the core alone would use few, so as not to slow down a BLAS that
+    has threads of its own. PyTorch's BLAS runs on OpenMP's threads, so here all can be used.
     """
     threads = torch.get_num_threads()
     return threads if threads == 1 or (SPINNING and student.numel() >= GRAIN) else None
@@ -602,7 +599,7 @@ def _bfloat16() -> np.dtype[Any]:
     return dtype
 
 
-# ---- The operator, for what traces and transforms ------------------------------------------------
+# ---- The operator, for traced and transformed calls ----------------------------------------------
 
 
 def _through_operator(
@@ -640,7 +637,7 @@ def kd_loss_operator(
     parts: bool,
     gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(loss, hard, soft, gradient) of rows; what is not asked for has no elements."""
+    """Return (loss, hard, soft, gradient) of rows; what is not asked for has no elements."""
     options = (
         alpha, tau, reduction, ignore_index, sample_weight, class_weight, label_smoothing,
         normalizer, divergence, beta, num_threads,
@@ -691,7 +688,7 @@ kd_loss_operator.register_autograd(_backward, setup_context=_keep_gradient)
 
 @kd_loss_operator.register_vmap
 def _(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
-    """Each element of the batch by itself: each has its own mean."""
+    """Call the operator for each element of the vmapped axis: each has its own mean."""
     results = [
         kd_loss_operator(
             *(
@@ -717,9 +714,9 @@ class _Transformed(torch.autograd.Function):
 
 
 class _Scaled(torch.autograd.Function):
-    """The gradient times that of the loss.
+    """The stored gradient times the one that arrives at the loss.
 
-    The loss is an argument so that differentiating this gradient leads here, and is refused.
+    The loss is an argument so that a second derivative reaches `backward` here, which refuses it.
     """
 
     generate_vmap_rule = True

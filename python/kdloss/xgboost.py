@@ -7,8 +7,9 @@
     booster = xgboost.train(params, xgboost.DMatrix(X, y), obj=kd_objective(T, alpha=0.5, tau=4))
     probabilities = booster.predict(xgboost.DMatrix(X_new))
 
-Two classes are one margin: ``"objective": "binary:logistic"`` without ``num_class``. XGBoost uses
-``obj`` for training; the name of an objective in the parameters says how it predicts.
+For two classes use ``"objective": "binary:logistic"`` and leave out ``num_class``: the booster has
+one margin per row. XGBoost trains with ``obj``; the objective in the parameters only decides what
+it predicts.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ except ImportError as error:
 
 __all__ = ["kd_base_score", "kd_metric", "kd_objective", "number_rows"]
 
-FLOOR = np.float32(1e-16)  # of XGBoost's own curvature
-SHARE_ADDED = 1e-6  # by XGBoost to each class's share, before the logarithm
-HINT = ", or cut the DMatrix (xgboost.cv does) from one that went through number_rows"
-MOST_ROWS = 2**24  # whole numbers up to here are exact in float32
+FLOOR = np.float32(1e-16)  # the smallest curvature of XGBoost's own objectives
+SHARE_ADDED = 1e-6  # XGBoost adds this to each class's share before the logarithm
+HINT = ", or slice the DMatrix (as xgboost.cv does) from one that number_rows has numbered"
+MOST_ROWS = 2**24  # float32 represents integers exactly up to here
 
 
 def kd_objective(
@@ -55,29 +56,29 @@ def kd_objective(
         g = w \, (\alpha \, (p^{(1)} - e_y) + (1 - \alpha) \, \tau \, (p - q)), \quad
         h = 2 w \, (\alpha \, p^{(1)} (1 - p^{(1)}) + (1 - \alpha) \, p (1 - p))
 
-    with p1 = softmax(margins), p and q student and teacher at tau, and the dataset's weights w, for
-    the divergence "kl". With alpha 1 the trees are those of ``multi:softprob`` and
-    ``binary:logistic`` at the same ``base_score``, but where two splits have the same gain in
+    for the divergence "kl", with p1 = softmax(margins), p and q the softened outputs of student and
+    teacher, and the dataset's weights w. With alpha 1 the trees are those of ``multi:softprob`` and
+    ``binary:logistic`` at the same ``base_score``, except where two splits have the same gain in
     float32, as is common with ``lambda=0``.
 
     Parameters
     ----------
     teacher_logits : array_like (rows, classes) of float, or (rows,), or None
-        The teacher's logits for the rows of the training set, in its order. With two classes the
-        booster has one margin z, that is the logits (0, z), and the teacher's may be a margin too.
-        None only where ``alpha`` is 1. They are not copied.
+        The teacher's logits for the rows of the training set, in its order; not copied. With two
+        classes the booster has one margin z, which stands for the logits (0, z); the teacher may
+        be given as a margin too. None only if ``alpha`` is 1.
     labels : array_like (rows,) of int, or (rows, classes) of float, optional
-        Instead of the dataset's labels: -1 marks a row that only the teacher labels, -100 one that
-        does not count; or soft labels. By default the dataset's own, in which -1, -100 and, in a
-        DMatrix, soft labels may stand too. (XGBClassifier takes only classes: give ``labels``.)
+        Labels in place of the dataset's: -1 marks a row that only the teacher labels, -100 one that
+        does not count; or soft labels. The labels of a DMatrix may contain all of these too.
+        (XGBClassifier takes only classes, so pass ``labels``.)
     alpha, tau, class_weight, label_smoothing, divergence, beta, num_threads
         As in `kdloss.kd_loss_batch`. ``divergence="mse"`` with one margin needs the teacher's
         margin.
     hess : {"library", "exact", "bound"}, default "library"
-        The curvature: XGBoost's own, twice the diagonal of the Hessian and at least 1e-16, with one
-        margin once the diagonal; or "exact", the diagonal, or "bound", twice that. The diagonals of
-        "reverse_kl", "js" and "tv" can be negative: with them the curvature is the library's own
-        for "kl", which is positive, and the other two are refused.
+        The curvature. "library": XGBoost's own, twice the diagonal of the Hessian (with one margin
+        the diagonal itself), and at least 1e-16. "exact": the diagonal. "bound": twice the
+        diagonal. The diagonals of "reverse_kl", "js" and "tv" can be negative: these divergences
+        use the curvature "library" of "kl", and refuse the other two.
 
     Returns
     -------
@@ -87,16 +88,16 @@ def kd_objective(
     Raises
     ------
     ValueError
-        Here or in the first round, for shapes that do not fit, naming both. A DMatrix of other
-        rows than the teacher's, as in the folds of `xgboost.cv`, must be cut from one that
-        `number_rows` has numbered. An objective is for one training set: it refuses another of as
-        many rows with other labels.
+        At once or in the first round, for shapes that do not match. A DMatrix that holds a part of
+        the teacher's rows, such as a fold of `xgboost.cv`, must be sliced from one that
+        `number_rows` has numbered. An objective is for one training set, and refuses a second one
+        whose labels differ.
 
     Notes
     -----
     Custom objectives start from a margin of 1/2 for every class, not from the frequencies:
-    `kd_base_score` gives the start. Add ``"disable_default_eval_metric": 1`` to the parameters to
-    see only `kd_metric`; XGBoost's default metric cannot read labels of -1.
+    `kd_base_score` gives a better start. Add ``"disable_default_eval_metric": 1`` to the parameters
+    to see only `kd_metric`; XGBoost's default metric cannot read labels of -1.
 
     References
     ----------
@@ -135,33 +136,33 @@ def kd_metric(
 ) -> KDMetric:
     """A metric for ``custom_metric=`` of `xgboost.train` and ``cv``, or ``eval_metric=``.
 
-    Formula: the weighted mean over the evaluation set of what ``name`` says.
+    It is the weighted mean over the evaluation set of the quantity ``name``.
 
     Parameters
     ----------
     teacher_logits : array_like, or {DMatrix: array_like}, or None
-        The teacher's logits for the rows of the evaluation set, as in `kd_objective`; with several
-        evaluation sets those of each. None where ``name`` needs no teacher.
+        The teacher's logits for the rows of the evaluation set, as in `kd_objective`; for several
+        evaluation sets, those of each. None if ``name`` needs no teacher.
     labels : array_like, or {DMatrix: array_like}, optional
-        Instead of the evaluation set's labels.
+        Labels in place of the evaluation set's.
     name : {"loss", "hard", "soft", "accuracy", "nll", "brier", "ece"}
         The loss, one of its parts, or a score of `kdloss.metrics`. It is reported as
         ``kd_<name>``, accuracy as ``prediction_accuracy``: XGBoost's early stopping maximises
-        what begins with "pre", as it should, and minimises the others.
+        names that begin with "pre", and minimises the others.
     alpha, tau, class_weight, label_smoothing, divergence, beta, num_threads
-        As in `kd_objective`; of no matter for the scores.
+        As in `kd_objective`; the scores do not depend on them.
 
     Returns
     -------
     KDMetric
-        Can be pickled, if no datasets are in it.
+        Can be pickled, unless it holds datasets.
 
     Raises
     ------
     ValueError
-        Here or in the first round, for shapes that do not fit, an evaluation set that has no
-        teacher, and one teacher for two evaluation sets. Also for predictions that are
-        probabilities: margins are given only beside a custom objective.
+        At once or in the first round, for shapes that do not match, an evaluation set without a
+        teacher, or one teacher for two evaluation sets. Also for predictions that are
+        probabilities: boosters pass margins only with a custom objective.
 
     Examples
     --------
@@ -196,19 +197,19 @@ def kd_base_score(
     class_weight: npt.ArrayLike | None = None,
     label_smoothing: float = 0.0,
 ) -> list[float] | float:
-    r"""The start for ``params["base_score"]``, which XGBoost keeps in the model and predicts with.
+    r"""The starting scores for ``params["base_score"]``, which XGBoost stores in the model.
 
     .. math::
         b = \log m - \overline{\log m}, \quad
         m = \operatorname{mean} (\alpha \, g + (1 - \alpha) \, \mathrm{softmax}(t))
 
-    with the labels' targets g of `kdloss.kd_loss_batch`. XGBoost estimates it for its own
-    objectives, from the labels alone, and not for custom ones.
+    with the targets g of `kdloss.kd_loss_batch`. XGBoost itself estimates them only for its own
+    objectives, and from the labels alone.
 
     Parameters
     ----------
     teacher_logits, labels, alpha, class_weight, label_smoothing
-        As in `kd_objective`; unlabelled rows count with their teacher.
+        As in `kd_objective`; the target of an unlabelled row is the teacher's.
     sample_weight : array_like (rows,) of float, optional
         The weights of the dataset.
 
@@ -241,16 +242,16 @@ def kd_base_score(
 
 
 def number_rows(dmatrix: xgboost.DMatrix) -> xgboost.DMatrix:
-    """Number the rows of a DMatrix, so that the teacher follows its slices, as in `xgboost.cv`.
+    """Number the rows of a DMatrix, so that slices of it, as in `xgboost.cv`, find their teacher.
 
-    XGBoost's folds do not say which rows they hold. The numbers, and their count, stand in the
-    fields ``label_lower_bound`` and ``label_upper_bound``, which XGBoost slices with the rows and
-    otherwise uses for survival data alone.
+    XGBoost's folds do not say which rows they hold. The numbers are stored in the field
+    ``label_lower_bound`` and their count in ``label_upper_bound``: XGBoost slices these with the
+    rows, and otherwise uses them only for survival data.
 
     Parameters
     ----------
     dmatrix : xgboost.DMatrix
-        The whole dataset, of the teacher's rows. Its two fields are set.
+        The whole dataset, whose rows are the teacher's. The two fields are set.
 
     Returns
     -------
@@ -278,9 +279,9 @@ def number_rows(dmatrix: xgboost.DMatrix) -> xgboost.DMatrix:
     """
     rows = dmatrix.num_row()
     if rows > MOST_ROWS:
-        raise ValueError(f"the DMatrix has {rows} rows, at most {MOST_ROWS} can be numbered")
+        raise ValueError(f"the DMatrix has {rows} rows, expected at most {MOST_ROWS}")
     if dmatrix.get_float_info("label_lower_bound").size and _numbers(dmatrix) is None:
-        raise ValueError("the DMatrix has label bounds of survival data, which numbers replace")
+        raise ValueError("the DMatrix has label bounds of survival data, expected none")
     dmatrix.set_float_info("label_lower_bound", np.arange(rows, dtype=np.float32))
     dmatrix.set_float_info("label_upper_bound", np.full(rows, rows, np.float32))
     return dmatrix
@@ -300,7 +301,7 @@ class KDObjective(_boosting.Objective):
         grad, hess = self.gradients(rows, "exact" if one_margin else "bound")
         if one_margin and rows.weights is not None and rows.weights.size:
             np.maximum(hess, (FLOOR * rows.weights).reshape(hess.shape), out=hess)
-        elif hess.min(initial=np.inf) < FLOOR:  # to look is faster than to write all of it
+        elif hess.min(initial=np.inf) < FLOOR:  # checking is faster than writing
             np.maximum(hess, FLOOR, out=hess)
         return grad, hess
 
@@ -320,7 +321,7 @@ class KDMetric(_boosting.Metric):
 def _rows(
     first: Any, second: Any, sample_weight: Array | None
 ) -> tuple[xgboost.DMatrix | None, Rows]:
-    if not isinstance(second, xgboost.DMatrix):  # of the scikit-learn interface
+    if not isinstance(second, xgboost.DMatrix):  # the scikit-learn interface
         return None, Rows(second, first, sample_weight, len(second))
     labels, weights = second.get_label(), second.get_weight()
     numbers, total = _numbers(second) or (None, second.num_row())
@@ -328,7 +329,7 @@ def _rows(
 
 
 def _numbers(dmatrix: xgboost.DMatrix) -> tuple[Array, int] | None:
-    """Return the numbers that `number_rows` gave, and their count; None for other label bounds."""
+    """Return the numbers that `number_rows` stored, and their count; None if there are none."""
     lower = dmatrix.get_float_info("label_lower_bound")
     upper = dmatrix.get_float_info("label_upper_bound")
     if not lower.size or lower.size != upper.size or (upper != upper[0]).any():

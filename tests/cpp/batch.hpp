@@ -34,9 +34,9 @@ class Random {
 
 enum class Kind {
   kOrdinary,
-  kNear,       // the student has almost learnt its teacher
+  kNear,       // the student nearly equals its teacher
   kShifted,    // the same, and both rows far from zero
-  kConfident,  // one class has nearly all
+  kConfident,  // one class has nearly all of the probability
   kFlat,
   kPeakedOnFlat,
   kFlatOnPeaked,
@@ -97,7 +97,7 @@ struct Batch {
   }
 };
 
-// Rows of all kinds in turn, so that rows which share a kernel's lanes differ.
+// Rows of all kinds in turn, so that the rows of a tile differ.
 template <class T>
 Batch<T> random_batch(std::int64_t rows, std::int64_t classes, double tau = 4, std::uint64_t seed = 1) {
   Random random(seed * 1000003 + static_cast<std::uint64_t>(rows * 131071 + classes));

@@ -88,7 +88,7 @@ class Worst {
   long count_ = 0;
 };
 
-// What the exception of type E says that f throws.
+// The message of the exception of type E that f throws.
 template <class E, class F>
 std::string message_of(F&& f) {
   try {

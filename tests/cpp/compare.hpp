@@ -1,4 +1,4 @@
-// Runs a batch through every function of the loss, and holds each result against the truth.
+// Runs a batch through every function of the loss, and compares each result with the true one.
 #pragma once
 
 #include <functional>
@@ -7,7 +7,7 @@
 #include "check.hpp"
 #include "tolerances.hpp"
 
-// What kd_loss_and_grad gives for rows on their own.
+// The result of kd_loss_and_grad for each row alone.
 template <class T>
 struct Result {
   std::vector<T> loss, grad;

@@ -45,7 +45,7 @@ struct FullBatch : Batch<T> {
     if (target(i).empty()) return 0;
     return alphas.empty() ? alpha : alphas[at(i)];
   }
-  // What row i is to learn, over the classes; empty where it is unlabelled.
+  // The target of row i over the classes; empty if the row is unlabelled.
   std::vector<Real> target(std::int64_t i) const {
     std::vector<Real> y(at(this->classes));
     if (soft())
@@ -65,7 +65,7 @@ struct FullBatch : Batch<T> {
   kdloss::Labels target_view() const {
     return soft() ? kdloss::Labels(probability_view()) : this->label_view();
   }
-  // Of the rows from `first` on.
+  // The batch of the rows from `first` on.
   kdloss::Options options(std::int64_t first = 0) const {
     const auto from = [&](const std::vector<double>& x) { return x.empty() ? nullptr : x.data() + first; };
     kdloss::Options o;
@@ -144,7 +144,7 @@ FullBatch<T> full_batch(std::int64_t rows, std::int64_t classes, unsigned uses =
   return batch;
 }
 
-// All that the functions of the loss give.
+// All results of the functions of the loss.
 template <class T>
 struct Outcome {
   using Loss = kdloss::RowLoss<T>;

@@ -4,7 +4,7 @@
 
 namespace {
 
-// A number that stands for the bits of many results (FNV-1a).
+// A hash of the bits of many results (FNV-1a).
 class Fingerprint {
  public:
   template <class T>

@@ -31,7 +31,7 @@ T filling() {
     return T(-12345.5);
 }
 
-// A matrix in a layout of its own, with a filling in between and around it.
+// A matrix in any layout, with filling values between and around its elements.
 template <class T>
 class Placed {
  public:

@@ -33,7 +33,7 @@ struct FullTruth : Truth {
 
 inline constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
 
-// exp(u) - 1 - u for |u| < 1, by its power series.
+// exp(u) - 1 - u for |u| < 1, from its power series.
 inline Real expm1_remainder(Real u) {
   Real term = u * u / 2, sum = 0;
   for (int n = 3; n < 30; ++n) {

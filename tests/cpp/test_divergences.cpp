@@ -1,4 +1,5 @@
-// Every divergence beside its formula in long double, on rows of every difficult kind, in both layouts.
+// Every divergence compared with its formula in long double, on difficult rows of every kind, in both
+// layouts.
 #include <stdexcept>
 
 #include "compare.hpp"
@@ -16,7 +17,7 @@ const Measure kMeasures[] = {
     {"reverse_kl", Divergence::kReverseKL}, {"js", Divergence::kJS}, {"js 0.1", Divergence::kJS, 0.1},
     {"js 0.999", Divergence::kJS, 0.999},   {"tv", Divergence::kTV}, {"mse", Divergence::kMSE}};
 
-// Of one class: p - q and u = log(p / q) have all their digits.
+// The values of one class; p - q and u = log(p / q) are accurate.
 struct Class {
   Real p, q, u, difference;
 };
@@ -55,7 +56,7 @@ Real half_sign(Real x) { return x < 0 ? Real(-0.5) : (x > 0 ? Real(0.5) : 0); }
 struct Soft {
   Real loss = 0;
   std::vector<Real> grad;
-  bool is_decided = true;  // whether p or q is larger, everywhere
+  bool is_decided = true;  // whether the sign of p - q is certain for all classes
 };
 Soft exact_soft(const std::vector<Real>& s, const std::vector<Real>& t, Real tau, const Measure& m) {
   Soft soft;

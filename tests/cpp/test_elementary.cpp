@@ -113,7 +113,7 @@ R ulp(R x) {
   return std::ldexp(R(1), exponent - Limits::digits);
 }
 
-// The error of f at points that next() gives until it has no more.
+// The error of f at all points that next() returns.
 template <class T, class R, class Next>
 void measure(check::Worst& worst, typename kdloss::ElementaryFunctions<T>::Function f, R (*truth)(R, R), T k,
              Next&& next) {
@@ -216,7 +216,7 @@ KD_CASE_EACH_TYPE(elementary.expm1_remainder) {
 KD_CASE_EACH_TYPE(elementary.log) { sweep<T, Real>("log", functions<T>().log, true_log<Real>, {1}); }
 KD_CASE_EACH_TYPE(elementary.log1p) { sweep<T, Real>("log1p", functions<T>().log1p, true_log1p<Real>, {1}); }
 
-// At a sum of exactly 1, and at the values that are no ordinary numbers.
+// At a sum of exactly 1, and at special values.
 KD_CASE_EACH_TYPE(elementary.exact_values) {
   constexpr T inf = std::numeric_limits<T>::infinity(), nan = std::numeric_limits<T>::quiet_NaN();
   const auto at = [](typename kdloss::ElementaryFunctions<T>::Function f, T x) {

@@ -1,4 +1,4 @@
-// What is refused, in which words, and that nothing has been written by then.
+// Bad input: the message of the error, and that nothing has been written.
 #include <cmath>
 #include <stdexcept>
 
@@ -19,7 +19,7 @@ struct Call {
   std::vector<T> hess_memory = grad_memory;
   kdloss::View<T> hess{hess_memory.data(), 3, 4};
 
-  // The same words from every function of the loss.
+  // Every function of the loss has the same message.
   void is_refused(const std::string& message) {
     CHECK_THROWS(Invalid, message, kdloss::kd_loss_batch<T>(student, teacher, labels, options, loss.data()));
     CHECK_THROWS(Invalid, message, kdloss::kd_loss_parts<T>(student, teacher, labels, options, loss.data()));
@@ -40,7 +40,7 @@ struct Call {
 };
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-// No numbers of their own kind: not >= 0, not in [0, 1], not > 0.
+// Values that are not weights (>= 0), not shares (in [0, 1]), not temperatures (> 0).
 struct Bad {
   double value;
   const char* words;
@@ -179,7 +179,7 @@ KD_CASE_EACH_TYPE(errors.absent) {
   }
 }
 
-// Arrays without an address, and a number of rows that is none.
+// Null pointers, and a negative number of rows.
 KD_CASE_EACH_TYPE(errors.no_arrays) {
   Call<T> call;
   const kdloss::View<const T> none(nullptr, 3, 4);
@@ -202,7 +202,7 @@ KD_CASE_EACH_TYPE(errors.no_arrays) {
   CHECK_THROWS(Invalid, "p" + absent, kdloss::kl_divergence<T>(q, none));
 }
 
-// What may be written may be read.
+// A writable view converts to a const one.
 KD_CASE_EACH_TYPE(errors.a_writable_view_is_a_readable_one) {
   Call<T> call;
   const kdloss::View<T> student(call.batch.student.data(), 3, 4);
@@ -210,7 +210,7 @@ KD_CASE_EACH_TYPE(errors.a_writable_view_is_a_readable_one) {
         kdloss::kd_loss_batch<T>(call.student, call.teacher, call.labels));
 }
 
-// Their sum is of no concern where nothing is divided by it.
+// The sum of the weights is not checked if nothing is divided by it.
 KD_CASE_EACH_TYPE(errors.weights_whose_sum_overflows) {
   Call<T> call;
   const double weights[] = {1e308, 1e308, 0};
@@ -471,7 +471,7 @@ KD_CASE_EACH_TYPE(errors.soft_labels_of_many_classes) {
   }
 }
 
-// The words for halves, and a row that strides reach.
+// The messages for half types, and for rows with strides.
 KD_CASE(errors.soft_labels_of_halves) {
   const std::string message = "labels[1, 0] is -0.5, expected a probability >= 0";
   const Call<float> call;

@@ -11,7 +11,7 @@ namespace {
 using kdloss::BFloat16;
 using kdloss::Float16;
 
-// The number that bits stand for, by the definition of the formats: sign, exponent, mantissa.
+// The value of some bits, by the definition of the formats: sign, exponent, mantissa.
 template <class Half>
 double value_of(unsigned bits) {
   constexpr bool kIsBFloat = std::is_same_v<Half, BFloat16>;
@@ -48,7 +48,7 @@ const std::vector<double>& magnitudes() {
   }();
   return all;
 }
-// The nearest, of two as near the even one.
+// Round to nearest, ties to even.
 template <class Half>
 Half nearest(float x) {
   const std::vector<double>& all = magnitudes<Half>();

@@ -84,7 +84,7 @@ KD_CASE_EACH_TYPE(hard_cases) {
   CHECK(batches == 42);
 }
 
-// The reference that the other tests lean on.
+// The reference, which the other tests rely on.
 KD_CASE(hard_cases.reference) {
   check::Worst hard("hard loss", tolerance::kReference), soft("soft loss", tolerance::kReference);
   check::Worst grad_hard("hard gradient", tolerance::kReference),

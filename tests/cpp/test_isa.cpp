@@ -18,7 +18,7 @@ std::string listed(const std::vector<std::string>& names) {
 
 KD_CASE(isa.the_forced_one_is_active) {
   const char* forced = std::getenv("KDLOSS_ISA");
-  CHECK(forced != nullptr && *forced != '\0');  // run with nothing forced, this test would prove nothing
+  CHECK(forced != nullptr && *forced != '\0');  // the test is meaningless if nothing is forced
   if (forced == nullptr) return;
   CHECK_AT(kdloss::active_isa() == forced, kdloss::active_isa());
   const std::vector<std::string> available = kdloss::available_isas();
@@ -34,7 +34,7 @@ KD_CASE(isa.an_unknown_one_is_refused_by_name) {
   setenv("KDLOSS_ISA", "pentium", 1);
   CHECK_THROWS(std::runtime_error, message, kdloss::active_isa());
   CHECK_THROWS(std::runtime_error, message, kdloss::kd_loss_single(logits, logits, 2, 0));
-  setenv("KDLOSS_ISA", "", 1);  // as if it were not there
+  setenv("KDLOSS_ISA", "", 1);  // the same as unset
   CHECK_AT(kdloss::active_isa() == kdloss::available_isas().back(), kdloss::active_isa());
 }
 

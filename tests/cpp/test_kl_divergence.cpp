@@ -62,7 +62,7 @@ KD_CASE_EACH_TYPE(kl_divergence.against_long_double) {
   CHECK_HOLDS(worst);
 }
 
-// The teacher first: q = (1, 0) says nothing of p's second class but its log.
+// The teacher comes first: with q = (1, 0) only log p of the first class counts.
 KD_CASE_EACH_TYPE(kl_divergence.direction) {
   check::Worst worst("KL", tolerance::kPromise<T>);
   worst.add(relative_error<T>(kl<T>({1, 0}, {T(0.25), T(0.75)}), std::log(Real(4)), 1));

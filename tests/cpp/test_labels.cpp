@@ -1,4 +1,4 @@
-// The two labels that are no class, and batches of which nothing counts.
+// The two labels that are not classes, and batches in which no row counts.
 #include "compare.hpp"
 
 namespace {
@@ -224,7 +224,7 @@ KD_CASE_EACH_TYPE(labels.any_stride) {
     const Batch<T> batch = random_batch<T>(20, classes);
     const Result<T> expected = run(batch, 1);
     for (std::int64_t stride : {2, -1}) {
-      std::vector<std::int64_t> spread(40, classes);  // between the labels lies what would be refused
+      std::vector<std::int64_t> spread(40, classes);  // between the labels are values that would be refused
       std::int64_t* first = &spread[stride < 0 ? 19 : 0];
       for (std::int64_t i = 0; i < 20; ++i) first[i * stride] = batch.labels[static_cast<std::size_t>(i)];
       kdloss::Options options;

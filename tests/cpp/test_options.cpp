@@ -11,7 +11,7 @@ using kdloss::Reduction;
 
 // Around the edges of the kernels: the lanes, the two layouts, a block and the next.
 const std::int64_t kClasses[] = {1, 2, 3, 10, 16, 17, 144, 200, 256, 257, 1000, 2047, 2048, 3000};
-// For what needs no reference and no more than each way through the kernels.
+// For tests without the reference, which need each path of the kernels only once.
 const std::int64_t kFewClasses[] = {1, 3, 17, 144, 256, 257, 300, 2100};
 
 template <class T>
@@ -182,7 +182,7 @@ KD_CASE_EACH_TYPE(options.any_smoothing) {
       }
 }
 
-// All classes wanted alike by rows that give all the same: W is far above the largest of W p1 and g.
+// A flat target and flat logits: W is far larger than the largest of W p1 and g.
 KD_CASE_EACH_TYPE(options.flat_targets_of_flat_rows) {
   Comparison<T> comparison;
   for (std::int64_t classes : {2, 10, 144, 256, 257, 1000, 5000, 100000})
@@ -267,8 +267,8 @@ KD_CASE_EACH_TYPE(options.tiny_weights_of_large_gradients) {
     }
 }
 
-// Masked by both models: probability 0, curvature 0. A mask on what smoothing or a soft label wants makes the
-// loss +inf, and leaves the gradient finite; one on a class of weight 0 does not.
+// Masked by both models: probability 0, curvature 0. A mask on a class in the smoothed or soft target makes
+// the loss +inf, and leaves the gradient finite; one on a class of weight 0 does not.
 KD_CASE_EACH_TYPE(options.masked_classes) {
   constexpr T kMasked = -std::numeric_limits<T>::infinity();
   Comparison<T> comparison;
@@ -292,7 +292,7 @@ KD_CASE_EACH_TYPE(options.masked_classes) {
   }
 }
 
-// A weight that only doubles hold, on a class that no row wants, changes nothing.
+// A weight beyond T's range, on a class that no row's target contains, changes nothing.
 KD_CASE_EACH_TYPE(options.weights_of_unwanted_classes_may_be_huge) {
   for (std::int64_t classes : {5, 256, 257, 300}) {
     FullBatch<T> batch = full_batch<T>(17, classes, kSoftLabels | kClassWeights);
@@ -455,7 +455,7 @@ KD_CASE_EACH_TYPE(options.labels_of_32_bits) {
     }
 }
 
-// ---- However the work is cut
+// ---- However the work is divided
 KD_CASE_EACH_TYPE(options.any_number_of_threads) {
   struct Shape {
     std::int64_t rows, classes;
@@ -577,7 +577,7 @@ KD_CASE_EACH_TYPE(options.cross_entropy_refuses_a_row_of_zeros) {
   }
 }
 
-// A class that a hard-only row masks is nothing to its neighbours, nor they to it.
+// A class that a hard-only row masks does not affect its neighbours, nor they it.
 KD_CASE_EACH_TYPE(options.masked_classes_beside_rows_of_other_parts) {
   constexpr T kMasked = -std::numeric_limits<T>::infinity();
   for (std::int64_t classes : {4, 17, 150}) {

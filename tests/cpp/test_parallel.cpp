@@ -12,7 +12,7 @@
 #include "check.hpp"
 #include "kdloss/kdloss.hpp"
 
-// Whoever is slow, so that the others take what it has left.
+// If any one thread is slow, the others do the rest of its work.
 KD_CASE(parallel.every_index_comes_once) {
   for (const std::int64_t count : {0, 1, 2, 3, 7, 8, 64, 1001}) {
     for (int threads = 1; threads <= 5; ++threads) {
@@ -32,7 +32,7 @@ KD_CASE(parallel.every_index_comes_once) {
   }
 }
 
-// Pieces that are in use at the same time, one within the other or on different threads, share nothing.
+// Buffers in use at the same time, nested or on different threads, do not overlap.
 KD_CASE(parallel.scratch_is_its_owners_alone) {
   constexpr std::int64_t kMany = 20000;  // floats: more than lies on the stack
   const auto fill = [](kdloss::Scratch& scratch, float value) {

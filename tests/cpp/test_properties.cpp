@@ -1,4 +1,4 @@
-// What is true of the loss whatever its numbers are.
+// Properties of the loss that hold for any input.
 #include "compare.hpp"
 
 namespace {

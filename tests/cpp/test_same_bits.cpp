@@ -95,7 +95,7 @@ KD_CASE(same_bits.in_a_forked_child) {
   const Everything<float> here = everything(batch, 2);
   const pid_t child = fork();
   if (child == 0) {
-    alarm(60);  // hanging is the failure
+    alarm(60);  // ends a child that hangs
     _exit(everything(batch, 2) == here ? 0 : 1);
   }
   int status = -1;

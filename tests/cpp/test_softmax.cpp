@@ -122,7 +122,7 @@ KD_CASE_EACH_TYPE(softmax.nan_and_infinities) {
   }
 }
 
-// A row's neighbours, in its lanes, change nothing.
+// The other rows of a tile do not affect a row.
 KD_CASE_EACH_TYPE(softmax.rows_are_independent) {
   for (std::int64_t classes : {5, 144, 145, 300}) {
     const Batch<T> batch = random_batch<T>(20, classes);

@@ -55,7 +55,7 @@ void check_against_reference(const Batch<T>& batch, const std::string& what) {
                  [&](std::int64_t i) { return batch.truth(i); });
 }
 
-// A value at any place of a row of either model gives NaN there alone.
+// A special value anywhere in a row of either model gives NaN in that row only.
 template <class T>
 void check_makes_nan(T value) {
   for (std::int64_t classes : kClasses)
@@ -114,7 +114,7 @@ KD_CASE_EACH_TYPE(values.all_masked) {
       }
 }
 
-// NaN in one part leaves the other part alone.
+// NaN in one part does not affect the other part.
 KD_CASE_EACH_TYPE(values.nan_of_the_teacher_spares_the_hard_part) {
   for (std::int64_t classes : kClasses) {
     Batch<T> batch = plain_batch<T>(classes);

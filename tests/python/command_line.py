@@ -1,4 +1,4 @@
-"""The command line as a child process: how tests call it, and the small task they call it on."""
+"""Runs the command line as a child process, on a small task."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ PNG = b"\x89PNG"
 
 
 def kdloss(*arguments, without=()):
-    """Run the command line in the current folder, on request without some packages."""
+    """Run the command line in the current folder, optionally with some packages hidden."""
     code = ["-m", "kdloss"]
     if without:
         hide = f"import sys; sys.modules.update(dict.fromkeys({without!r}))"
@@ -37,22 +37,22 @@ def succeeds(*arguments, **options):
 
 
 def plain(*arguments):
-    """As `succeeds`, with NumPy alone: no picture, and none of the time that matplotlib takes."""
+    """Like `succeeds`, with NumPy alone: no picture, and no time spent on matplotlib."""
     return succeeds(*arguments, without=EXTRAS)
 
 
 def with_tables(*arguments):
-    """As `plain`, with what reads tables."""
+    """Like `plain`, with polars, which reads tables."""
     return succeeds(*arguments, without=EXTRAS[:-1])
 
 
 def tree():
-    """Every file of the current folder with its bytes, and every folder."""
+    """The files of the current folder with their bytes, and the folders."""
     return {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")}
 
 
 def set_flags(arguments, **values):
-    """Arguments with other values for some flags; None removes a flag."""
+    """The arguments with some flags changed; None removes a flag."""
     arguments = list(arguments)
     for name, value in values.items():
         flag = "--" + name.replace("_", "-")
@@ -65,7 +65,7 @@ def set_flags(arguments, **values):
 
 
 def refuses(arguments, message, **options):
-    """Check for one line, which is the last and matches, status 2, and no file changed."""
+    """Check that the last line is the only error and matches, with status 2 and no file changed."""
     before = tree()
     result = kdloss(*arguments, **options)
     assert result.returncode == 2

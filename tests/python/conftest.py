@@ -12,7 +12,7 @@ import pytest
 
 import kdloss
 
-# The same examples at every run, and nothing remembered on disk.
+# The same examples in every run; nothing is stored on disk.
 hypothesis.settings.register_profile(
     "kdloss", max_examples=60, derandomize=True, database=None, deadline=None
 )
@@ -21,13 +21,13 @@ hypothesis.settings.load_profile("kdloss")
 
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
-    """Either float type of the core."""
+    """float32 or float64."""
     return np.dtype(request.param)
 
 
 @pytest.fixture(params=[5, 200, 3000], ids=["few", "many", "thousands"])
 def classes(request):
-    """Numbers of classes on both sides of the kernels' own cases."""
+    """Numbers of classes below and above those where the kernels change their method."""
     return request.param
 
 
@@ -65,13 +65,13 @@ LAYOUTS = {
 
 @pytest.fixture(params=list(LAYOUTS.values()), ids=list(LAYOUTS))
 def layout(request):
-    """A function that places a 2-D array's values in another memory layout."""
+    """A function that copies a 2-D array into another memory layout."""
     return request.param
 
 
 @pytest.fixture(scope="session")
 def child():
-    """A function that runs code in a fresh process and returns what it prints, read as JSON."""
+    """A function that runs code in a new process and returns the JSON that it prints."""
 
     def run(code, *arguments, check=True, **environment):
         path = [str(Path(kdloss.__file__).parents[1]), str(Path(__file__).parent)]

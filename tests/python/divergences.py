@@ -1,4 +1,4 @@
-"""How far every divergence is from its exact value, on rows that are hard to get right."""
+"""Errors of every divergence, on rows that are hard to compute."""
 
 import numpy as np
 
@@ -9,11 +9,11 @@ import reference
 from errors import gradient_error, loss_error
 
 KINDS = {"kl": [0.5], "reverse_kl": [0.5], "js": [0.5, 0.1, 0.999], "tv": [0.5], "mse": [0.5]}
-MOST_CLASSES = 24  # the exact numbers take their time
+MOST_CLASSES = 24  # exact numbers of more classes would take too long
 
 
 def rows(dtype):
-    """(name, student, teacher, tau): of the golden hard batches and of the kinds of hard rows."""
+    """Yield (name, student, teacher, tau) of the golden hard batches and of the hard rows."""
     for case in golden.read("kd_hard_cases.npz"):
         if case.student.dtype == dtype and case.student.shape[1] <= MOST_CLASSES:
             yield f"golden {case.name}", case.student[0], case.teacher[0], float(case.tau)
@@ -30,7 +30,7 @@ def rows(dtype):
 
 
 def errors(dtype):
-    """(row, divergence, beta, part, error) of all."""
+    """Yield (row, divergence, beta, part, error) for all rows and divergences."""
     dtype = np.dtype(dtype)
     for name, s, t, tau in rows(dtype):
         for divergence, betas in KINDS.items():
@@ -43,19 +43,19 @@ def errors(dtype):
                 at = name, divergence, beta
                 loss = loss_error(found.loss, [exact.loss], dtype) if found.loss >= 0 else np.inf
                 yield *at, "loss", loss
-                # Whether p or q is larger is not decided where they agree to the last digit.
+                # Where p and q agree to the last digit, the sign of p - q is not determined.
                 if divergence != "tv" or not is_undecided(s, t, tau, dtype):
                     yield *at, "grad", gradient_error(found.grad_logits, exact.grad[None], dtype)
 
 
 def is_undecided(s, t, tau, dtype):
-    """Whether p and q of some class are as good as equal."""
+    """Whether p and q of some class are nearly equal."""
     p, q = (reference.softmax(np.asarray(z, np.longdouble) / tau) for z in (s, t))
     return bool((np.abs(p - q) <= 64 * np.finfo(np.float64).eps * q).any())
 
 
 def worst():
-    """What a child process tells."""
+    """Return the report of a child process."""
     return {
         "isa": kdloss.show_config()["isa"],
         "errors": {

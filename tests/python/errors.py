@@ -1,4 +1,4 @@
-"""How far results are from the exact ones, measured as the package's promise is."""
+"""Errors of results, measured as in the package's accuracy promise."""
 
 import numpy as np
 

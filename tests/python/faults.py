@@ -31,7 +31,7 @@ def found():
 
 
 def shared_class(dtype, classes, seed, depth=22.0, tau=1.0):
-    """A class that both models are sure of and equally so, the others all different."""
+    """One class with nearly all probability, equal in both models; the other classes differ."""
     rng = np.random.default_rng(seed)
     t = rng.normal(-depth * tau, 0.5 * tau, classes)
     s = t + rng.normal(0, 0.5 * tau, classes)
@@ -41,7 +41,7 @@ def shared_class(dtype, classes, seed, depth=22.0, tau=1.0):
 
 
 def shared_class_alike(dtype, classes, tau=1.0):
-    """The same with others of two kinds, whose roundings are all alike."""
+    """The same with two kinds of other classes, so that rounding errors do not cancel."""
     s = np.full(classes, tau * np.log(2 - np.exp(-1)))
     s[1 : 1 + (classes - 1) // 2] = -tau
     t = np.zeros(classes)
@@ -50,7 +50,7 @@ def shared_class_alike(dtype, classes, tau=1.0):
 
 
 def _balanced(name, s, t, tau):
-    """Exact in long double: the first class's entry is what the others leave."""
+    """Exact values in long double: the first class's entry is minus the sum of the others."""
     part = reference.soft_part(s, t, tau)
     wide, tau = np.longdouble(tau) ** -1, np.longdouble(tau)
     a, b = ((np.asarray(z, np.longdouble)[1:] - np.longdouble(z[0])) * wide for z in (s, t))
@@ -60,7 +60,7 @@ def _balanced(name, s, t, tau):
 
 
 def all_faults():
-    """Every row, small ones first."""
+    """All rows, small ones first."""
     yield from found()
     for dtype in ("float32", "float64"):
         for classes in (5, 9, 30, 150, 256, 257, 1000, 5000, 20_000):
@@ -88,7 +88,7 @@ def errors(fault):
 
 
 def worst():
-    """What a child process tells: instruction set, and every row's errors."""
+    """Return the report of a child process: the instruction set, and every row's errors."""
     return {
         "isa": kdloss.show_config()["isa"],
         "errors": [(x.name, x.student.dtype.name, errors(x)) for x in all_faults()],

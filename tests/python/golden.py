@@ -1,4 +1,4 @@
-"""The golden cases, and how far this process's kernels are from their exact numbers."""
+"""The golden cases with exact numbers, and the errors of this process's kernels on them."""
 
 import hashlib
 from pathlib import Path
@@ -51,7 +51,7 @@ CASES = read("kd_cases.npz") + read("kd_hard_cases.npz")
 
 
 def results(case, place=np.asarray):
-    """(exact, ours, largest entry of each row) of all that a case tells; losses lack the last."""
+    """(exact, ours, largest entry of each row) of all results of a case; losses lack the last."""
     s, t = place(case.student), place(case.teacher)
     options = {"tau": case.tau, "reduction": "none"}
 
@@ -94,7 +94,7 @@ def results(case, place=np.asarray):
 
 
 def errors(case, place=np.asarray):
-    """The error of each result of a case, infinite for a loss below zero."""
+    """The error of each result of a case; infinite for a negative loss."""
     dtype, found = case.student.dtype, {}
     for name, (exact, ours, *scale) in results(case, place).items():
         if scale:
@@ -105,7 +105,7 @@ def errors(case, place=np.asarray):
 
 
 def worst():
-    """What a child process tells: instruction set, worst error by type, a digest of all bits."""
+    """Return a child process's report: instruction set, largest error by type, digest of bits."""
     worst, digest = {}, hashlib.sha256()
     for case in CASES:
         name = case.student.dtype.name

@@ -10,14 +10,14 @@ TAUS = (1.0, 2.0, 4.0, 7.0)
 
 
 def ordinary_over_flat(rng):
-    """An ordinary student, a teacher almost flat: log(Zs / Zt) - sum q v cancels."""
+    """An ordinary student and an almost flat teacher: log(Zs / Zt) - sum q v cancels."""
     tau = rng.choice(TAUS)
     classes = rng.integers(90, 145)
     return tau * rng.normal(0, 0.35, classes), tau * rng.normal(0, 0.01, classes), tau
 
 
 def one_class_moved(rng):
-    """A student equal to its teacher but for one class, which moves the frame of all."""
+    """A student equal to its teacher except in one class, the largest, which shifts all others."""
     tau = rng.choice(TAUS)
     t = rng.normal(0, 0.3, rng.integers(90, 145))
     s = t.copy()
@@ -26,7 +26,7 @@ def one_class_moved(rng):
 
 
 def tiny_probabilities(rng):
-    """Exponents near -80: their rounding, and that of log2(e) / tau, is their error."""
+    """Exponents near -80, where the rounding of the exponent and of log2(e) / tau counts most."""
     taus = rng.uniform(0.1, 20, 100)
     factors = np.log2(np.e) / taus
     tau = taus[np.abs(factors.astype(np.float32) / factors - 1).argmax()]
@@ -54,7 +54,7 @@ def underflow_of_probabilities(rng):
 
 
 def sure_and_right(rng):
-    """The hard loss is one tiny term; a power of the softened one has its error times tau."""
+    """The hard loss is one tiny term; a power of the softened term has tau times its error."""
     tau = rng.integers(1, 9)
     s, t = rng.uniform(-85, -30, 3), rng.uniform(-64, 0, 3)
     s[0] = 0
@@ -62,13 +62,13 @@ def sure_and_right(rng):
 
 
 def near_and_far_from_zero(rng):
-    """A student near its teacher, both shifted."""
+    """A student near its teacher, both with a large offset."""
     t = rng.normal(0, 3, rng.integers(2, 20))
     return t + rng.normal(0, 1e-3, len(t)) + rng.uniform(-500, 500), t, rng.choice(TAUS)
 
 
 def ulps_apart(rng):
-    """Logits that are neighbours in their type."""
+    """Logits that are neighbouring floats."""
     t = rng.normal(0, 3, rng.integers(2, 20)).astype(np.float32)
     s = np.where(rng.random(len(t)) < 0.5, np.nextafter(t, np.float32(9)), t)
     return s, t, rng.choice(TAUS)
@@ -88,7 +88,7 @@ KINDS = {
 
 
 def errors(kind, dtype, rows=50):
-    """The worst error of each part over some rows, beside the seed of its row."""
+    """The largest error of each part over some rows, with the seed of its row."""
     worst = {}
     for seed in (*range(rows), *KINDS[kind]):
         student, teacher, tau = kind(np.random.default_rng(seed))
@@ -120,7 +120,7 @@ def errors(kind, dtype, rows=50):
 
 
 def _exact(s, t, label, tau):
-    """With hundreds of digits; where there are many classes in long double: those are not near."""
+    """Computed with hundreds of digits; rows of many classes (never near) in long double."""
     if len(s) < 50:
         return exact_row(s, t, label, tau)
     (hard, grad_hard), (soft, grad_soft) = hard_part(s, label), soft_part(s, t, tau)
@@ -128,7 +128,7 @@ def _exact(s, t, label, tau):
 
 
 def worst():
-    """What a child process tells: instruction set, and the worst error by kind and type."""
+    """Return a child process's report: instruction set, largest error by kind and type."""
     return {
         "isa": kdloss.show_config()["isa"],
         "worst": [

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 
-# Classes on both sides of the kernels' edges, and rows for whole lanes and some more.
+# Numbers of classes below and above the kernels' limits; rows for full vectors and a remainder.
 ROWS = {1: 18, 3: 35, 10: 21, 200: 19, 700: 9, 3000: 6}
 CLASSES = [3, 10, 200, 3000]
 
@@ -73,12 +73,12 @@ COMBINATIONS = [
 
 
 def name_of(names):
-    """What a test's id calls a combination."""
+    """The name of a combination in a test's id."""
     return {(): "none", ALL_SOFT: "all-soft", ALL_INDICES: "all"}.get(names, "+".join(names))
 
 
 def batch(names, classes, dtype, rows=None):
-    """([student, teacher, labels], options), where each option named has its own random numbers."""
+    """([student, teacher, labels], options), with random values for each of the named options."""
     rows = ROWS[classes] if rows is None else rows
     rng = np.random.default_rng([rows, classes])
     student, teacher = (3 * rng.standard_normal((rows, classes)).astype(dtype) for _ in range(2))
@@ -90,5 +90,5 @@ def batch(names, classes, dtype, rows=None):
 
 
 def without(options, *names):
-    """Options but for some."""
+    """The options except some."""
     return {name: value for name, value in options.items() if name not in names}

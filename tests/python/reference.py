@@ -1,4 +1,4 @@
-"""The slow reference: every formula as it is written, one row at a time, in NumPy's long double.
+"""The slow reference: every formula written out, one row at a time, in NumPy's long double.
 
 The divergence loses digits where a student is close to its teacher. For such rows `exact_row`
 evaluates the same formulas with hundreds of digits. With student logits s, teacher logits t, target
@@ -28,13 +28,13 @@ def log_sum_exp(z):
 
 
 def log_softmax(z):
-    """log softmax(z), (classes,): NaN where there is no softmax."""
+    """log softmax(z), (classes,): NaN if softmax is not defined."""
     z = np.asarray(z, np.longdouble)
     if not np.isfinite(z.max()):
         return np.full_like(z, np.nan)
     below = z - z.max()
     others = np.exp(below)
-    others[below.argmax()] = 0  # which is the 1 of log1p: a sum close to 1 keeps its digits
+    others[below.argmax()] = 0  # the largest term is the 1 in log1p, so that no digits are lost
     return below - np.log1p(others.sum())
 
 
@@ -53,7 +53,7 @@ def kl_divergence(log_q, log_p):
 
 
 def variance(log_p):
-    """p (1 - p) from log p, (classes,): 1 - p keeps its digits where p is close to 1."""
+    """p (1 - p) from log p, (classes,), accurate for p close to 1."""
     return np.exp(log_p) * -np.expm1(log_p)
 
 
@@ -73,7 +73,7 @@ def hard_part(s, y):
 
 
 class Target(NamedTuple):
-    """What a row's hard part wants: g (classes,), and the class if it is one."""
+    """The target of a row's hard part: g (classes,), and the class if it is one class."""
 
     g: np.ndarray
     label: int | None
@@ -105,7 +105,7 @@ def target_part(s, target):
 
 
 def largest_term(s, target):
-    """What errors of the hard gradient are relative to: W p1 - g can vanish where g is no class."""
+    """The scale of errors of the hard gradient: W p1 - g can vanish if g is not one class."""
     if target.label is not None:
         return np.abs(target_part(s, target).grad).max()
     return max((target.g.sum() * softmax(s)).max(), target.g.max())
@@ -119,9 +119,9 @@ def soft_part(s, t, tau):
 
 
 def hessian(s, tau=1):
-    """The diagonal p (1 - p) of either part's Hessian, (classes,), whatever its target."""
+    """The diagonal p (1 - p) of a part's Hessian, (classes,); it does not depend on the target."""
     log_p = log_softmax(np.asarray(s, np.longdouble) / np.longdouble(tau))
-    return np.exp(log_p) * -np.expm1(log_p)  # 1 - p keeps its digits where p is close to 1
+    return np.exp(log_p) * -np.expm1(log_p)  # expm1: accurate for p close to 1
 
 
 class Batch(NamedTuple):
@@ -195,7 +195,7 @@ def kd_rows(
 
 
 def reduced(batch, reduction="mean", normalizer=None):
-    """What a batch's fields become: loss, hard and soft are numbers, unless for "none".
+    """Reduce a batch's fields: loss, hard and soft become numbers, except for "none".
 
     hard is over the labelled rows, NaN without any; the others over all rows that count.
     """
@@ -233,7 +233,7 @@ class ExactRow(NamedTuple):
 
 def exact_row(student, teacher, label, tau):
     """One row of finite logits."""
-    # A hundred digits for what cancels, and those that tell 1 + exp(-spread) from 1.
+    # A hundred digits for cancellation, plus the digits that 1 + exp(-spread) needs.
     spread = max(np.ptp(np.asarray(z, np.longdouble)) for z in (student, teacher))
     with mpmath.workdps(100 + int(min(spread * max(1, 1 / tau) / np.log(10), 325))):
         s, t = ([mpmath.mpf(float(x)) for x in logits] for logits in (student, teacher))
@@ -265,7 +265,7 @@ class ExactSoft(NamedTuple):
 
 
 def exact_divergence(student, teacher, tau, divergence, beta=0.5):
-    """Any divergence of one row of finite logits, and its gradient, as the formulas are written."""
+    """Any divergence of one row of finite logits, and its gradient, by the plain formulas."""
     spread = max(np.ptp(np.asarray(z, np.longdouble)) for z in (student, teacher))
     with mpmath.workdps(100 + int(min(2 * spread * max(1, 1 / tau) / np.log(10), 700))):
         s, t = ([mpmath.mpf(float(x)) for x in logits] for logits in (student, teacher))

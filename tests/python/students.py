@@ -28,7 +28,7 @@ def make_task():
 
 
 class Recorder:
-    """An array read in slices and increasing row numbers only, as from HDF5, and its log."""
+    """An array that allows only slices and increasing row numbers, like HDF5, and logs them."""
 
     def __init__(self, array):
         self.array, self.shape, self.dtype, self.reads = array, array.shape, array.dtype, []
@@ -58,7 +58,7 @@ def softmax(z):
 
 
 def overfitting():
-    """Few noisy rows, many features: the validation loss soon rises."""
+    """Few noisy rows with many features, so that the validation loss soon rises."""
     rng = np.random.default_rng(1)
     X, W = rng.normal(size=(60, 20)), rng.normal(size=(20, 3))
     y = (X @ W + 5 * rng.gumbel(size=(60, 3))).argmax(axis=1)

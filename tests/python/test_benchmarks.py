@@ -1,4 +1,4 @@
-"""The benchmarks run, on tiny batches and without the heavy peers."""
+"""The benchmarks run on tiny batches, without the peers that are slow to import."""
 
 import json
 import os

@@ -22,7 +22,7 @@ def test_a_small_run():
     assert len(accuracy) == 9
     for kind in ("LightGBM", "XGBoost"):
         more = accuracy[f"{kind}, + teacher, 5,500 more rows"]
-        # Differences of several times what seeds make.
+        # These differences are several times those between seeds.
         assert accuracy[f"{kind}, 500 labels"] + 5 < more < accuracy["the teacher itself"]
 
 

@@ -1,4 +1,4 @@
-"""The command line as a child process: what each command leaves."""
+"""The command line as a child process: what each command prints and writes."""
 
 import dataclasses
 import json
@@ -210,7 +210,7 @@ def test_tune_needs_no_learning_rate(data, flags, solver, l2):
     succeeds(*tune, *flags)
     settings = json.loads(Path("tune/results.json").read_text())["settings"]
     assert (settings["solver"], settings["l2"]) == (solver, l2)
-    assert "trained by sgd, since SciPy is missing" in plain(*tune).stderr
+    assert "SciPy is not installed, so the students are trained by sgd" in plain(*tune).stderr
 
 
 def test_train_has_every_setting_of_the_trainer(data):
@@ -289,7 +289,7 @@ def test_numpy_alone_is_enough_but_for_the_picture(arguments):
 def test_an_earlier_run_is_replaced():
     succeeds(*TRAIN)
     first = Path("run/student.npz").read_bytes()
-    # Without matplotlib no picture: that of the earlier run must not stay as if it were this one's.
+    # Without matplotlib there is no picture; the picture of the earlier run must not remain.
     succeeds(*TRAIN, "--seed", 1, without=EXTRAS)
     assert Path("run/student.npz").read_bytes() != first
     files = ["best.npz", "history.json", "settings.json", "student.npz"]

@@ -27,7 +27,7 @@ LOSS = ("loss", "--student", "S.csv", "--teacher", "T.csv", "--labels", "y.csv")
 
 @pytest.fixture(autouse=True)
 def data(tmp_path, monkeypatch):
-    """The small task as data frames with names; the columns of the teacher in an order of its own.
+    """The small task as data frames; the teacher's columns have another order than the classes.
 
     Returns X, labels (names, "" where there is none), T.
     """
@@ -79,7 +79,7 @@ def test_a_second_teachers_columns_are_put_into_the_first_ones_order(data):
 def test_several_teachers_that_share_some_names_are_refused():
     frame = pandas.read_csv("T.csv").rename(columns={"dog": "wolf"})
     frame.to_csv("T2.csv", index=False)
-    message = "--teacher-logits T2.csv has columns .* 'dog' are missing; expected the same names"
+    message = "--teacher-logits T2.csv has the columns .*, of which it lacks 'dog'"
     refuses((*TRAIN, "--teacher-logits", "T2.csv"), message)
 
 
@@ -88,14 +88,14 @@ def test_several_teachers_that_share_no_names_are_taken_by_position(data):
     frame = pandas.DataFrame(T[:, [2, 0, 1]], columns=["a", "b", "c"])
     frame.to_csv("T2.csv", index=False)
     err = with_tables(*TRAIN, "--teacher-logits", "T2.csv").stderr
-    assert "T2.csv and --teacher-logits T.csv share no column name: taken by position" in err
+    assert "T2.csv and --teacher-logits T.csv share no column name" in err
     same(LinearStudent.load("run/student.npz"), expected((X, labels, [T, T])))
 
 
 def test_a_label_that_is_no_class_is_named():
     text = Path("y.csv").read_text().replace("cat", "cow", 1)
     Path("y.csv").write_text(text)
-    refuses(TRAIN, r"--labels y.csv: labels\[\d+\] is 'cow', which is none of the classes 'emu'")
+    refuses(TRAIN, r"--labels y.csv: labels\[\d+\] is 'cow', expected one of the classes 'emu'")
 
 
 def test_classes_name_the_columns_of_an_array(data):
@@ -104,7 +104,7 @@ def test_classes_name_the_columns_of_an_array(data):
     found = LinearStudent.load("run/student.npz")
     assert found.classes_.tolist() == NAMES.tolist()
     same(found, expected(data))
-    refuses([*arguments, "--classes", "cat,dog"], "--classes has 2 names for 3 columns of logits")
+    refuses([*arguments, "--classes", "cat,dog"], "--classes has 2 names, expected 3")
 
 
 def test_minus_one_may_be_a_class():
@@ -156,7 +156,7 @@ def test_features_are_matched_by_name_at_prediction(data):
     ("change", "message"),
     [
         (lambda frame: frame.drop(columns="age"), "--features X.csv: .* lacks 'age'"),
-        (lambda frame: frame.assign(other=1.0), "--features X.csv: .* has 'other', which was not"),
+        (lambda frame: frame.assign(other=1.0), "--features X.csv: .* has the unknown 'other'"),
         (
             lambda frame: frame.assign(age=np.where(frame.index == 7, np.nan, 0)),
             r"--features X.csv: row 7, column 0 \(from 0\) \(column 'age'\) is nan",
@@ -235,7 +235,7 @@ def test_predict_prints_the_scores_of_true_labels(data):
     ]
     assert list(scores) == ["accuracy", "nll", "brier", "ece"]
     Path("y.csv").write_text(Path("y.csv").read_text().replace("cat", "cow", 1))
-    refuses((*PREDICT, "--true-labels", "y.csv"), "--true-labels y.csv: labels.* is 'cow', which")
+    refuses((*PREDICT, "--true-labels", "y.csv"), "--true-labels y.csv: labels.* is 'cow', exp")
 
 
 def test_loss_matches_names(data):
@@ -253,7 +253,7 @@ def test_loss_matches_names(data):
     ("student", "teacher"), [("abc", "cab"), ("201", "201"), ("201", "120"), ("012", "201")]
 )
 def test_loss_matches_columns_where_labels_are_numbers(data, student, teacher):
-    """Names that are numbers are the classes'; others are matched between student and teacher."""
+    """Column names that are numbers are classes; others are matched between student and teacher."""
     S, T, y = np.load("S.npy"), data[2], np.load("y.npy")
     parts = kd_loss_parts(S, T, y)
     for name, array, columns in (("S", S, student), ("T", T, teacher)):

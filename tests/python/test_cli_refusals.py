@@ -1,4 +1,4 @@
-"""The command line as a child process: how each command refuses, in one line, leaving no trace."""
+"""The command line as a child process: bad input gives a one-line error and writes no file."""
 
 import re
 from pathlib import Path
@@ -87,19 +87,19 @@ REFUSED = [
     (["train"], "--features"),
     ([*TRAIN, "--alpha", "much"], "--alpha.*much"),
     ([*TRAIN, "--what", "1"], "--what"),
-    # Shapes, both named
-    (set_flags(TRAIN, labels="y_few.npy"), r"y_few.npy.*\(50,\).*X.npy.*\(60, 4\)"),
+    # Shapes: the message has both
+    (set_flags(TRAIN, labels="y_few.npy"), r"y_few.npy.*\(50,\).* 60 rows.*X.npy"),
     (
         set_flags(TRAIN, labels="T.npy"),
         r"--labels T.npy: labels\[0, 1\] is .*, expected a probability >= 0",
     ),
     (set_flags(TRAIN, labels="cube.npy"), r"--labels cube.npy.*\(60, 2, 2\)"),
-    (set_flags(TRAIN, teacher_logits="few.npy"), r"few.npy.*\(50, 4\).*X.npy.*\(60, 4\)"),
-    (set_flags(TUNE, teacher_logits="few.npy"), r"few.npy.*\(50, 4\).*X.npy.*\(60, 4\)"),
-    (set_flags(LOSS, teacher="wide.npy"), r"wide.npy.*\(60, 5\).*S.npy.*\(60, 3\)"),
-    (set_flags(LOSS, labels="y_few.npy"), r"y_few.npy.*\(50,\).*S.npy.*\(60, 3\)"),
-    (set_flags(PREDICT, features="wide.npy"), r"wide.npy.*\(60, 5\).*student.npz.*\(rows, 4\)"),
-    # Labels: the first such row and its value
+    (set_flags(TRAIN, teacher_logits="few.npy"), r"few.npy.*\(50, 4\).* 60 rows.*X.npy"),
+    (set_flags(TUNE, teacher_logits="few.npy"), r"few.npy.*\(50, 4\).* 60 rows.*X.npy"),
+    (set_flags(LOSS, teacher="wide.npy"), r"wide.npy.*\(60, 5\).*\(60, 3\).*S.npy"),
+    (set_flags(LOSS, labels="y_few.npy"), r"y_few.npy.*\(50,\).* 60 rows.*S.npy"),
+    (set_flags(PREDICT, features="wide.npy"), r"wide.npy.*\(60, 5\).*\(rows, 4\).*student.npz"),
+    # Labels: the message has the first bad row and its value
     *(
         (set_flags(arguments, labels=file), rf"{row}.*{value}")
         for arguments in (TRAIN, TUNE, LOSS)
@@ -117,11 +117,11 @@ REFUSED = [
     ),
     ([*TRAIN, "--epochs", "0"], "epochs.*0"),
     ([*TRAIN, "--validation", "1.5"], "validation.*1.5"),
-    ([*TRAIN, "--validation", "0", "--patience", "3"], "patience needs validation"),
-    (set_flags(TRAIN, labels=None), "--labels is needed unless --alpha is 0"),
-    (set_flags(TRAIN, teacher_logits=None), "--teacher-logits is needed unless --alpha is 1"),
-    (set_flags(LOSS, labels=None), "--labels is needed unless --alpha is 0"),
-    (set_flags(LOSS, teacher=None), "--teacher is needed unless --alpha is 1"),
+    ([*TRAIN, "--validation", "0", "--patience", "3"], "patience is 3, expected validation"),
+    (set_flags(TRAIN, labels=None), "--labels is missing, expected it unless --alpha is 0"),
+    (set_flags(TRAIN, teacher_logits=None), "--teacher-logits is missing.* unless --alpha is 1"),
+    (set_flags(LOSS, labels=None), "--labels is missing, expected it unless --alpha is 0"),
+    (set_flags(LOSS, teacher=None), "--teacher is missing, expected it unless --alpha is 1"),
     (set_flags(TRAIN, features="nan.npy"), "--features nan.npy: row 0, column 0 .from 0. is nan"),
     (set_flags(TUNE, alphas="0.5,2"), "alpha.*2"),
     (set_flags(TUNE, taus="0,1"), "tau.*0"),
@@ -129,10 +129,10 @@ REFUSED = [
     ([*TUNE, "--metric", "loss"], "--metric.*loss"),
     ([*TUNE, "--seeds", "0"], "--seeds.*0"),
     ([*TUNE, "--validation", "0"], "validation.*0"),
-    (set_flags(TUNE, labels="unlabelled.npy"), "nothing to compare.*no validation row has a label"),
+    (set_flags(TUNE, labels="unlabelled.npy"), "no pair .*no validation row has a label"),
     (set_flags(TUNE, features="nan.npy"), "--features nan.npy: row 0, column 0 .from 0. is nan"),
-    (set_flags(TUNE, labels=None), "--labels, or --label-column in --features, is needed"),
-    (set_flags(TUNE, alphas="1"), "--alphas is 1 alone, which is the baseline"),
+    (set_flags(TUNE, labels=None), "--labels is missing, expected it or --label-column"),
+    (set_flags(TUNE, alphas="1"), "--alphas is 1, the baseline, expected others"),
     (["demo", "--labels", "9"], r"--labels is 9, expected a number in \[10, 1287\]"),
     (["demo", "--seeds", "0"], "--seeds.*0"),
     # Students

@@ -1,4 +1,4 @@
-"""The command line when it is stopped: what `train` leaves, says and continues."""
+"""Stopped trainings: the files and the message that `train` leaves, and --resume."""
 
 import functools
 import json
@@ -37,8 +37,8 @@ def data(tmp_path, monkeypatch):
 
 
 def stopped(arguments, number, when):
-    """Start the command line, send it a signal at a line that begins so, and return its end."""
-    # A shell's background jobs, and all that they start, ignore Ctrl-C.
+    """Start the command line, send a signal at a line with this beginning; return the result."""
+    # Background jobs of a shell, and their children, ignore Ctrl-C.
     heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     hide = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r}))"
     code = [sys.executable, "-c", f"{hide}; from kdloss.cli import main; sys.exit(main())"]
@@ -140,8 +140,8 @@ def test_there_is_no_best_student_beside_patience_or_without_validation(flags):
     ("changes", "message"),
     [
         ({"out": "other"}, "--resume: --out other: no run to continue: cannot be read: No such"),
-        ({"epochs": "2"}, "--resume: --out run has 3 epochs behind it, all of --epochs 2"),
-        ({"epochs": "3"}, "has 3 epochs behind it, all of --epochs 3; give a larger --epochs"),
+        ({"epochs": "2"}, "--resume: --out run has finished 3 epochs, and --epochs is 2"),
+        ({"epochs": "3"}, "has finished 3 epochs, and --epochs is 3; expected a larger --epochs"),
         ({"l2": "0.1"}, r"--resume: --out run was made with l2 0.0 \(settings\), not 0.1"),
         ({"teacher_logits": "S.npy"}, r"was made with teacher_logits T.npy \(files\), not S.npy"),
         ({"sample_weight": "w.npy"}, r"was made with sample_weight None \(files\), not w.npy"),

@@ -1,4 +1,4 @@
-"""The command line on rows with weights, alphas of their own, soft labels, several teachers."""
+"""The command line on rows with weights, per-row alphas, soft labels and several teachers."""
 
 import json
 import shlex
@@ -30,7 +30,7 @@ WEIGHTS = (2, 1, 0.5)
 
 @pytest.fixture(autouse=True)
 def data(tmp_path, monkeypatch):
-    """The small task, and in the same folder what else its rows may have."""
+    """The small task, with files for weights, alphas, soft labels and teachers."""
     monkeypatch.chdir(tmp_path)
     X, y, T = write_task()
     rng = np.random.default_rng(1)
@@ -196,7 +196,7 @@ def test_any_teacher_that_looks_like_probabilities_is_warned_of(arguments):
     assert err.count("kdloss: warning:") == err.count("logits_from_probs") == 1
 
 
-# How they refuse
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -214,9 +214,9 @@ def test_any_teacher_that_looks_like_probabilities_is_warned_of(arguments):
         ),
         (
             (*TRAIN, "--sample-weight", "few.npy"),
-            r"few.npy has shape \(50,\), but --features X.npy",
+            r"few.npy has shape \(50,\), expected 60 rows, as --features X.npy",
         ),
-        ((*LOSS, "--alpha-column", "few.npy"), r"few.npy has shape \(50,\), but --student S.npy"),
+        ((*LOSS, "--alpha-column", "few.npy"), r"few.npy has shape \(50,\), expected 60 rows"),
         ((*TRAIN, "--sample-weight", "minus.npy"), r"sample_weight\[17\] is -1, expected a finite"),
         ((*TRAIN, "--alpha-column", "minus.npy"), r"alpha_per_row\[17\] is -1, expected a number"),
         ((*LOSS, "--sample-weight", "minus.npy"), r"sample_weight\[17\] is -1, expected a finite"),
@@ -225,14 +225,14 @@ def test_any_teacher_that_looks_like_probabilities_is_warned_of(arguments):
             (set_flags(arguments, labels="bad.npy"), r"labels\[17\] sums to 0.5, expected probab")
             for arguments in (TRAIN, TUNE, LOSS)
         ),
-        ((*TRAIN, *ROWS, "--alpha", "0.3"), "--alpha is 0.3, but --alpha-column gives each row's"),
-        ((*LOSS, *ROWS, "--alpha", "0.3"), "--alpha is 0.3, but --alpha-column gives each row's"),
-        ((*TUNE, *ROWS), r"--alphas is \[0.2, 0.8\], but --alpha-column gives each row's own"),
+        ((*TRAIN, *ROWS, "--alpha", "0.3"), "--alpha is 0.3 and --alpha-column is given too"),
+        ((*LOSS, *ROWS, "--alpha", "0.3"), "--alpha is 0.3 and --alpha-column is given too"),
+        ((*TUNE, *ROWS), r"--alphas is \[0.2, 0.8\] and --alpha-column is given"),
         (
             (*TRAIN, "--teacher-logits", "X.npy"),
-            r"X.npy has shape \(60, 4\), but .*T.npy has shape",
+            r"X.npy has shape \(60, 4\), expected .*, the shape of .*T.npy",
         ),
-        ((*LOSS, "--teacher", "X.npy"), r"--teacher X.npy has shape \(60, 4\), but"),
+        ((*LOSS, "--teacher", "X.npy"), r"--teacher X.npy has shape \(60, 4\), expected"),
         (
             (*TRAIN, "--teacher-weights", "1,2"),
             r"teacher_weights has shape \(2,\), expected \(1,\)",

@@ -1,4 +1,4 @@
-"""Teachers of the command line that give probabilities, or one column for two classes."""
+"""The command line with teachers that give probabilities, or one column for two classes."""
 
 import json
 
@@ -38,7 +38,7 @@ def round_the_probabilities():
 
 
 def found(arguments):
-    """The loss that a command printed, or its students' training began from."""
+    """The loss that a command printed, or that of the first epoch of its student."""
     if arguments[0] == "loss":
         return json.loads(plain(*arguments, "--json").stdout)["loss"]
     plain(*arguments)
@@ -80,8 +80,8 @@ def test_zeros_by_choice(arguments, data, zeros):
 def test_zeros_without_a_choice_are_told(arguments):
     round_the_probabilities()
     err = plain(*arguments).stderr
-    assert err.count("zeros, taken as rounding") == 1
-    assert "--zeros 0.001 confirms this, --zeros mask is for classes" in err
+    assert err.count("zeros, read as rounded") == 1
+    assert "--zeros 0.001 confirms this; --zeros mask is for impossible" in err
 
 
 @pytest.mark.parametrize("kind", ["logits", "probabilities"])
@@ -102,7 +102,7 @@ def test_one_column_is_the_second_of_two_classes(data, kind):
     result = with_tables(*set_flags(LOSS, teacher="T.csv"), *flags, "--json")
     loss = kd_loss_parts(S, two, y).loss
     assert json.loads(result.stdout)["loss"] == pytest.approx(loss, rel=tolerances.ROUNDING)
-    told = "--teacher T.csv has one column: taken as the logit of the second of two classes"
+    told = "--teacher T.csv has one column: read as the logit of the second of two classes"
     assert (told in result.stderr) == (kind == "logits")
     train = set_flags(TRAIN, teacher_logits="T.csv")
     with_tables(*train, *flags)
@@ -112,8 +112,8 @@ def test_one_column_is_the_second_of_two_classes(data, kind):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--zeros", "mask"], "--zeros is for --teacher-probabilities"),
-        (["--teacher-probabilities", "--zeros", "few"], "--zeros.*expected a share or mask, not"),
+        (["--zeros", "mask"], "--zeros is mask, expected it only with --teacher-prob"),
+        (["--teacher-probabilities", "--zeros", "few"], "--zeros.*expected a number or mask, not"),
         (["--teacher-probabilities", "--zeros", "2"], r"P.npy: zeros is 2.0, expected a share in"),
     ],
 )

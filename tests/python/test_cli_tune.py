@@ -1,4 +1,4 @@
-"""`kdloss tune`: the baseline that its choice must beat, and the grid's edges."""
+"""`kdloss tune`: the baseline, and notes about the edges of the grid."""
 
 import json
 
@@ -24,7 +24,7 @@ def tune(*arguments):
 
 
 def labels_alone(X, y, seed, *, weight=None, soft=None):
-    """The baseline by other means: the rows with a label, split as `fit` splits all rows."""
+    """The baseline, computed independently: labelled rows, split as `fit` splits all rows."""
     weight = np.ones(len(y)) if weight is None else weight
     rows = np.flatnonzero((y != -100) & (weight > 0))
     order = np.random.default_rng((seed, 0)).permutation(rows)
@@ -85,7 +85,7 @@ def test_the_gain_is_that_of_the_best_pair_by_seed():
         ),
         ([0.1, 0.5], "beats the labels alone by 0.3000 ± 0.2828 in NLL, more than the seeds diff"),
         ([-0.1, 0.5], "beats the labels alone by 0.2000 ± 0.4243 in NLL, no more than the seeds"),
-        ([-0.1, -0.5], "does not beat the labels alone: these are better by 0.3000 ± 0.2828 in"),
+        ([-0.1, -0.5], "does not beat the labels alone, which are better by 0.3000 ± 0.2828 in"),
         ([0.0, 0.0], "does not beat the labels alone"),
         ([0.25], "against the labels alone: +0.2500 in NLL; one seed shows no spread"),
         ([np.nan, 0.1], "baseline: none"),
@@ -108,15 +108,15 @@ TAU = ("tau", "3", "largest", "6 and 12")
 
 @pytest.mark.parametrize(
     ("alphas", "taus", "told"),
-    # The teacher is the truth: less of the labels is better; and so are the longer steps of tau.
+    # The labels are drawn from the teacher, so smaller alphas are better; so are larger taus.
     [("0.2,0.8", "1,3", [ALPHA, TAU]), ("0.2", "3", []), ("0,0.8", "3", [])],
 )
 def test_the_edges_of_the_grid_are_told(alphas, taus, told):
     result, results = tune(*set_flags(TUNE, alphas=alphas, taus=taus), "--seeds", 1)
-    lines = [line for line in result.stderr.splitlines() if "may lie beyond" in line]
+    lines = [line for line in result.stderr.splitlines() if "may lie outside" in line]
     assert lines == [
         f"kdloss: the best {axis}, {value}, is the {side} of --{axis}s: a better one may lie "
-        f"beyond; add {more}"
+        f"outside; add {more}"
         for axis, value, side, more in told
     ]
     assert results["best"]["alpha"] == float(alphas.split(",")[0])

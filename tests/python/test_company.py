@@ -1,4 +1,4 @@
-"""Rows share loops and long rows are summed in blocks: neither may show in a result."""
+"""A row's result must not depend on the other rows of its tile, or on the blocks of its sums."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ NAN, INF = np.nan, np.inf
 
 
 def _company(rng, rows, classes, dtype):
-    """Rows of every kind, in any order, with NaN and infinities where their row does not look."""
+    """Rows of every kind, shuffled, with NaN and infinities where a row does not use them."""
     student, teacher = (rng.normal(0, 3, (2, rows, classes))).astype(dtype)
     labels = rng.integers(0, classes, rows)
     kinds = rng.integers(0, 7, rows)
@@ -34,7 +34,7 @@ def _company(rng, rows, classes, dtype):
 def test_a_row_alone_and_in_company(classes, alpha, dtype):
     rng = np.random.default_rng(classes)
     student, teacher, labels = _company(rng, 75, classes, dtype)
-    if alpha == 1:  # labelled rows do not look at their teacher
+    if alpha == 1:  # labelled rows do not use their teacher
         teacher[rng.random(75) < 0.3] = NAN
         labels[labels == -1] = 0
     options = {"alpha": alpha, "tau": 4.0, "reduction": "none"}
@@ -48,7 +48,7 @@ def test_a_row_alone_and_in_company(classes, alpha, dtype):
         assert np.array_equal(alone.grad_logits, together.grad_logits[row], equal_nan=True), i
 
 
-# What a block of columns sees beside the rest of its row, each as (student, teacher) to be added.
+# How a block of columns can differ from the rest of its row, as (student, teacher) to add.
 BLOCKS = {
     "shifted alike": lambda rng, n: (rng.normal() * 30,) * 2,
     "far below": lambda rng, n: (-200 * rng.integers(0, 2),) * 2,
@@ -75,7 +75,7 @@ def _blocks(kind, rows, classes, distance, dtype):
 
 @pytest.mark.parametrize(
     ("dtype", "distance"),
-    # Closer, the reference is not exact enough for float64.
+    # For closer students the reference is not exact enough for float64.
     [(np.float32, d) for d in (3.0, 0.3, 1e-3, 1e-6)] + [(np.float64, d) for d in (3.0, 0.3)],
 )
 @pytest.mark.parametrize("kind", BLOCKS)

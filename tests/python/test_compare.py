@@ -20,7 +20,7 @@ SHORT = ("--seeds", 3, "--epochs", 8, "--labelled", 24, "--seed", 1)
 FILES = ["report.html", "results.json"]
 NAMES = ["ant", "bee", "cat <script>"]
 
-# Opens the page as wide as a phone, and tells what it is like.
+# Runs in the page, opened at a phone's width, and reports its properties.
 WRAPPER = """<!DOCTYPE html><body><iframe id="page" src="PAGE" width="390" height="800"></iframe>
 <pre id="found"></pre><script>
 onload = () => {
@@ -41,7 +41,7 @@ onload = () => {
 
 @pytest.fixture(autouse=True)
 def task(tmp_path, monkeypatch):
-    """Write a task to the current folder, whose teacher knows."""
+    """Write a task to the current folder, with a good teacher."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(5)
     X = rng.normal(size=(400, 5))
@@ -140,7 +140,7 @@ def test_tables_and_probabilities_give_the_same_as_arrays(task):
         json.loads(Path(name, "results.json").read_text())["ways"] for name in ("table", "array")
     )
     nll = [ways["labels"]["scores"]["nll"] for ways in (table, array)]
-    # The classes have another order, and so do the rows that are drawn: alike, not equal.
+    # With another order of the classes, other rows are drawn: the results are similar, not equal.
     assert abs(np.mean(nll[0]) - np.mean(nll[1])) < 0.25
     assert np.mean(table["more_rows"]["scores"]["accuracy"]) > 0.7
     page = Page("table/report.html")
@@ -213,7 +213,7 @@ def test_the_page_holds_all_it_needs():
         "meta"
     )
     assert "@media print" in text
-    # Nothing outside: no address, link, script, font or import.
+    # The page refers to nothing outside: no address, link, script, font or import.
     assert not re.search(r"https?:|//|@import|url\(", re.sub(r"base64,[\w+/=]+", "", text))
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object", "video"})
     images = page.all("img")
@@ -240,7 +240,7 @@ def test_the_same_comparison_is_the_same_page_but_for_its_times():
 
 
 def visit(name, folder):
-    """Open a page in chromium, to which no name resolves, as wide as a phone; return what it is."""
+    """Open a page in chromium, at a phone's width and without DNS; return its properties."""
     chromium = shutil.which("chromium")
     assert chromium, "this test needs chromium: apt-get install chromium"
     wrapper = Path(f"phone-{Path(name).name}").absolute()
@@ -280,8 +280,8 @@ def test_the_page_in_a_browser(tmp_path):
 
 REFUSED = [
     ((*COMPARE, "--seeds", 0), "--seeds is 0, expected at least 1"),
-    ((*COMPARE, "--rounds", 5), "--rounds is no setting of --student linear, which has --epochs"),
-    ((*COMPARE, "--student", "lightgbm", "--l2", 1), "--l2 is no setting of --student lightgbm"),
+    ((*COMPARE, "--rounds", 5), "--rounds is not a setting of .* linear, expected one of --epochs"),
+    ((*COMPARE, "--student", "lightgbm", "--l2", 1), "--l2 is not a setting of --student lightgbm"),
     ((*COMPARE, "--student", "xgboost", "--rounds", 0), "rounds is 0, expected a number > 0"),
     ((*COMPARE, "--labelled", 2), "--labelled 2 means 2 of 300 training rows with a label"),
     ((*COMPARE, "--held-out", 1), r"--held-out is 1.0, expected a share in \(0, 1\)"),
@@ -289,10 +289,10 @@ REFUSED = [
     ((*COMPARE, "--tau", 0), "tau.*0"),
     ((*COMPARE, "--epochs", 0), "epochs.*0"),
     ((*COMPARE, "--teacher-file", "none"), "--teacher-file none: No such file"),
-    ((*COMPARE, "--example", "digits"), "--features and --example digits: expected one of them"),
-    (set_flags(COMPARE, features=None), "--features is needed, or --example digits"),
-    (set_flags(COMPARE, teacher_logits=None), "--teacher-logits is needed, or --example digits"),
-    (set_flags(COMPARE, labels=None), "--labels, or --label-column in --features, is needed"),
+    ((*COMPARE, "--example", "digits"), "--features and --example digits are both given"),
+    (set_flags(COMPARE, features=None), "--features is missing, expected it or --example"),
+    (set_flags(COMPARE, teacher_logits=None), "--teacher-logits is missing, expected it or --ex"),
+    (set_flags(COMPARE, labels=None), "--labels is missing, expected it or --label-column"),
     (set_flags(COMPARE, labels="P.npy"), r"--labels P.npy holds soft labels of shape \(400, 3\)"),
     (set_flags(COMPARE, labels="zeros.npy"), "labels have 1 classes, expected at least 2"),
     (set_flags(COMPARE, features="nan.npy"), "--features nan.npy: row 7, column 2 .from 0. is nan"),

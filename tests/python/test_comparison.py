@@ -33,7 +33,7 @@ def test_split(seed):
     assert len(split.held_out) == round(0.2 * (y >= 0).sum())
     assert set(split.few) < set(split.pool)
     assert not set(split.pool) & set(split.held_out)
-    # All rows but padding, once; those without a label are training rows.
+    # Each row except padding is used once; rows without a label are training rows.
     both = np.sort(np.concatenate([split.pool, split.held_out]))
     np.testing.assert_array_equal(both, np.flatnonzero(y != -100))
     assert (y[split.few] >= 0).all()
@@ -68,7 +68,7 @@ def test_the_default_of_labelled():
         (np.arange(50) % 5, {"labelled": 4}, "labelled=4 means 4 of 38 .*from 5.* to 37, so that"),
         (np.arange(50) % 5, {"labelled": 38}, "labelled=38 means 38 of 38"),
         (np.arange(50) % 5, {"held_out": 1.0}, r"held_out is 1.0, expected a share in \(0, 1\)"),
-        (np.arange(50) % 5, {"held_out": 0.02}, "held_out=0.02 of 50 .* leaves 1 to score by"),
+        (np.arange(50) % 5, {"held_out": 0.02}, "held_out=0.02 of 50 .* gives 1 held-out and"),
     ],
 )
 def test_split_refuses(labels, options, message):
@@ -77,7 +77,7 @@ def test_split_refuses(labels, options, message):
 
 
 class Recorder:
-    """A student that keeps its lessons, and predicts one thing for all."""
+    """A student that records its lessons, and predicts the same for all rows."""
 
     units = 1
 
@@ -97,7 +97,7 @@ class Recorder:
 
 def test_what_each_student_learns_from():
     _, y, T = task()
-    X = np.arange(len(y), dtype=float)[:, None]  # each row tells its number
+    X = np.arange(len(y), dtype=float)[:, None]  # the feature is the row's index
     y[400:] = -1
     student, calls = Recorder(), []
     found = compare(
@@ -160,7 +160,7 @@ def test_a_teacher_that_knows_helps_and_noise_does_not(student, classes):
 
 @pytest.mark.parametrize("student", STUDENTS[1:], ids=lambda s: type(s).__name__)
 def test_a_booster_of_labels_knows_the_teachers_classes(student):
-    """Classes that no label has keep a small probability; the start is that of the frequencies."""
+    """Classes without a label keep a small probability; boosting starts from the frequencies."""
     X, y, T = task()
     T = np.column_stack([T, np.full(len(T), -3.0)])  # a fourth class that never occurs
     found = compare(X, y, T, student=student, labelled=20, seeds=1)

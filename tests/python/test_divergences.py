@@ -1,4 +1,4 @@
-"""Every divergence: its exact values, its rules of value, its options, on every instruction set."""
+"""Every divergence: exact values, special values and options, on every instruction set."""
 
 import re
 
@@ -57,7 +57,7 @@ def test_finite_differences(divergence):
 @each
 @pytest.mark.parametrize("classes", [6, 300])
 def test_options(divergence, classes, dtype, layout):
-    """With weights, alphas, taus, padding and unlabelled rows each row is what it is alone."""
+    """With weights, alphas, taus, padding and unlabelled rows, each row is as if it were alone."""
     s, t, y = batch(dtype, classes=classes)
     y[::5], y[1::7] = -1, -100
     rng = np.random.default_rng(1)
@@ -98,7 +98,7 @@ def test_halves_are_their_floats(divergence):
     assert (half.grad_logits == wide.grad_logits.astype("f2")).all()
 
 
-MASKS = {  # of the second class: the student's, the teacher's; the losses that are infinite
+MASKS = {  # whether student and teacher mask the second class; the losses that are then infinite
     "student": (-np.inf, 1.0, {"kl", "mse"}),
     "teacher": (1.0, -np.inf, {"reverse_kl", "mse"}),
     "both": (-np.inf, -np.inf, set()),

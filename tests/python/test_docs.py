@@ -32,7 +32,7 @@ def _public_modules():
 
 
 class FloatsAsPrinted(doctest.OutputChecker):
-    """Compares text exactly and numbers to the digits that documentation can promise."""
+    """Compares text exactly, and numbers within the tolerance of printed digits."""
 
     def check_output(self, want, got, optionflags):
         if super().check_output(want, got, optionflags):
@@ -72,7 +72,7 @@ def test_every_public_function_documents_all_that_it_has(name):
 
 
 def test_readme_blocks(tmp_path, monkeypatch):
-    """They run in order, as one reader types them, in an empty folder."""
+    """They run in order, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     text = README.read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

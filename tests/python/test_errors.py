@@ -1,4 +1,4 @@
-"""Every bad input: which error, with which words, and that nothing was written."""
+"""Every bad input: the error and its message, and that nothing was written."""
 
 import numpy as np
 import pytest
@@ -18,13 +18,13 @@ LABEL_OF_ONE = "expected a class in [0, 4), -1 (unlabelled) or -100 (padding)"
 REDUCTION = "expected 'mean', 'sum' or 'none'"
 THREADS = "expected at least 1 (and at most 65536), or None"
 MASKED = (
-    "is a masked array, whose mask would be ignored; mask a class with -inf, "
+    "is a masked array, expected one without a mask; mask a class with -inf, "
     "or a row with the label -100 or the weight 0"
 )
 
 
 def good():
-    """Arguments without fault."""
+    """Valid arguments."""
     logits = np.arange(ROWS * CLASSES, dtype=np.float32).reshape(ROWS, CLASSES)
     return {
         "student_logits": logits % 5,
@@ -36,7 +36,7 @@ def good():
 
 
 class OnDevice:
-    """What an array on an accelerator looks like from outside."""
+    """Has the interface of an array on an accelerator."""
 
     def __dlpack_device__(self):
         return 2, 0
@@ -251,7 +251,7 @@ BAD = (
         "ragged": (
             {"student_logits": [[1.0, 2.0], [1.0]]},
             ValueError,
-            "student_logits is no array of numbers: ",
+            "student_logits is not an array of numbers: ",
         ),
     }
     | {
@@ -318,7 +318,7 @@ def test_losses_refuse(function, case):
 
 @pytest.mark.parametrize("case", list(BAD))
 def test_nothing_is_written(case):
-    """Neither into out, nor into the student's own array as out."""
+    """An error writes neither to out nor to the student's own array as out."""
     bad, *_ = BAD[case]
     arguments = good() | bad
     out = np.full((ROWS, CLASSES), 7, np.float32)
@@ -759,7 +759,7 @@ def test_softmax_functions_refuse(function, case):
     ids=lambda function: function.__name__,
 )
 def test_softmax_functions_need_a_class(function, shape, axis):
-    """Told by the shape as given, and the axis where it is not the last."""
+    """The message has the shape as given, and the axis if it is not the last."""
     along = "" if shape[-1] == 0 else f" along axis {axis}"
     message = f"logits has shape {shape}, expected at least one class{along}"
     assert refusal(function, np.zeros(shape), axis=axis) == (ValueError, message)

@@ -112,7 +112,7 @@ def test_the_teachers_probabilities_are_its_own(languages):
     identifier.set_languages(names)
     own = [[dict(identifier.rank(text))[name] for name in names] for text in texts]
     ours = softmax_temp(languages.ask_teacher(texts, names))
-    assert ours.max() < 1 - 10 * TEACHER_PROBABILITY  # certainty would hide a wrong temperature
+    assert ours.max() < 1 - 10 * TEACHER_PROBABILITY  # near 1, a wrong temperature would not show
     np.testing.assert_allclose(ours, own, atol=TEACHER_PROBABILITY)
 
 
@@ -150,7 +150,7 @@ def test_unlabelled_rows_teach_and_the_picture_is_drawn(small_run):
 
 
 def test_a_run_can_be_repeated_in_another_process(small_run):
-    # Python's own hash of strings is another one in every process.
+    # Python's own hash of strings differs between processes.
     first, again = small_run[0], run(*SMALL, PYTHONHASHSEED="2")
     assert first.stdout.partition("picture:")[0] == again.stdout
 

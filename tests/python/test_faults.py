@@ -1,4 +1,4 @@
-"""What once broke the promise or the rules of value, on every instruction set of this machine."""
+"""Inputs that once gave wrong results or crashes, on every instruction set of this machine."""
 
 import threading
 
@@ -54,7 +54,7 @@ def test_softmax_of_small_probabilities(isa, child):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("exponent", [-150, -50, 50, 150])
 def test_class_weights_beyond_the_range_of_the_type(dtype, classes, labels, smoothing, exponent):
-    # Times 2^n and the rows' weights times 2^-n: the same loss.
+    # Class weights times 2^n and row weights times 2^-n give the same loss.
     rng = np.random.default_rng(0)
     s = rng.normal(0, 3, (20, classes)).astype(dtype)
     y = rng.integers(0, classes, 20)
@@ -88,11 +88,11 @@ def test_more_elements_than_memory(classes):
 @pytest.mark.parametrize("classes", [10, 300, 5000])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_labels_that_change_during_the_call(classes, weighted):
-    """They are read once and checked where they are used: no result is promised, but no crash."""
+    """Labels are read once and checked where they are used: any result will do, but no crash."""
     rows = 64
     s = np.random.default_rng(0).normal(0, 40, (rows, classes)).astype(np.float32)
     s[::3] = 0
-    s[::3, 0] = 200  # whose hard loss is a mere tail: another path
+    s[::3, 0] = 200  # rows with a tiny hard loss take another path
     labels, done = np.zeros(rows, np.int64), threading.Event()
 
     def change():

@@ -1,4 +1,4 @@
-"""The command line's results: JSON, arrays and tables, files that are whole or absent."""
+"""The command line's results: JSON, arrays, tables, and atomic writing."""
 
 import json
 import math
@@ -123,7 +123,7 @@ def test_new_folder_may_be_the_current_one():
     assert os.listdir() == ["a"]
 
 
-@pytest.mark.parametrize("name", ["/proc/P{}", "x" * 300 + "{}"])  # where nobody can write
+@pytest.mark.parametrize("name", ["/proc/P{}", "x" * 300 + "{}"])  # not writable
 @pytest.mark.parametrize("place", ["file", "folder"])
 def test_a_place_that_cannot_be_written_is_known_before_the_work(name, place):
     opened = {
@@ -179,7 +179,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(place):
 
 
 def test_a_full_disk_names_the_file_and_what_it_needs():
-    # A limit on the size of files stands for the disk: NumPy reports both by numbers of items.
+    # A limit on file sizes simulates a full disk: NumPy reports both as missing items.
     code = (
         "import resource, numpy as np\n"
         "from kdloss.cli.output import naming_out\n"

@@ -20,7 +20,7 @@ ROWS = {
     "teacher": np.array([[3.0, 1.0, -0.5], [0.5, 0.1, 0.0], [1.0, 0.0, 0.0]]),
     "labels": np.array([0, 2, 7]),
 }
-# For each keyword something that changes the result, beside a label that is padding.
+# For each keyword a value that changes the result. (The batch has a label that is padding.)
 CHANGED = {
     "alpha": 0.3,
     "tau": 2.0,

@@ -33,7 +33,7 @@ def test_sum_and_mean(case):
 
 @pytest.fixture(scope="module")
 def told(child):
-    """What a child process with each instruction set tells of itself."""
+    """The reports of a child process for each instruction set."""
     code = "import golden, json; print(json.dumps(golden.worst()))"
     return {isa: child(code, KDLOSS_ISA=isa) for isa in ISAS}
 

@@ -1,4 +1,4 @@
-"""float16 and bfloat16: read in place as the floats that they are, results rounded once."""
+"""float16 and bfloat16: read in place without rounding; results are rounded once."""
 
 import ml_dtypes
 import numpy as np
@@ -17,12 +17,12 @@ ROWS = 19
 
 @pytest.fixture(params=list(HALVES.values()), ids=list(HALVES))
 def half(request):
-    """Either type of 16 bits."""
+    """float16 or bfloat16."""
     return request.param
 
 
 def rounded(values, dtype):
-    """Results of single precision in another type; what is too large becomes infinite."""
+    """Single-precision results converted to another type; too large values become infinite."""
     with np.errstate(over="ignore"):
         return np.asarray(values).astype(dtype)
 
@@ -37,7 +37,7 @@ def same(found, expected):
 
 
 def every_value(dtype):
-    """All numbers of 16 bits, 64 a row: normal, subnormal, infinite and not."""
+    """All 16-bit numbers, 64 per row: normal, subnormal, infinite and NaN."""
     return np.arange(2**16, dtype=np.uint16).view(dtype).reshape(-1, 64)
 
 
@@ -46,7 +46,7 @@ def every_value(dtype):
 
 @KINDS
 def test_teachers(names, half, layout, dtype):
-    """The bits of the same teacher in the student's type."""
+    """The result has the bits of that with the teacher converted to the student's type."""
     (student, teacher, labels), options = batch(names, 200, dtype, rows=ROWS)
     teacher = teacher.astype(half)
     found = kdloss.kd_loss_grad_hess(student, layout(teacher), labels, **options)
@@ -71,7 +71,7 @@ def test_a_teacher_of_every_value(half, dtype):
     student = np.zeros(teacher.shape, dtype)
     options = {"alpha": 0, "tau": 2.0, "reduction": "none"}
     found = kdloss.kd_loss_and_grad(student, teacher, None, **options)
-    with np.errstate(invalid="ignore"):  # some NaN tell that they are converted
+    with np.errstate(invalid="ignore"):  # converting a signalling NaN warns
         teacher = teacher.astype(dtype)
     expected = kdloss.kd_loss_and_grad(student, teacher, None, **options)
     assert same(found, expected)
@@ -107,7 +107,7 @@ def test_bad_soft_labels_are_named_as_they_are(half):
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @KINDS
 def test_students(names, reduction, teacher_type, half, classes):
-    """The bits of a student in single precision, gradients and Hessians rounded at the end."""
+    """The bits of a float32 student, with gradients and Hessians rounded at the end."""
     (student, teacher, labels), options = batch(names, classes, np.float32, rows=ROWS)
     if reduction != "mean":
         options = without(options, "normalizer")
@@ -131,7 +131,7 @@ def test_students(names, reduction, teacher_type, half, classes):
 
 @pytest.mark.parametrize("names", [ALL_INDICES, ALL_SOFT], ids=name_of)
 def test_students_against_the_reference(names, half, classes):
-    """Losses keep the promise of single precision; gradients are rounded to half a unit."""
+    """Losses are as accurate as in float32; gradients are rounded to half a unit."""
     (student, teacher, labels), options = batch(names, classes, np.float32, rows=ROWS)
     options = without(options, "normalizer")
     student, teacher = (x.astype(half) for x in (student, teacher))
@@ -143,7 +143,7 @@ def test_students_against_the_reference(names, half, classes):
     grad = found.grad_logits.astype(np.float32)
     limits = ml_dtypes.finfo(half)
     unit = np.maximum(np.abs(exact.grad), float(limits.smallest_normal)) * float(limits.eps)
-    kept = np.abs(grad - exact.grad) - unit / 2  # what is left is not due to the last rounding
+    kept = np.abs(grad - exact.grad) - unit / 2  # the error beyond the last rounding
     error = gradient_error(np.maximum(kept, 0), np.zeros_like(kept), np.float32, exact.scale)
     assert error <= PROMISE["float32"]
 
@@ -162,7 +162,7 @@ def test_a_student_of_every_value(half):
 
 @pytest.mark.parametrize("scale", [1e-40, 1e-9, 1e-7, 1e-6, 1e-5, 1e5, 1e30, 1e38])
 def test_gradients_beyond_the_range_of_halves(scale, half):
-    """They become subnormal, 0 or infinite, to the nearest."""
+    """They are rounded to the nearest subnormal number, 0 or infinity."""
     (student, teacher, labels), options = batch((), 10, np.float32, rows=ROWS)
     options |= {"sample_weight": np.full(ROWS, scale), "reduction": "none"}
     student = student.astype(half)
@@ -215,11 +215,11 @@ def test_the_number_of_threads(shape, half):
     assert all(same(x, found[0]) for x in found)
 
 
-# ---- Kinds that are converted --------------------------------------------------------------------
+# ---- Arrays that are converted -------------------------------------------------------------------
 
 
 def test_halves_that_cannot_be_read_in_place(classes, dtype):
-    """Another byte order, or an address between two numbers."""
+    """Another byte order, or an unaligned address."""
     (student, teacher, labels), options = batch((), classes, dtype, rows=ROWS)
     teacher = teacher.astype(np.float16)
     expected = kdloss.kd_loss_and_grad(student, teacher, labels, **options)

@@ -27,7 +27,7 @@ def test_every_instruction_set(isa, child):
 
 @pytest.mark.parametrize("classes", [10_000, 1_000_000])
 def test_classes_that_agree_but_for_rounding(classes):
-    """One class sets the frame, in which all others have v near 1, where float32 is coarse.
+    """One class is the largest; relative to it all others have v near 1, where float32 is coarse.
 
     The others are of two kinds, thousands of units of rounding apart, each half a unit off a float.
     """

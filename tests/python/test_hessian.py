@@ -24,7 +24,7 @@ with np.load(golden.DATA / "kd_cases.npz") as entries:
 
 @pytest.mark.parametrize("names", COMBINATIONS, ids=name_of)
 def test_reference_by_finite_differences(names):
-    """Its gradient is the slope of its loss, its Hessian that of its gradient."""
+    """Its gradient is the derivative of its loss, its Hessian that of its gradient."""
     (student, teacher, labels), options = batch(names, 3, np.longdouble, rows=9)
     options = without(options, "normalizer")
     rows = reference.kd_rows(student, teacher, labels, **options)
@@ -45,7 +45,7 @@ def test_golden_cases(i):
     case, exact = GENTLE[i], EXACT_HESSIANS[i]
     options = {"alpha": float(case.alpha), "tau": float(case.tau)}
     rows = reference.kd_rows(case.student, case.teacher, case.labels, **options)
-    # The golden numbers are 0 where p is 1 in all of the digits that they were computed with.
+    # The golden numbers are 0 where p is 1 to all the digits with which they were computed.
     exact = np.where(exact == 0, rows.hess, exact)
     assert loss_error(rows.hess, exact, np.float64) <= EXACT
     for place in (np.ascontiguousarray, np.asfortranarray):
@@ -81,7 +81,7 @@ def test_hard_cases(case):
 @pytest.mark.parametrize("gap", [0.0, 1.0, 10.0, 30.0, 69.0, 80.0, 87.0, 95.0])
 @pytest.mark.parametrize("at", [0, 2, -1], ids=["first", "inside", "last"])
 def test_sure_students(gap, at, classes, dtype):
-    """One class has nearly all probability, or two share it, or nearly so; others have little."""
+    """One class has nearly all probability, or two classes share it; the others have little."""
     rng = np.random.default_rng(classes)
     student = -gap * rng.uniform(0.9, 1, (8, classes)).astype(dtype)
     student[:, at] = 0
@@ -99,7 +99,7 @@ def test_sure_students(gap, at, classes, dtype):
 
 
 def test_masks(classes, dtype):
-    """A masked class has 0; beside an infinite loss the Hessian is that of the student."""
+    """A masked class has 0; with an infinite loss the Hessian is that of the student."""
     (student, teacher, labels), options = batch((), classes, dtype, rows=6)
     labels[:] = 1
     student[::2, 1] = -INF
@@ -137,12 +137,12 @@ def test_the_bound_is_twice_the_diagonal(names, classes, dtype):
     assert named.hess_logits.tobytes() == exact.hess_logits.tobytes()
 
 
-# ---- Where it is written -------------------------------------------------------------------------
+# ---- out -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("given", [(0,), (1,), (0, 1), ()], ids=str)
 def test_out(given, classes, dtype):
-    """Either array, or both, or none."""
+    """out has either array, both, or none."""
     arguments, options = batch(("labels",), classes, dtype, rows=9)
     expected = kdloss.kd_loss_grad_hess(*arguments, **options)
     arrays = [np.full((9, classes), NAN, dtype) if i in given else None for i in range(2)]

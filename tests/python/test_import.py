@@ -1,4 +1,4 @@
-"""What `import kdloss` brings: NumPy, nothing heavier; one version everywhere."""
+"""`import kdloss` imports nothing heavier than NumPy; the version is the same everywhere."""
 
 from importlib import metadata
 

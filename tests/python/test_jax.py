@@ -1,4 +1,4 @@
-"""kdloss.jax: the bits of NumPy through jit, grad, vmap and two devices."""
+"""kdloss.jax: the same bits as NumPy, with jit, grad, vmap and two devices."""
 
 import functools
 
@@ -20,13 +20,13 @@ from tolerances import PROMISE
 
 @pytest.fixture(autouse=True)
 def numbers_of_64_bits():
-    """JAX has none unless it is told."""
+    """Enable float64, which JAX disables by default."""
     with jax.enable_x64(True):
         yield
 
 
 def loss_and_grad(student, teacher, labels, **options):
-    """Through one compiled call."""
+    """Call it compiled."""
     static = {name: x for name, x in options.items() if not isinstance(x, np.ndarray)}
     arrays = {name: x for name, x in options.items() if isinstance(x, np.ndarray)}
 
@@ -48,7 +48,7 @@ def assert_same_as_numpy(*arguments, **options):
     dtype = np.float64 if arguments[0].dtype == np.float64 else np.float32
     assert (loss.dtype, grad.dtype) == (dtype, arguments[0].dtype)
     assert np.asarray(loss).tobytes() == np.asarray(wanted.loss).astype(dtype).tobytes()
-    # XLA multiplies the gradient by the loss's own, and takes subnormal numbers for 0 there.
+    # XLA multiplies the gradient by the incoming one, and flushes subnormal numbers to 0.
     subnormal = np.abs(wanted.grad_logits) < ml_dtypes.finfo(grad.dtype).smallest_normal
     grad, wanted = (np.where(subnormal, 0, x) for x in (grad, wanted.grad_logits))
     assert np.array_equal(grad, wanted)
@@ -125,7 +125,7 @@ def test_vmap(rows):
 
 
 def test_arrays_for_numbers(rows):
-    """A number that changes from step to step is an array, and nothing is compiled again."""
+    """A number that changes from step to step can be an array; then nothing is compiled again."""
     calls = 0
 
     @jax.jit
@@ -144,7 +144,7 @@ def test_arrays_for_numbers(rows):
 def test_gradients_that_do_not_exist(rows):
     s, t, y = rows
     assert not jax.grad(lambda t: kj.kd_loss(s, t, y))(t).any()
-    with pytest.raises(TypeError, match="a gradient of tau is asked for"):
+    with pytest.raises(TypeError, match="tau requires a gradient, expected a constant"):
         jax.grad(lambda tau: kj.kd_loss(s, t, y, tau=tau))(2.0)
     with pytest.raises(ValueError, match="cannot be differentiated"):
         jax.hessian(lambda s: kj.kd_loss(s, t, y))(s)

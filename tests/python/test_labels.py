@@ -1,4 +1,4 @@
-"""The labels that are no class (-1, unlabelled, and ignore_index, padding), and kinds of labels."""
+"""Labels that are not classes (-1, unlabelled; ignore_index, padding), and types of labels."""
 
 import numpy as np
 import pytest
@@ -86,7 +86,7 @@ def test_padding_does_not_count_in_the_mean(batch):
 
 
 def test_ignore_index_wins_over_unlabelled(batch):
-    """With ignore_index=-1 a row labelled -1 is padding, and -100 is no label."""
+    """With ignore_index=-1 a row labelled -1 is padding, and -100 is refused."""
     batch[2][UNLABELLED] = -1
     found = rows(batch, ignore_index=-1)
     assert np.all(found.loss[batch[2] == -1] == 0)
@@ -125,7 +125,7 @@ def test_a_batch_of_padding_has_parts_of_nothing(batch):
 
 
 def test_means_of_parts(batch):
-    """hard over the labelled rows, soft and the loss over all that count."""
+    """hard is averaged over the labelled rows, soft and the loss over all rows that count."""
     labels = batch[2]
     labels[UNLABELLED], labels[PADDING] = -1, -100
     each = kdloss.kd_loss_parts(*batch, **OPTIONS, reduction="none")

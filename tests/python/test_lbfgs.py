@@ -27,7 +27,7 @@ def lbfgs(**settings):
 
 
 def after(epochs, *rows, alpha=0.5, **options):
-    """A student after so many iterations."""
+    """A student after this many iterations."""
     with pytest.warns(UserWarning, match="lbfgs ends with a gradient"):
         return lbfgs(epochs=epochs, alpha=alpha).fit(*rows, **options)
 
@@ -174,7 +174,7 @@ def test_resume_goes_on_to_the_same_optimum(task, tmp_path):
     assert later.history[:4] == short.history
     assert close(later, lbfgs().fit(*task), LBFGS)
     records = len(later.history)
-    assert len(later.resume(*task).history) == records  # it is there
+    assert len(later.resume(*task).history) == records  # it is at the optimum
 
 
 def test_files_keep_the_bits(task, tmp_path):
@@ -225,7 +225,7 @@ def test_too_few_epochs_are_told(task):
     ],
 )
 def test_a_setting_of_the_other_solver_is_refused(solver, setting, value, owner):
-    with pytest.raises(ValueError, match=f"^{setting} is a setting of solver='{owner}'"):
+    with pytest.raises(ValueError, match=f"^{setting} is given .* only with solver='{owner}'"):
         LinearStudent(solver=solver, **{setting: value})
 
 
@@ -259,7 +259,7 @@ def test_without_scipy_the_extra_is_named(child):
 
 
 def test_minimise_takes_any_sum_over_chunks(task):
-    """The seam for data that lies elsewhere: chunks that add up their own rows."""
+    """`minimise` works with an objective that adds up chunks of rows."""
     chunks = [slice(0, 40), slice(40, 150)]
     settings = dict(alpha=0.5, tau=4.0, normalizer=150)
 

@@ -1,4 +1,4 @@
-"""kdloss.lightgbm: LightGBM's own trees at alpha 1, rows in step, metrics, starting scores."""
+"""kdloss.lightgbm: LightGBM's own trees at alpha 1, matching rows, metrics, starting scores."""
 
 import copy
 from functools import partial
@@ -13,7 +13,7 @@ from boosted import copies, data, two_logits
 from kdloss.lightgbm import kd_init_score, kd_metric, kd_objective
 from tolerances import BOOSTED_MARGIN, EXACT_SHARE, PROMISE, ROUNDING
 
-# LightGBM counts rows, those of weight 0 too, in leaves and in bins.
+# LightGBM counts rows in leaves and in bins, including those of weight 0.
 BY_WEIGHT = {"min_data_in_leaf": 0, "min_data_in_bin": 1}
 
 
@@ -167,7 +167,7 @@ def test_results_that_are_held_do_not_change(classes):
 
 @pytest.mark.parametrize("classes", [2, 4])
 def test_repeated_rows_move_the_trees_as_lightgbms_own_objective_does(classes):
-    """LightGBM counts rows in leaves and bins, whatever they weigh, for any objective."""
+    """LightGBM counts rows in leaves and bins regardless of their weights, for any objective."""
     X, y, *_ = data(classes)
     weights = np.random.default_rng(2).choice([0.0, 1.0, 3.0], len(y))
     again = np.repeat(np.arange(len(y)), weights.astype(int))
@@ -184,7 +184,7 @@ def test_repeated_rows_move_the_trees_as_lightgbms_own_objective_does(classes):
 @pytest.mark.parametrize(("classes", "values", "least"), [(2, 4, 1e-3), (4, 2, 5)])
 def test_a_row_of_weight_3_is_the_row_three_times_and_of_weight_0_is_none(classes, values, least):
     X, y, teacher, _ = data(classes)
-    X = np.rint(values * X)  # few values: every one has its bin, whatever the rows
+    X = np.rint(values * X)  # few values, so that each has its own bin for any rows
     weights = np.random.default_rng(2).choice([0.0, 1.0, 3.0], len(y))
     again = np.repeat(np.arange(len(y)), weights.astype(int))
     more = BY_WEIGHT | {"min_sum_hessian_in_leaf": least}
@@ -197,7 +197,7 @@ def test_a_row_of_weight_3_is_the_row_three_times_and_of_weight_0_is_none(classe
 
 
 def test_dart_learns():
-    """Which trees it drops beside a custom objective, LightGBM draws anew in every run."""
+    """With a custom objective, LightGBM drops other trees in every run."""
     X, y, teacher, _ = data()
     params = parameters(4, kd_objective(teacher), boosting="dart")
     booster = lightgbm.train(params, dataset(X, y), 30)
@@ -274,16 +274,16 @@ def test_rows_that_only_the_teacher_labels():
 def test_what_does_not_fit_is_refused():
     X, y, teacher, _ = data()
     with pytest.raises(
-        ValueError, match="4 classes, the booster one margin a row; set num_class=4"
+        ValueError, match="4 classes, the booster one margin per row; set num_class=4"
     ):
         lightgbm.train(parameters(2, kd_objective(teacher)), dataset(X, y), 1)
-    with pytest.raises(ValueError, match="has 399 rows, the dataset has 400; give the teacher of"):
+    with pytest.raises(ValueError, match=r"has 399 rows, expected 400, .* has; give the"):
         lightgbm.train(parameters(4, kd_objective(teacher[1:])), dataset(X, y), 1)
     model = lightgbm.LGBMClassifier(n_estimators=1, objective=kd_objective(teacher), verbose=-1)
-    with pytest.raises(ValueError, match="has 4 classes, the booster has 5; where labels of -1"):
+    with pytest.raises(ValueError, match="has 4 classes, the booster has 5; if -1"):
         model.fit(X, np.where(np.arange(400) % 2, -1, y))
     model.fit(X, y)
-    with pytest.raises(ValueError, match="one teacher for two datasets: both have 400 rows"):
+    with pytest.raises(ValueError, match="one teacher is used for two datasets of 400 rows"):
         model.fit(X, y[::-1])
 
 
@@ -337,7 +337,7 @@ def test_one_teacher_for_two_evaluation_sets_is_refused():
     X, y, teacher, _ = data()
     train = dataset(X[:200], y[:200])
     valid = dataset(X[200:], y[200:], reference=train)
-    with pytest.raises(ValueError, match="one teacher for two datasets: both have 200 rows"):
+    with pytest.raises(ValueError, match="one teacher is used for two datasets of 200 rows"):
         lightgbm.train(
             parameters(4, kd_objective(teacher[:200])), train, 2, [train, valid],
             feval=kd_metric(teacher[:200]),

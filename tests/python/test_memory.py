@@ -1,4 +1,4 @@
-"""Memory: arrays are read where they lie, and results are written where they are wanted."""
+"""Memory: arrays are read in place, and results are written in place."""
 
 import tracemalloc
 
@@ -20,7 +20,7 @@ def batch(classes, dtype):
 
 
 def all_losses(student, teacher, labels):
-    """The bytes of everything that the losses tell."""
+    """The bytes of all results of the losses."""
     none = OPTIONS | {"reduction": "none"}
     hard = np.where(labels == -1, 0, labels)
     return {
@@ -55,7 +55,7 @@ def test_out_of_any_layout(batch, layout):
     assert result.grad_logits is out
     assert result.loss == expected.loss
     assert np.array_equal(out, expected.grad_logits)
-    if around is not None:  # the elements between those of out are as they were
+    if around is not None:  # the elements between those of out are unchanged
         assert np.count_nonzero(np.isnan(out.base)) == np.count_nonzero(np.isnan(around))
     assert kdloss.softmax_temp(student, out=out) is out
     assert np.array_equal(out, kdloss.softmax_temp(student))
@@ -65,7 +65,7 @@ def test_out_of_any_layout(batch, layout):
 
 def test_the_students_array_as_out(batch, layout):
     student, teacher, labels = batch
-    student[3, 1] = teacher[4, 2] = -np.inf  # rows that take another way through the kernels
+    student[3, 1] = teacher[4, 2] = -np.inf  # rows that take another path in the kernels
     labels[3:5] = 0
     expected = kdloss.kd_loss_and_grad(student, teacher, labels, **OPTIONS)
     own = layout(student.copy())
@@ -88,7 +88,7 @@ def test_a_fresh_gradient_has_the_students_layout(dtype, order):
 
 
 def test_a_fresh_gradient_is_dense(dtype):
-    """It has the student's order of axes, not its gaps."""
+    """It has the student's order of axes, without its gaps."""
     spread = np.zeros((6, 10), dtype)[:, ::2]
     assert kdloss.kd_loss_and_grad(spread, spread, [0] * 6).grad_logits.flags.c_contiguous
     spread = np.zeros((12, 5), dtype, order="F")[::2]
@@ -139,7 +139,7 @@ def test_lists_and_unaligned_arrays(dtype):
 
 
 class OnCpu:
-    """A foreign array in the memory of the CPU, which counts how often it is read."""
+    """A foreign array in CPU memory, which counts how often it is read."""
 
     def __init__(self, array):
         self.array, self.reads = array, 0
@@ -162,7 +162,7 @@ def test_foreign_arrays_on_the_cpu_are_read_in_place(batch):
 
 
 class Tensor(OnCpu):
-    """What a PyTorch tensor with a pending sign does: DLPack gives the numbers without it."""
+    """Behaves like a PyTorch tensor with a pending sign, which DLPack ignores."""
 
     def resolve_neg(self):
         return OnCpu(-self.array)
@@ -175,7 +175,7 @@ def test_a_pending_sign_is_read(batch):
 
 
 class Unreadable:
-    """What a PyTorch tensor does that requires a gradient, or whose type NumPy does not know."""
+    """Behaves like a PyTorch tensor that requires a gradient, or whose dtype NumPy lacks."""
 
     def __init__(self, error):
         self.error = error
@@ -204,7 +204,7 @@ def test_what_numpy_cannot_read_is_named(error, hint):
 
 
 class Scalar:
-    """What a tensor without axes does: it has a length that it refuses to tell."""
+    """Behaves like a tensor without axes: it has `__len__`, which raises."""
 
     def __len__(self):
         raise TypeError("len() of a 0-d tensor")
@@ -249,8 +249,8 @@ def test_numpy_makes_no_copy_of_any_layout(name, layout, dtype):
     assert peak < student.nbytes / 10
 
 
-# A child process may allocate no more than it has and some room for threads; its arrays are larger
-# by far. Reading a mapped file is no allocation.
+# The child process may allocate little more than it already has, and some memory for threads. Its
+# arrays are far larger; reading a mapped file does not count.
 NO_MORE_MEMORY = """
 import json, re, resource, sys
 from pathlib import Path
@@ -266,11 +266,11 @@ row = np.linspace(-3, 3, classes, dtype=np.float32)
 if name == "kl_divergence":
     row = np.full(classes, 1 / classes, np.float32)
 if source == "mapped":
-    shape = min(shape[0], 75_000), classes  # pages of a file take time to come
+    shape = min(shape[0], 75_000), classes  # reading a larger file would take long
     with open(file, "wb") as sparse:
         sparse.truncate(4 * shape[0] * shape[1])
     student = teacher = np.memmap(file, np.float32, "r", shape=shape)
-    if name == "kl_divergence":  # a file of zeros holds no probabilities
+    if name == "kl_divergence":  # zeros are not probabilities
         np.memmap(file, np.float32, "r+", shape=shape)[:] = row
 else:
     spread = np.repeat(row, 3)[::3] if source == "columns" else row

@@ -1,4 +1,4 @@
-"""The metrics against scikit-learn, against brute force, and at their edges."""
+"""The metrics compared with scikit-learn and with brute force, and their edge cases."""
 
 import math
 
@@ -174,15 +174,20 @@ def test_a_confidence_rounded_above_one_is_in_the_last_bin():
             [[0.5, 0.5], [2.0, -1.0]],
             [0, 1],
             ValueError,
-            "row 1 of probabilities has the smallest entry -1 and the sum 1",
+            r"probabilities\[1\] has the smallest entry -1 and the sum 1",
         ),
         (
             [[3.0, 1.0]],
             [0],
             ValueError,
-            "row 0 of probabilities has the smallest entry 1 and the sum 4",
+            r"probabilities\[0\] has the smallest entry 1 and the sum 4",
         ),
-        ([[0.5, 0.5], [0.5, 0.5], [np.nan, 1]], [-1, 0, 0], ValueError, "row 2 .* nan"),
+        (
+            [[0.5, 0.5], [0.5, 0.5], [np.nan, 1]],
+            [-1, 0, 0],
+            ValueError,
+            r"probabilities\[2\] .* nan",
+        ),
     ],
 )
 def test_bad_input_is_named(metric, probabilities, labels, error, message):

@@ -1,4 +1,4 @@
-"""If only one test file is run, this one: the package imports, and one row's numbers are right."""
+"""The smallest check, if only one test file is run: the package imports, one row is right."""
 
 import numpy as np
 import pytest

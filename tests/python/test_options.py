@@ -1,4 +1,4 @@
-"""The options of the losses against the slow reference: each alone, any two, and all together."""
+"""The options of the losses against the slow reference: each alone, every two, all together."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ REDUCTIONS = ("none", "mean", "sum")
 
 
 def assert_as_reference(arguments, options):
-    """Losses, parts, gradients and Hessians agree with the slow reference, however reduced."""
+    """Losses, parts, gradients and Hessians agree with the slow reference for each reduction."""
     dtype, promise = arguments[0].dtype, PROMISE[arguments[0].dtype.name]
     normalizer = options.get("normalizer")
     options = without(options, "normalizer")
@@ -61,7 +61,7 @@ def test_classes(names, classes, dtype):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3, 1.0])
 def test_one_class(smoothing, dtype):
-    """There is nothing to learn: every loss is 0."""
+    """If no row counts, every loss is 0."""
     (student, teacher, _), options = batch(("sample-weight", "taus"), 1, dtype)
     labels = np.zeros(len(student), np.int64)
     for y in (labels, np.ones((len(student), 1), dtype)):
@@ -85,7 +85,7 @@ def test_one_part(names, alpha, classes, dtype):
 
 
 def test_a_target_that_the_student_has_reached(classes, dtype):
-    """W p1 - g vanishes: the promise is relative to what it is the difference of."""
+    """W p1 - g vanishes: its error is relative to W p1 and g."""
     (student, teacher, _), options = batch((), classes, dtype, rows=7)
     reached = np.stack([reference.softmax(row) for row in student]).astype(dtype)
     assert_as_reference([student, teacher, reached], options | {"alpha": 1.0})
@@ -199,7 +199,7 @@ def test_a_soft_label_on_a_masked_class(classes, dtype):
 
 
 def test_a_masked_label_of_class_weight_0(classes, dtype):
-    """A part of weight 0 counts 0, never 0 times infinity."""
+    """A part of weight 0 adds 0, even if it is infinite."""
     *arguments, options = masked_by_the_student(classes, dtype)
     arguments[2][:] = 2
     options["class_weight"] = all_but(2, classes)
@@ -210,7 +210,7 @@ def test_a_masked_label_of_class_weight_0(classes, dtype):
 
 
 def test_weights_that_are_all_0(classes, dtype):
-    """As a batch of padding: 0, with a zero gradient and Hessian."""
+    """Like a batch of padding: loss 0, with a zero gradient and Hessian."""
     arguments, options = batch((), classes, dtype, rows=7)
     for reduction in REDUCTIONS:
         for result in kdloss.kd_loss_grad_hess(
@@ -245,7 +245,7 @@ def golden_errors(arguments, exact, **options):
 
 @pytest.mark.parametrize("cases", ALIKE.values(), ids=["-".join(map(str, key)) for key in ALIKE])
 def test_golden_rows_with_their_own_alpha_tau_and_weight(cases):
-    """The rows of all cases of one number of classes, in one batch."""
+    """The rows of all cases with the same number of classes, in one batch."""
     names = ("student", "teacher", "labels", "hard", "soft", "grad_hard", "grad_soft")
     student, teacher, labels, *exact = (
         np.concatenate([getattr(case, name) for case in cases]) for name in names
@@ -263,7 +263,7 @@ def test_golden_rows_with_their_own_alpha_tau_and_weight(cases):
 
 
 def test_rows_of_the_batches():
-    """A batch has rows of every kind that its options bring."""
+    """A batch has rows of every kind that its options allow."""
     for classes in CLASSES:
         (_, _, labels), options = batch(ALL_INDICES, classes, np.float32)
         assert {-1, -100} <= set(labels)

@@ -1,4 +1,4 @@
-"""What the options do not change by a bit: trivial values, layouts, threads, blocks, padding."""
+"""Options give the same bits with trivial values, and in any layout, threads, blocks, padding."""
 
 from itertools import pairwise
 
@@ -15,7 +15,7 @@ KINDS = pytest.mark.parametrize("names", [ALL_INDICES, ALL_SOFT], ids=name_of)
 
 
 def bits(arguments, options, reductions=REDUCTIONS):
-    """The bytes of all that the losses tell."""
+    """The bytes of all results of the losses."""
     found = []
     for reduction in reductions:
         given = options | {"reduction": reduction}
@@ -69,7 +69,7 @@ def test_one_alpha_and_tau_for_all_rows(alpha, tau, classes, dtype):
 @pytest.mark.parametrize("classes", CLASSES)
 @pytest.mark.parametrize("names", [(), *((n,) for n in ALL_INDICES), ALL_INDICES], ids=name_of)
 def test_a_one_hot_row_has_the_bits_of_its_class(names, classes, dtype):
-    """And a row of zeros has those of -1."""
+    """One-hot rows have the bits of their class, and rows of zeros those of -1."""
     arguments, options = batch(names, classes, dtype)
     student, teacher, labels = arguments
     options["sample_weight"] = (labels != -100) * options.get("sample_weight", 1.0)
@@ -96,7 +96,7 @@ def test_a_normalizer_that_is_the_divisor(weighted, classes, dtype):
     divisor = np.sum(options["sample_weight"][counting]) if weighted else counting.sum()
     found = kdloss.kd_loss_grad_hess(*arguments, **options, normalizer=divisor)
     expected = kdloss.kd_loss_grad_hess(*arguments, **options)
-    if weighted:  # the sum of weights may be taken in another order
+    if weighted:  # the weights may be summed in another order
         promise = PROMISE[dtype.name]
         assert found.loss == pytest.approx(expected.loss, rel=ROUNDING)
         assert gradient_error(found.grad_logits, expected.grad_logits, dtype) <= promise
@@ -120,7 +120,7 @@ def test_layouts(layout, names, classes, dtype):
     }
     assert bits(placed, spread) == expected
     assert bits([arguments[0], *placed[1:]], options) == expected
-    # Into arrays of the layout.
+    # Written to arrays of that layout.
     out = tuple(layout(np.zeros_like(arguments[0])) for _ in range(2))
     found = kdloss.kd_loss_grad_hess(*arguments, **options, out=out)
     assert found.grad_logits is out[0]
@@ -131,7 +131,7 @@ def test_layouts(layout, names, classes, dtype):
 
 
 def test_layouts_of_results(layout, dtype):
-    """A fresh Hessian has the layout of a fresh gradient."""
+    """A new Hessian has the layout of a new gradient."""
     (student, *others), options = batch((), 200, dtype)
     found = kdloss.kd_loss_grad_hess(layout(student), *others, **options)
     assert found.grad_logits.strides == found.hess_logits.strides
@@ -163,7 +163,7 @@ def cut(arguments, options, begin, end):
 @pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
 @KINDS
 def test_micro_batches_add_up_to_the_batch(names, shape, dtype):
-    """With one normalizer: gradients and Hessians by the bit, losses up to rounding."""
+    """With one normalizer, gradients and Hessians have the same bits; losses agree to rounding."""
     rows, classes = shape
     arguments, options = batch(names, classes, dtype, rows=rows)
     whole = kdloss.kd_loss_grad_hess(*arguments, **options)
@@ -178,7 +178,7 @@ def test_micro_batches_add_up_to_the_batch(names, shape, dtype):
 
 
 def test_weights_count_rows(classes, dtype):
-    """A row of weight 3 is three rows."""
+    """A row of weight 3 counts like three rows."""
     arguments, options = batch(("labels", "alphas", "taus"), classes, dtype, rows=19)
     times = np.arange(19) % 4
     many = [np.repeat(x, times, axis=0) for x in arguments]
@@ -200,7 +200,7 @@ def test_weights_count_rows(classes, dtype):
     "names", [names for names in COMBINATIONS if "sample-weight" in names], ids=name_of
 )
 def test_a_row_of_weight_0_may_hold_anything(names, classes, value, dtype):
-    """Beside a label that is a class, and beside one that is none."""
+    """The label of the row is a class or -1."""
     arguments, options = batch(names, classes, dtype)
     ignored = options["sample_weight"] == 0
     expected = bits(arguments, options)
@@ -231,7 +231,7 @@ def test_ignored_labels_may_stand_beside_anything(classes, value, dtype):
 
 
 def test_padding_needs_no_teacher_and_no_label(classes, dtype):
-    """Not even where its alpha would."""
+    """Not even if its alpha requires one."""
     (student, teacher, labels), options = batch(("sample-weight",), classes, dtype, rows=19)
     ignored = options["sample_weight"] == 0
     for alpha, arguments in (

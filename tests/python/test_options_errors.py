@@ -1,4 +1,4 @@
-"""Every bad option: which error, with which words, and that nothing was written."""
+"""Every bad option: the error and its message, and that nothing was written."""
 
 import numpy as np
 import pytest
@@ -19,13 +19,13 @@ INF, NAN = np.inf, np.nan
 
 
 def good(dtype=np.float32):
-    """Arguments without fault."""
+    """Valid arguments."""
     logits = np.arange(ROWS * CLASSES, dtype=dtype).reshape(ROWS, CLASSES)
     return {"student_logits": logits % 5, "teacher": logits % 7, "labels": np.arange(ROWS)}
 
 
 def ones(count, **values):
-    """Ones but for some: ones(8, at3=5) has 5 at 3."""
+    """Ones with exceptions: ones(8, at3=5) has 5 at index 3."""
     array = np.ones(count)
     for place, value in values.items():
         array[int(place.removeprefix("at"))] = value
@@ -33,7 +33,7 @@ def ones(count, **values):
 
 
 def soft(dtype=np.float64, rows=ROWS, classes=CLASSES, **values):
-    """Soft labels of two classes a row, but for some: at3_2 is row 3, class 2."""
+    """Soft labels with two classes per row, and exceptions: at3_2 is row 3, class 2."""
     array = np.zeros((rows, classes), dtype)
     array[:, :2] = 0.5
     for place, value in values.items():
@@ -65,7 +65,7 @@ BAD = (
             {"tau": np.ones(10)},
             "tau has shape (10,), expected a number or (8,), one for each row of logits",
         ),
-        # ---- numbers, the first of which are of old
+        # ---- numbers
         "alpha above 1": ({"alpha": 1.5}, f"alpha is 1.5, {SHARE}"),
         "tau 0": ({"tau": 0}, f"tau is 0, {POSITIVE}"),
         "smoothing above 1": ({"label_smoothing": 1.5}, f"label_smoothing is 1.5, {SHARE}"),
@@ -151,7 +151,7 @@ BAD = (
         ),
     }
 )
-# The same with TypeError, of which the first words are known.
+# The same for TypeError, with the first words of the message.
 KINDS = {
     "alpha of strings": ({"alpha": ["a"] * 8}, "alpha "),
     "tau complex": ({"tau": np.full(8, 4j)}, "tau "),
@@ -173,7 +173,7 @@ def bits(arguments):
 
 
 def refused(function, arguments, error, message):
-    """That a call is refused with these words, and has changed no argument."""
+    """Check that a call is refused with this message, and has changed no argument."""
     before = bits(arguments)
     by_name = dict(arguments)
     in_order = [by_name.pop(x) for x in ("student_logits", "teacher", "labels") if x in by_name]
@@ -201,7 +201,7 @@ def test_losses_refuse_kinds(case, function):
 
 @pytest.mark.parametrize("case", list(BAD))
 def test_nothing_is_written(case, dtype):
-    """Neither into out, nor into the student's own array as out."""
+    """An error writes neither to out nor to the student's own array as out."""
     bad, message = BAD[case]
     fresh = [np.full((ROWS, CLASSES), 7, dtype) for _ in range(2)]
     arguments = good(dtype) | bad
@@ -226,7 +226,7 @@ def test_cross_entropy_hard_refuses(case):
 
 @pytest.mark.parametrize("rows", [[3], [3, 5], list(range(ROWS))], ids=str)
 def test_an_unlabelled_row_of_zeros_needs_a_teacher(rows):
-    """As -1 does."""
+    """A soft label of zeros needs a teacher, like -1."""
     arguments = good() | {"labels": soft()}
     arguments["labels"][rows] = 0
     for function, teacher in (("cross_entropy_hard", {}), ("kd_loss_batch", {"teacher": None})):

@@ -45,7 +45,7 @@ def test_the_gradient_does_not_use_a_part_of_weight_0(alpha, classes, dtype):
     else:
         student[1::3, labels[1]] = -np.inf
         teacher[1::3, labels[1]] = -np.inf
-        labels[1::3] = labels[1]  # masked: the hard loss alone is infinite
+        labels[1::3] = labels[1]  # a masked class: only the hard loss is infinite
     options |= {"alpha": alpha, "reduction": "none"}
     out = np.full_like(student, NAN)
     assert one_call(arguments, options, out) == two_calls(arguments, options)

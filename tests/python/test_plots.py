@@ -1,4 +1,4 @@
-"""The pictures: what is drawn where, and that nothing of the caller's matplotlib changes."""
+"""The figures: what is drawn, and that the caller's matplotlib settings do not change."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def task():
 
 
 def saved(figure, tmp_path):
-    """Draw every artist; the bytes of the picture."""
+    """Draw the figure; return the bytes of the picture."""
     figure.savefig(tmp_path / "figure.png")
     return (tmp_path / "figure.png").read_bytes()
 

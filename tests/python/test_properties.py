@@ -1,4 +1,4 @@
-"""What holds for every row: signs, sums, symmetries, and the gradient as the loss's slope."""
+"""Properties of every row: signs, sums, symmetries, and the gradient as the derivative."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -60,7 +60,7 @@ def test_divergence_of_probabilities_is_zero_iff_they_are_equal(batch, tau):
 def test_gradient_rows_sum_to_zero(batch, alpha, tau):
     grad = kdloss.kd_loss_and_grad(*batch, alpha=alpha, tau=tau, reduction="none").grad_logits
     grad = grad.astype(np.float64)
-    largest = np.abs(grad).max(axis=1)  # which the promise for each entry is relative to
+    largest = np.abs(grad).max(axis=1)  # errors of entries are relative to this
     assert np.all(np.abs(grad.sum(axis=1)) <= promise(batch[0]) * grad.shape[1] * largest)
 
 
@@ -107,7 +107,7 @@ def test_the_gradient_is_the_slope_of_the_loss(batch, alpha, tau, reduction):
         lower[0, c] -= step
         up, down = (kdloss.kd_loss_batch(x, teacher, labels, **options) for x in (higher, lower))
         slope = (up - down) / (2 * step)
-        # Relative to gradients of order tau: a step moves every probability by at most itself.
+        # Relative to gradients of order tau: a step changes a probability by no more than itself.
         assert abs(slope - grad[0, c]) <= FINITE_DIFFERENCE * max(1, tau) * max(1, 1 / tau) ** 2
 
 

@@ -18,7 +18,7 @@ CASES = [str(name) for name in TOLD["cases"]]
 
 
 def told(name, case):
-    """What PyTorch has computed for a case."""
+    """PyTorch's results for a case."""
     return TOLD[name][CASES.index(case)]
 
 
@@ -36,7 +36,7 @@ def arguments(case, dtype):
 
 
 def options(case):
-    """A case's weight and smoothing, as kdloss spells them."""
+    """A case's weight and smoothing, as keywords of kdloss."""
     return {
         "class_weight": TOLD["class_weight"] if "weight" in case else None,
         "label_smoothing": float(TOLD["smoothing"]) if "smoothing" in case else 0.0,
@@ -59,7 +59,7 @@ def test_rows_and_sums(case, dtype):
 
 
 def test_means(case, dtype):
-    """PyTorch's mean over indices is divided by their class weights, as normalizer can say."""
+    """PyTorch divides its mean over class indices by their weights; normalizer does the same."""
     student, _, labels = arguments(case, dtype)
     divisor = None
     if "weight" in case and labels.ndim == 1:
@@ -89,7 +89,7 @@ def test_soft(dtype):
 
 
 def test_the_reference(case):
-    """The slow reference is no further from PyTorch than float64 is."""
+    """The slow reference agrees with PyTorch to the rounding of float64."""
     student, teacher, labels = arguments(case, np.float64)
     rows = reference.kd_rows(student, teacher, labels, tau=TOLD["tau"], **options(case))
     promise = PROMISE["float64"]

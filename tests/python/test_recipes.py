@@ -55,7 +55,7 @@ def test_a_run_with_two_seeds():
     accuracy = {name: float(value) for name, value, _ in lines}
     nll = {name: float(value) for name, _, value in lines}
     assert len(lines) == 16
-    # What is certain with two seeds: differences of several standard deviations.
+    # With two seeds only differences of several standard deviations are certain.
     for worse, better in (
         ("50 labels", "+ teacher, same rows"),
         ("+ teacher, same rows", "+ teacher, 647 more rows"),

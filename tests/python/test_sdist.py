@@ -1,4 +1,4 @@
-"""The source distribution of a checkout that was used: the sources and tests, and nothing else."""
+"""The source distribution of a used checkout has the sources and tests, and nothing else."""
 
 import shutil
 import subprocess
@@ -37,7 +37,7 @@ NOT_SOURCES = [
 
 @pytest.fixture(scope="module")
 def sources():
-    """The files that belong to the project, as git knows them, or else as they lie here."""
+    """The files of the project: those in git, or without git those in the folder."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True,

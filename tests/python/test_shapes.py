@@ -1,4 +1,4 @@
-"""Shapes against the slow reference: classes and rows around all edges of the kernels."""
+"""Shapes against the slow reference: classes and rows around all limits of the kernels."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import reference
 from errors import gradient_error, loss_error
 from tolerances import PROMISE
 
-# Around the lanes (8 and 16), where rows change places with classes, and the ends of blocks.
+# Around the vector widths (8 and 16), the limit between the layouts, and the ends of blocks.
 CLASSES = [*range(1, 41), *range(127, 201), 255, 256, 257, *range(1016, 1033), *range(2040, 2057)]
 CHUNKS = [8191, 8192, 8193, 16383, 16384, 16385, 24575, 33000, 65537]
 ALPHA, TAU = 0.3, 3.0
@@ -55,7 +55,7 @@ def test_many_classes(classes, dtype):
 
 @pytest.mark.parametrize("classes", [1, 3, 16, 17, 144, 256, 257, 160])
 def test_rows(classes, dtype):
-    """Any number of rows gives the bits of the first rows of a batch that was compared."""
+    """Any number of rows gives the same bits as the first rows of a batch that was compared."""
     student, teacher, labels = batch(35, classes, dtype)
     loss, grad = assert_right(student, teacher, labels)
     options = {"alpha": ALPHA, "tau": TAU, "reduction": "none"}
@@ -87,7 +87,7 @@ def test_softmax_functions(classes, dtype):
         assert loss_error(log_p, exact_logs, dtype) <= promise
         sums = kdloss.log_sum_exp(logits, tau)
         assert sums.dtype == dtype
-        # The logits' own rounding moves the sum by as much.
+        # The rounding of the logits changes the sum by as much.
         unit = np.abs(scaled).max(axis=1) + 1
         assert np.all(np.abs(sums - exact_sums) <= promise * unit)
 

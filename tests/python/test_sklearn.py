@@ -39,7 +39,7 @@ def small_xgboost(**settings):
 
 def small_lightgbm(**settings):
     defaults = {"n_estimators": 8, "n_jobs": 1, "verbose": -1}
-    # LightGBM counts rows in a leaf and not their weights, unless one is enough.
+    # LightGBM counts rows in a leaf, not their weights, unless one row is enough.
     return LGBMClassifier(**defaults | {"min_child_samples": 1, "min_child_weight": 0} | settings)
 
 
@@ -54,7 +54,7 @@ CHECKED = {
 LEFT_OUT = {
     # It skips itself unless SciPy is told to take arrays of other libraries.
     (None, "check_array_api_input"),
-    # They ask for 1e-7, and XGBoost's scores are float32. A test below asks for less.
+    # They require 1e-7, but XGBoost's scores are float32. A test below has a larger tolerance.
     ("XGBoost", "check_sample_weight_equivalence_on_dense_data"),
     ("XGBoost", "check_sample_weight_equivalence_on_sparse_data"),
 }
@@ -191,7 +191,7 @@ def test_a_decision_function_of_two_classes_is_one_margin(iris):
 
 
 class Memory(ClassifierMixin, BaseEstimator):
-    """Knows the rows that it was fitted on, and is sure of them; of others it knows nothing."""
+    """Is certain of the rows that it was fitted on, and gives equal probabilities for others."""
 
     def fit(self, X, y):
         self.classes_ = np.unique(y)
@@ -213,7 +213,7 @@ def test_cross_fitting_asks_teachers_that_have_not_seen_the_row(iris, cv):
         cv = [(even, odd), (odd, even)]
     model = DistilledClassifier(teacher=Memory(), alpha=0, cv=cv)
     p = model.fit(X, y).predict_proba(X)
-    np.testing.assert_allclose(p, 1 / 3, atol=LBFGS)  # no teacher knew anything
+    np.testing.assert_allclose(p, 1 / 3, atol=LBFGS)  # no teacher had seen its rows
     assert model.teacher_.predict_proba(X).max() == 1
     seen = DistilledClassifier(teacher=Memory(), alpha=0).fit(X, y).predict_proba(X)
     assert seen.max() > 0.5
@@ -316,9 +316,9 @@ def test_rows_as_weights_are_the_loss_at_tau_1(iris, logits, l2):
     assert boosted.fit(X, few, teacher_logits=logits).score(X, y) > 0.9
 
 
-@pytest.mark.filterwarnings("ignore:teacher_logits")  # which do not fit the labels
+@pytest.mark.filterwarnings("ignore:teacher_logits")  # they do not match the labels
 def test_teacher_logits_stay_in_step_in_a_search():
-    """The teacher's outputs alone tell the labels, whose own are noise: out of step, none do."""
+    """The features are noise and only the teacher predicts the labels: rows must stay matched."""
     rng = np.random.default_rng(0)
     X = rng.permutation(np.eye(12).repeat(10, axis=0))
     truth = X.argmax(axis=1) % 3
@@ -368,46 +368,46 @@ T2 = np.zeros((6, 2))
 @pytest.mark.parametrize(
     ("settings", "y", "options", "message"),
     [
-        ({}, Y2, {}, "there is no teacher: give teacher="),
+        ({}, Y2, {}, "there is no teacher, expected teacher="),
         ({"alpha": 1, "unlabelled": "a"}, Y2, {}, "there is no teacher"),
-        ({"teacher": FITTED}, Y2, {"teacher_logits": T2}, "both teacher and teacher_logits"),
-        ({"teacher": FITTED, "cv": 3}, Y2, {}, "cv is for a teacher that is fitted here"),
-        ({"cv": 3}, Y2, {"teacher_logits": T2}, "cv is for a teacher that is fitted here"),
+        ({"teacher": FITTED}, Y2, {"teacher_logits": T2}, "teacher and teacher_logits are both"),
+        ({"teacher": FITTED, "cv": 3}, Y2, {}, "cv is 3, expected None"),
+        ({"cv": 3}, Y2, {"teacher_logits": T2}, "cv is 3, expected None"),
         (
             {"teacher": GaussianNB(), "cv": [([0, 2], [1, 3])]},
             Y2,
             {},
-            "row 0 has a label, but is in none of the folds of cv",
+            "row 0 has a label but is in no test fold of cv",
         ),
         ({}, Y2, {"teacher_logits": T2[:5]}, r"shape \(5, 2\), expected \(6, classes\)"),
-        ({}, Y2, {"teacher_logits": np.zeros((6, 3))}, "has shape .6, 3., but y has 2 classes"),
-        ({"classes": ["a", "c"]}, Y2, {"teacher_logits": T2}, r"teacher has not: \['b'\]"),
+        ({}, Y2, {"teacher_logits": np.zeros((6, 3))}, "has shape .6, 3., expected 2 columns"),
+        ({"classes": ["a", "c"]}, Y2, {"teacher_logits": T2}, r"teacher lacks: \['b'\]"),
         ({"classes": ["a"]}, Y2, {"teacher_logits": T2}, r"shape \(1,\), expected \(2,\)"),
-        ({"unlabelled": -1}, Y2, {"teacher_logits": T2}, "unlabelled is -1, but y is of dtype"),
-        ({"unlabelled": "a"}, np.full(6, "a"), {}, "y has no label: all 6 rows are 'a'"),
+        ({"unlabelled": -1}, Y2, {"teacher_logits": T2}, "unlabelled is -1, expected a value"),
+        ({"unlabelled": "a"}, np.full(6, "a"), {}, "y is 'a' .unlabelled. in all 6 rows"),
         (
             {"student": LogisticRegression()},
             Y2,
             {"teacher_logits": T2},
-            "alone, not tau=4.0 with 'kl'",
+            "the loss is 'kl' at tau=4.0, expected 'kl' at tau=1",
         ),
         (
             {"student": LogisticRegression(), "tau": 1, "divergence": "tv"},
             Y2,
             {"teacher_logits": T2},
-            "not tau=1 with 'tv'",
+            "the loss is 'tv' at tau=1, expected 'kl'",
         ),
         (
             {"student": LinearStudent(divergence="js")},
             Y2,
             {"teacher_logits": T2},
-            "the student's divergence is 'js', but the loss's is 'kl'",
+            "the student's divergence is 'js', expected that of .* 'kl'",
         ),
         (
             {"student": LGBMClassifier(class_weight="balanced")},
             Y2,
             {"teacher_logits": T2},
-            "class_weight does not enter the distillation loss",
+            "class_weight is 'balanced', expected None",
         ),
         (
             {"student": XGBClassifier(objective="rank:pairwise")},
@@ -419,7 +419,7 @@ T2 = np.zeros((6, 2))
             {"teacher": KNeighborsClassifier(2)},
             Y2,
             {"sample_weight": np.ones(6)},
-            "KNeighborsClassifier takes no sample_weight: fit the teacher before",
+            "KNeighborsClassifier takes no sample_weight, expected a teacher",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Ensembles, probabilities as logits, agreement and entropy, against their definitions."""
+"""Ensembles, probabilities as logits, agreement and entropy, compared with their definitions."""
 
 import math
 import tracemalloc
@@ -24,7 +24,7 @@ def teachers():
 
 
 def mixture(teachers, weights, tau):
-    """The weighted mean of softened probabilities, in long double, as it is defined."""
+    """The weighted mean of softened probabilities by its definition, in long double."""
     total = np.zeros(teachers[0].shape, np.longdouble)
     for weight, logits in zip(weights, teachers, strict=True):
         z = np.asarray(logits, np.longdouble) / tau
@@ -75,7 +75,7 @@ def test_what_underflows_is_no_error(teachers):
 
 
 def test_the_mean_of_logits_is_the_geometric_mean(teachers):
-    """What the documentation says that an ensemble is not."""
+    """The ensemble differs from the mean of the logits, as documented."""
     tau = 4.0
     probabilities = [softmax_temp(t, tau) for t in teachers]
     geometric = np.exp(np.mean(np.log(probabilities), axis=0))
@@ -317,7 +317,7 @@ def test_a_bad_agreement_is_named(arguments, weight, message):
 
 
 def exact_entropy(row, tau):
-    # As many digits as tell 1 + exp(-spread / tau) from 1, down to the smallest doubles.
+    # Enough digits to distinguish 1 + exp(-spread / tau) from 1, down to the smallest doubles.
     with mpmath.workdps(600):
         z = [mpmath.mpf(float(x)) / tau for x in row if x > -INF]
         log_sum = mpmath.log(mpmath.fsum(mpmath.exp(x) for x in z))

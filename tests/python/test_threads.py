@@ -1,4 +1,4 @@
-"""Threads: the same bits for any number, limits, forks, and the interpreter let go."""
+"""Threads: the same bits for any number, limits, forks, and the release of the GIL."""
 
 import sys
 import threading
@@ -12,7 +12,7 @@ import threadpoolctl
 
 import kdloss
 
-# Shapes that are shared out by rows, by blocks of rows, and by the columns of few rows.
+# Shapes whose work is divided by rows, by blocks of rows, and by the columns of few rows.
 SHAPES = [(20011, 10), (5003, 144), (2001, 200), (301, 1000), (1, 100_000), (3, 70_001)]
 
 
@@ -28,7 +28,7 @@ def batch(shape, dtype):
 
 
 def bits(arguments, **options):
-    """The bytes of all that the losses tell."""
+    """The bytes of all results of the losses."""
     reduced = kdloss.kd_loss_and_grad(*arguments, **options)
     rows = kdloss.kd_loss_parts(*arguments, **options, reduction="none")
     return (
@@ -74,7 +74,7 @@ def test_softmax_functions_with_any_number_of_threads(function, dtype):
     assert found[0] == found[1]
 
 
-# Threads of OpenMP stay after a call, and can be counted.
+# OpenMP's threads remain after a call, and can be counted.
 COUNT = """
 import json, re, sys
 from pathlib import Path
@@ -136,7 +136,7 @@ import json, os, signal, sys, warnings
 import kdloss
 import numpy as np
 
-# Python 3.12 warns of any fork beside threads; that this one works is the point.
+# Python 3.12 warns of any fork while there are threads; the test shows that this one works.
 warnings.simplefilter("ignore", DeprecationWarning)
 
 rng = np.random.default_rng(0)
@@ -175,7 +175,7 @@ def test_a_forked_child_has_threads_of_its_own(child):
     assert told["child"]["told"] == 2
 
 
-# Another package's threads, of the runtime that it shares with kdloss.
+# Threads of another package that shares the OpenMP runtime with kdloss.
 OTHERS = FORK.replace(
     "reader, writer",
     """import ctypes
@@ -193,7 +193,7 @@ def test_a_forked_child_does_not_wait_for_the_threads_of_others(child):
     assert told["parent"]
 
 
-# ---- The interpreter -----------------------------------------------------------------------------
+# ---- The GIL -------------------------------------------------------------------------------------
 
 LONG_CALLS = {
     "kd_loss_batch": lambda z: kdloss.kd_loss_batch(z, z, None, alpha=0, num_threads=1),
@@ -211,7 +211,7 @@ LONG_CALLS = {
 
 @pytest.mark.parametrize("name", list(LONG_CALLS))
 def test_other_python_threads_run_during_a_call(name):
-    """The interpreter would switch only after an hour: another thread moves when it is let go."""
+    """With a switch interval of an hour, another thread runs only if the call releases the GIL."""
     logits = np.full((4000, 1000), 0.001)
     count, stop = [0], threading.Event()
 

@@ -1,4 +1,4 @@
-"""Rows beside which each threshold of the kernels stands, on every instruction set."""
+"""A row for each threshold of the kernels that fails if it is moved, on every instruction set."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""kdloss.torch: the bits of NumPy in all that PyTorch has to differentiate, trace and train."""
+"""kdloss.torch: the same bits as NumPy with autograd, tracing, transforms and training."""
 
 import copy
 import os
@@ -25,7 +25,7 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 def tensor(x):
-    """An array as a tensor that shares its memory; what is no array, as it is."""
+    """An array as a tensor that shares its memory; anything else unchanged."""
     if not isinstance(x, np.ndarray):
         return x
     if x.dtype == BFLOAT16:
@@ -34,13 +34,13 @@ def tensor(x):
 
 
 def array(x):
-    """The reverse."""
+    """A tensor as an array."""
     x = x.detach()
     return x.view(torch.uint16).numpy().view(BFLOAT16) if x.dtype == torch.bfloat16 else x.numpy()
 
 
 def loss_and_grad(student, teacher, labels, function=kt.kd_loss, **options):
-    """The loss and the gradient of arrays, through tensors."""
+    """The loss and the gradient of arrays, computed with tensors."""
     s = tensor(student).requires_grad_()
     options = {name: tensor(x) for name, x in options.items()}
     loss = function(s, tensor(teacher), tensor(labels), **options)
@@ -49,7 +49,7 @@ def loss_and_grad(student, teacher, labels, function=kt.kd_loss, **options):
 
 
 def expected(student, teacher, labels, **options):
-    """NumPy's, rounded as a tensor is."""
+    """NumPy's loss and gradient, rounded like a tensor's."""
     result = kdloss.kd_loss_and_grad(student, teacher, labels, **options)
     dtype = np.float64 if student.dtype == np.float64 else np.float32
     return np.asarray(result.loss).astype(dtype), result.grad_logits
@@ -226,7 +226,7 @@ def test_the_teacher_gets_no_gradient(rows):
 
 
 def second_derivatives(s, t, y):
-    """Ways to ask for one."""
+    """Ways to request a second derivative."""
 
     def loss(x):
         return kt.kd_loss(x, t, y)
@@ -257,7 +257,7 @@ def test_forward_mode_is_refused(rows):
         torch.func.jvp(lambda x: kt.kd_loss(x, t, y), (s,), (s,))
 
 
-# ---- What traces and transforms ------------------------------------------------------------------
+# ---- Tracing and transforms ----------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
@@ -361,7 +361,7 @@ def test_module(rows):
         ),
         ({"normalizer": torch.tensor(0)}, ValueError, "normalizer is 0"),
         ({"normalizer": torch.ones(1)}, ValueError, r"normalizer has shape \(1,\), expected \(\)"),
-        ({"s": torch.ones(6, 5, device="meta")}, TypeError, "is a meta tensor, which holds no"),
+        ({"s": torch.ones(6, 5, device="meta")}, TypeError, "is a meta tensor, expected one"),
         ({"s": torch.ones(6, 5).to_sparse()}, TypeError, "layout torch.sparse_coo, expected"),
         ({"s": torch.tensor(1.0)}, ValueError, "student_logits has no axes"),
         ({"t": torch.ones(5, 6)}, ValueError, r"teacher_logits has shape \(5, 6\), expected \(6,"),
@@ -430,7 +430,7 @@ s, t = torch.rand(rows, classes), torch.rand(rows, classes)
 y = torch.randint(classes, (rows,))
 kdloss.torch.kd_loss(s[:64].clone().requires_grad_(), t[:64], y[:64]).backward()
 s.requires_grad_()
-open("/proc/self/clear_refs", "w").write("5")  # the peak is what is in use now
+open("/proc/self/clear_refs", "w").write("5")  # resets the peak to the memory in use now
 before = size("VmRSS")
 (kdloss.torch.kd_loss(s, t, y) / 3).backward()
 print(json.dumps([(size("VmHWM") - before) / s.nbytes, s.grad.nbytes / s.nbytes]))
@@ -563,7 +563,7 @@ class CausalModel(torch.nn.Module):
 
 
 class Trainer:
-    """The part of Hugging Face's that accumulates the gradients of micro-batches."""
+    """The part of Hugging Face's Trainer that accumulates the gradients of micro-batches."""
 
     compute_loss = compute_loss_of_the_readme()
 

@@ -1,4 +1,4 @@
-"""The linear student: the document's program, plain SGD, what is read, validation."""
+"""The linear student: the document's program, plain SGD, reading of data, scores, validation."""
 
 import json
 import math
@@ -42,21 +42,21 @@ def plain_sgd(X, y, T, rates, *, alpha, tau, batch_size, momentum=0.0, l2=0.0, b
     return W[:-1], W[-1]
 
 
-# What is learnt
+# Learning
 
 
 def test_the_documents_program():
-    seed = np.load(DATA / "seed_training.npz")
-    X, y, T = seed["X"], seed["y"], seed["X"] @ seed["teacher_weights"]
+    found = np.load(DATA / "document_training.npz")
+    X, y, T = found["X"], found["y"], found["X"] @ found["teacher_weights"]
     student = LinearStudent(
         alpha=0.5, tau=4, learning_rate=0.1, batch_size=20, shuffle=False, epochs=50, bias=False
-    ).fit(X, y, T, initial_weights=seed["student_weights_init"])
+    ).fit(X, y, T, initial_weights=found["student_weights_init"])
     losses = [record["loss"] for record in student.history]
-    np.testing.assert_allclose(losses, seed["epoch_loss"], rtol=tolerances.SEED_TRAINING)
+    np.testing.assert_allclose(losses, found["epoch_loss"], rtol=tolerances.DOCUMENT_TRAINING)
     np.testing.assert_allclose(
-        student.weights, seed["student_weights_final"], rtol=0, atol=tolerances.SEED_TRAINING
+        student.weights, found["student_weights_final"], rtol=0, atol=tolerances.DOCUMENT_TRAINING
     )
-    assert 100 * metrics.accuracy(student.predict_proba(X), y) == seed["accuracy_percent"] == 97.5
+    assert 100 * metrics.accuracy(student.predict_proba(X), y) == found["accuracy_percent"] == 97.5
     assert student.bias.tolist() == [0, 0, 0]
 
 
@@ -171,7 +171,7 @@ def test_padding_rows_are_as_if_absent(task, shuffle):
 
 
 def test_an_optimum_is_found(task):
-    # A linear teacher on its own rows: the student can become its teacher.
+    # The teacher is linear, so the student can become equal to it.
     X, _, T = task
     student = LinearStudent(alpha=0, learning_rate=2.0, batch_size=150, epochs=400, momentum=0.9)
     student.fit(X, None, T)
@@ -179,7 +179,7 @@ def test_an_optimum_is_found(task):
     assert (student.predict(X) == T.argmax(axis=1)).all()
 
 
-# What is read, and how
+# Reading of data
 
 
 def test_float32_features_stay_float32_and_all_else_becomes_float64(task):
@@ -254,7 +254,7 @@ def test_without_shuffling_rows_come_in_order(task):
 
 
 def test_large_features_are_never_held_in_memory():
-    # 800 MB of features and of teacher logits, all of them one row: only copies would take memory.
+    # 800 MB of features and of teacher logits, one row repeated: only copies would take memory.
     rows, features = 200_000, 1000
     X = np.broadcast_to(np.linspace(-1, 1, features, dtype=np.float32), (rows, features))
     T = np.broadcast_to(np.float32([1, -1]), (rows, 2))
@@ -282,7 +282,7 @@ def test_without_a_teacher_the_labels_tell_the_classes(task):
     assert math.isnan(wider.history[0]["soft"])
 
 
-# What is reported
+# Scores
 
 
 def test_an_epoch_is_scored_as_its_batches_came(task):
@@ -342,7 +342,7 @@ def check_scores(record, logits, y, T, alpha=0.5, tau=4.0):
 
 
 def test_batches_weigh_as_many_rows_as_they_have(task):
-    # Tiny steps leave the model as it is, so that epochs of any batches have the same scores.
+    # Tiny steps hardly change the model, so that epochs with any batch size have the same scores.
     whole, *parts = (
         LinearStudent(epochs=1, learning_rate=1e-300, batch_size=size).fit(*task).history[0]
         for size in (150, 40, 1)

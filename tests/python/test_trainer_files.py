@@ -55,7 +55,7 @@ def test_resuming_to_a_larger_total(task):
     assert same_bits(student, LinearStudent(epochs=6, momentum=0.9).fit(*task))
     before = student.weights.copy()
     assert (student.resume(*task).weights == before).all()
-    with pytest.raises(ValueError, match="at least 6, which are done, not 4"):
+    with pytest.raises(ValueError, match="epochs is 4, expected at least 6"):
         student.resume(*task, epochs=4)
     assert student.settings.epochs == 6
 
@@ -111,7 +111,7 @@ def npy_bytes():
 
 
 def file_of(path, dtype=None, **changes):
-    """A student's file with entries changed, or left out where None, or of another type."""
+    """A student's file with some entries changed, or left out if None, or of another type."""
     LinearStudent(epochs=1).fit(np.eye(3), [0, 1, 2], 5 * np.eye(3)).save(path)
     with np.load(path) as file:
         entries = dict(file) | changes
@@ -123,15 +123,15 @@ def file_of(path, dtype=None, **changes):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: path.write_bytes(b""), "no .npz file of plain arrays"),
-        (lambda path: path.write_text("text"), "no .npz file of plain arrays"),
-        (lambda path: path.write_bytes(b"PK\x03\x04 cut"), "no .npz file of plain arrays"),
-        (lambda path: path.write_bytes(npy_bytes()), "no .npz file of plain arrays"),
-        (lambda path: np.savez(path, a=np.array([{}])), "no .npz file of plain arrays"),
+        (lambda path: path.write_bytes(b""), "not an .npz file of plain arrays"),
+        (lambda path: path.write_text("text"), "not an .npz file of plain arrays"),
+        (lambda path: path.write_bytes(b"PK\x03\x04 cut"), "not an .npz file of plain arrays"),
+        (lambda path: path.write_bytes(npy_bytes()), "not an .npz file of plain arrays"),
+        (lambda path: np.savez(path, a=np.array([{}])), "not an .npz file of plain arrays"),
         (lambda path: np.savez(path, a=np.eye(2)), "its format is missing"),
         (
             lambda path: file_of(path, kdloss_student=3),
-            "its format is 3, and this version reads 1 to 2",
+            "its format is 3, expected 1 to 2",
         ),
         (lambda path: file_of(path, classes=np.arange(2)), "its arrays do not fit together"),
         (lambda path: file_of(path, features=np.array(["a"])), "its arrays do not fit together"),

@@ -1,4 +1,4 @@
-"""The linear student: names of features and classes, data frames, labels of any kind."""
+"""The linear student: names of features and classes, data frames, labels of any type."""
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,7 @@ def test_a_frame_is_its_array_and_its_names_are_kept(task, frame, tmp_path):
     student = LinearStudent(epochs=3).fit(*held_out, validation=held_out)
     plain = LinearStudent(epochs=3).fit(*task)
     assert same_bits(student, plain)
-    with pytest.raises(ValueError, match="the epochs behind had none"):
+    with pytest.raises(ValueError, match="validation is given, expected None"):
         plain.resume(*task, validation=0.2)
     assert student.feature_names_in_ == tuple(FEATURES)
     assert plain.feature_names_in_ is None
@@ -56,31 +56,31 @@ def test_a_frame_is_its_array_and_its_names_are_kept(task, frame, tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ([*FEATURES[:4], "price"], "it lacks 'cost' and has 'price', which was not expected"),
-        ([*FEATURES, "price"], "it has 'price', which was not expected"),
-        (FEATURES[:4], "it lacks 'cost' .expected: 'age', 'size'"),
+        ([*FEATURES[:4], "price"], "lacks 'cost' and has the unknown 'price', expected"),
+        ([*FEATURES, "price"], "has the unknown 'price', expected"),
+        (FEATURES[:4], "lacks 'cost', expected the columns 'age', 'size'"),
     ],
 )
 def test_other_names_are_refused(task, frame, columns, message):
     student = LinearStudent(epochs=1).fit(frame(task.X, FEATURES), task.y, task.T)
     X = frame(np.zeros((150, len(columns))), columns)
     for use in (student.predict, lambda X: student.resume(X, task.y, task.T, epochs=2)):
-        with pytest.raises(ValueError, match=f"the columns of X are not the expected .*{message}"):
+        with pytest.raises(ValueError, match=f"^X {message}"):
             use(X)
 
 
 def test_columns_that_are_not_numbers_are_named(task, frame):
     X = {name: task.X[:, i] for i, name in enumerate(FEATURES)} | {"city": ["Rome"] * 150}
     X = pd.DataFrame(X) if isinstance(frame(task.X, FEATURES), pd.DataFrame) else pl.DataFrame(X)
-    with pytest.raises(TypeError, match=r"X has columns that are not numbers: 'city' \("):
+    with pytest.raises(TypeError, match=r"X has the columns 'city' \(.*expected numbers"):
         LinearStudent().fit(X, task.y, task.T)
-    with pytest.raises(ValueError, match="several columns with the same name: 'a'"):
+    with pytest.raises(ValueError, match="several columns with the name 'a'"):
         LinearStudent().fit(pd.DataFrame(task.X, columns=list("aabcd")), task.y, task.T)
 
 
 def test_a_frame_for_a_student_without_names_is_told(task, frame):
     student = LinearStudent(epochs=1).fit(*task)
-    with pytest.warns(UserWarning, match="its columns are taken by position"):
+    with pytest.warns(UserWarning, match="its columns are matched by position"):
         student.predict(frame(task.X, FEATURES))
     student.predict(pd.DataFrame(task.X))
 
@@ -131,7 +131,7 @@ def test_a_teachers_columns_are_matched_to_names(task, frame):
     LinearStudent(epochs=1).fit(task.X, task.y, ensemble[1:])
     both = LinearStudent(epochs=3).fit(task.X, CLASSES[task.y], ensemble, classes=CLASSES)
     assert (both.predict(task.X) == student.predict(task.X)).all()
-    with pytest.raises(ValueError, match=r"teacher_logits are not the expected .* lacks 'bird'"):
+    with pytest.raises(ValueError, match=r"teacher_logits lacks 'bird'"):
         LinearStudent().fit(task.X, CLASSES[task.y], frame(task.T, list("abcd")), classes=CLASSES)
 
 
@@ -144,7 +144,7 @@ def test_numbered_columns_are_matched_as_numbers(task, frame):
     student = LinearStudent(epochs=3).fit(task.X, task.y + 1, from_one)
     assert same_bits(student, plain)
     assert (student.predict(task.X) == plain.predict(task.X) + 1).all()
-    with pytest.raises(ValueError, match=r"labels\[\d+\] is 0, which is none of the classes 1, 2"):
+    with pytest.raises(ValueError, match=r"labels\[\d+\] is 0, expected one of the classes 1, 2"):
         LinearStudent().fit(task.X, task.y, from_one)
 
 
@@ -177,7 +177,7 @@ def test_names_of_classes(task, tmp_path, kind):
     assert found == plain.evaluate(task.X, task.y)
     student.resume(task.X, kinds(task.y)[kind], task.T, epochs=5)
     assert same_bits(student, plain.resume(*task, epochs=5))
-    with pytest.raises(ValueError, match=r"labels\[0\] is 'cow', which is none of the classes"):
+    with pytest.raises(ValueError, match=r"labels\[0\] is 'cow', expected one of the classes"):
         student.evaluate(task.X, ["cow"] * 150)
 
 
@@ -233,13 +233,13 @@ def test_labels_that_count_from_one(task):
     ("labels", "options", "error", "message"),
     [
         (["a", 1] * 75, {}, TypeError, "labels has values of the types int, str"),
-        (["a", "b"] * 75, {}, ValueError, "labels have 2 different names, 'a', 'b', for 4 classes"),
-        (["a"] * 150, {"classes": list("aacd")}, ValueError, "names that differ from each other"),
-        (["e"] * 150, {"classes": list("abcd")}, ValueError, r"labels\[0\] is 'e', which is none"),
-        (["a"] * 150, {"classes": "abc"}, ValueError, "classes is 'abc', expected a list of names"),
-        ([0] * 150, {"classes": [0, 1], "n_classes": 3}, ValueError, "classes has 2 names, but n_"),
-        ([1] * 150, {"classes": list("abcd")}, ValueError, r"labels\[0\] is 1, which is none of"),
-        (pd.DataFrame({"y": [0] * 150}), {}, ValueError, r"one column; pass .*: labels\['y'\]"),
+        (["a", "b"] * 75, {}, ValueError, "labels have 2 different names, 'a', 'b', expected 4"),
+        (["a"] * 150, {"classes": list("aacd")}, ValueError, "expected each name once"),
+        (["e"] * 150, {"classes": list("abcd")}, ValueError, r"labels\[0\] is 'e', expected one"),
+        (["a"] * 150, {"classes": "abc"}, ValueError, "classes is 'abc', expected a list of"),
+        ([0] * 150, {"classes": [0, 1], "n_classes": 3}, ValueError, "n_classes is 3, expected 2"),
+        ([1] * 150, {"classes": list("abcd")}, ValueError, r"labels\[0\] is 1, expected one of"),
+        (pd.DataFrame({"y": [0] * 150}), {}, ValueError, r"one column, expected .*: labels\['y'\]"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(task, labels, options, error, message):
@@ -249,7 +249,7 @@ def test_labels_that_do_not_fit_are_refused(task, labels, options, error, messag
 
 def test_a_student_of_numbers_is_not_given_names(task):
     student = LinearStudent(epochs=1).fit(*task)
-    with pytest.raises(TypeError, match="labels are text, but the classes are the numbers 0 to 3"):
+    with pytest.raises(TypeError, match="labels are text, expected the classes' numbers, 0 to 3"):
         student.evaluate(task.X, CLASSES[task.y])
 
 
@@ -291,7 +291,7 @@ def test_settings_are_read_but_not_changed(task):
     student = LinearStudent(alpha=0.25, epochs=1)
     assert (student.alpha, student.patience, student.standardize) == (0.25, None, False)
     for name in ("alpha", "bias", "standardize"):
-        with pytest.raises(AttributeError, match=rf"make a new one, LinearStudent\({name}=...\)"):
+        with pytest.raises(AttributeError, match=rf"a new student, LinearStudent\({name}=...\)"):
             setattr(student, name, 1)
     with pytest.raises(AttributeError, match="no attribute 'alhpa' to set"):
         student.alhpa = 1

@@ -1,4 +1,4 @@
-"""The linear student: what it warns of, standardized features, probabilities as teachers."""
+"""The linear student: warnings, standardized features, teachers that give probabilities."""
 
 import warnings
 
@@ -24,7 +24,7 @@ def heard(student, *arguments, **options):
 
 
 def labelled_task(rows, classes, agreement, seed=0):
-    """Labels, and a teacher that gives the label in this share of the rows, else any class."""
+    """Labels, and a teacher that predicts the label in this share of the rows, else any class."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, classes, rows)
     says = np.where(rng.random(rows) < agreement, y, rng.integers(0, classes, rows))
@@ -32,7 +32,7 @@ def labelled_task(rows, classes, agreement, seed=0):
     return rng.normal(size=(rows, 3)), y, T
 
 
-# Teachers that do not fit
+# Teachers that do not match the labels
 
 
 @pytest.mark.parametrize("rows", [20, 100, 5000])
@@ -108,7 +108,7 @@ def test_one_column_for_two_classes_is_refused(task, shape):
         LinearStudent().fit(task.X, y, task.X[:, 0].reshape(shape))
 
 
-# Training that does not work
+# Training that fails
 
 
 def test_a_loss_that_rises_is_told(task):
@@ -122,7 +122,7 @@ def test_a_loss_above_that_of_the_frequencies_is_told(task):
     y = np.where(np.arange(150) % 10, 0, 1)
     options = {"alpha": 1, "epochs": 6, "learning_rate": 1e-6}
     messages = heard(LinearStudent(**options), task.X, y, None)
-    assert "the hard loss ends at 0.6931, above 0.3251" in messages[0]
+    assert "the hard loss ends at 0.6931, above the 0.3251" in messages[0]
 
 
 def test_a_student_of_one_class_is_told(task):

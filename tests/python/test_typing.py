@@ -1,4 +1,4 @@
-"""Types: every public function is annotated, and the stub names what the extension has."""
+"""Types: every public function is annotated, and the stub lists what the extension has."""
 
 import ast
 import inspect

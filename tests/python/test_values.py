@@ -1,4 +1,4 @@
-"""The rules of value: NaN, masks of -inf, infinities, overflow, and parts of weight 0."""
+"""Special values: NaN, masks of -inf, infinities, overflow, and parts of weight 0."""
 
 import numpy as np
 import pytest
@@ -28,14 +28,14 @@ def others(array):
 
 
 def assert_others_untouched(batch, found, **options):
-    """All rows but the special one have the bits that they have without it."""
+    """All rows except the special one have the same bits as without it."""
     alone = kdloss.kd_loss_and_grad(*map(others, batch), **(OPTIONS | options))
     assert others(found.loss).tobytes() == alone.loss.tobytes()
     assert others(found.grad_logits).tobytes() == alone.grad_logits.tobytes()
 
 
 def assert_as_reference(batch, **options):
-    """Losses, parts and gradients of all rows agree with the slow reference, special values too."""
+    """Losses, parts and gradients of all rows agree with the slow reference."""
     options = OPTIONS | options
     plain = {name: value for name, value in options.items() if name != "reduction"}
     dtype = batch[0].dtype
@@ -87,7 +87,7 @@ def test_a_row_of_nan(batch):
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF], ids=str)
 def test_nan_in_one_part_leaves_the_other(batch, value):
-    """Of the parts, hard does not use the teacher."""
+    """The hard part does not use the teacher."""
     batch[1][SPECIAL] = value
     parts = kdloss.kd_loss_parts(*batch, **OPTIONS)
     hard = kdloss.cross_entropy_hard(batch[0], batch[2], reduction="none")
@@ -260,7 +260,7 @@ def test_softmax_functions_with_masks(batch):
 
 
 def test_the_lowest_finite_number_as_a_mask(batch):
-    """By the student, by the teacher, by both, in different rows."""
+    """The student, the teacher, or both mask a class, in different rows."""
     student, teacher, labels = batch
     lowest = np.finfo(student.dtype).min
     student[0::4, 2] = teacher[1::4, 2] = lowest
@@ -292,7 +292,7 @@ def test_differences_that_overflow(classes, dtype, tau):
     "tau", [5e-324, 1e-300, 1e-60, 1e-40, 1e-30, 1e-10, 1e10, 1e25, 1e50, 1e300]
 )
 def test_any_temperature_gives_numbers(batch, tau):
-    """Outside of the promise's range, but never NaN and never below zero."""
+    """Outside of the promised range of tau, results are still not NaN and not negative."""
     student, teacher, labels = batch
     student[0, :] = teacher[0, :]
     loss, grad = kdloss.kd_loss_and_grad(
@@ -367,7 +367,7 @@ def test_probabilities_with_nan(dtype):
 
 
 def test_the_smallest_probability_is_not_0(dtype):
-    """log(q / p) = log q - log p, though q / p overflows."""
+    """log(q / p) is right even if q / p overflows."""
     tiny = np.finfo(dtype).smallest_subnormal
     q, p = np.array([0.5, 0.5], dtype), np.array([1.0, tiny], dtype)
     exact = 0.5 * np.log(0.5) + 0.5 * (np.log(0.5) - np.log(np.longdouble(tiny)))
@@ -376,7 +376,7 @@ def test_the_smallest_probability_is_not_0(dtype):
 
 @pytest.mark.parametrize("ratio", [0.7, 1.3, 3.0, 1e6])
 def test_a_tiny_difference_of_tiny_probabilities(dtype, ratio):
-    """log q - log p would lose the digits that log(q / p) has."""
+    """log(q / p) keeps digits that log q - log p would lose."""
     tiny = np.geomspace(*{"float32": (1e-30, 1e-20), "float64": (1e-300, 1e-200)}[dtype.name], 99)
     q, p = (np.stack([np.ones_like(x), x], axis=1).astype(dtype) for x in (tiny, ratio * tiny))
     a, b = q[:, 1].astype(np.longdouble), p[:, 1].astype(np.longdouble)

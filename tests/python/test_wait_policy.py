@@ -1,10 +1,10 @@
-"""How OpenMP's idle threads wait, and how many threads a call takes for it."""
+"""How OpenMP's idle threads wait, and how many threads a call uses depending on that."""
 
 import json
 
 import pytest
 
-# What decides stands in the environment, and there may be some of it around the tests.
+# These environment variables decide; some may be set where the tests run.
 UNSET = """
 import os, sys
 for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"):
@@ -16,7 +16,7 @@ os.execv(sys.executable, [sys.executable, "-W", "error", "-c", sys.argv.pop(), *
 
 @pytest.fixture
 def fresh(child):
-    """`child` whose environment says of waiting what is given, "NAME=value NAME=value", alone."""
+    """`child` with only these variables about waiting set, given as "NAME=value NAME=value"."""
 
     def run(code, *arguments, waiting="", **environment):
         return child(
@@ -90,7 +90,7 @@ except ImportError:
     assert fresh(code)
 
 
-# Threads of OpenMP stay after a call, and can be counted.
+# OpenMP's threads remain after a call, and can be counted.
 COUNT = """
 import json, re, sys
 from pathlib import Path
@@ -116,7 +116,7 @@ def test_threads_that_sleep_soon_are_woken_for_some_work(fresh):
 
 
 def test_threads_that_sleep_soon_are_used_while_they_are_awake(fresh):
-    # One call in a thousand that comes at once after another, on however busy a machine.
+    # At least one call in a thousand follows the previous one closely, even on a busy machine.
     code = COUNT.replace("    kdloss.", "    for _ in range(1000): kdloss.")
     assert fresh(code, [[100, None]], OMP_NUM_THREADS="2") == [2]
 

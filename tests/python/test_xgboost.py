@@ -1,4 +1,4 @@
-"""kdloss.xgboost: XGBoost's own trees at alpha 1, rows in step, metrics, starting scores."""
+"""kdloss.xgboost: XGBoost's own trees at alpha 1, matching rows, metrics, starting scores."""
 
 import json
 
@@ -166,9 +166,9 @@ def test_mse_of_one_margin_needs_the_teachers_margin():
     train = xgboost.DMatrix(X, y)
     scores = np.zeros(len(y), np.float32)
     margin = teacher[:, 1] - teacher[:, 0]
-    with pytest.raises(ValueError, match=r"compares logits as they are.*teacher_logits\[:, 1\]"):
+    with pytest.raises(ValueError, match=r"compares the logits themselves.*teacher_logits\[:, 1\]"):
         kd_objective(teacher, divergence="mse")(scores, train)
-    with pytest.raises(ValueError, match="compares logits as they are"):
+    with pytest.raises(ValueError, match="compares the logits themselves"):
         kd_metric(teacher, divergence="mse")(scores, train)
     grad, hess = kd_objective(margin, alpha=0.0, divergence="mse", hess="exact")(scores, train)
     np.testing.assert_allclose(grad, -margin, rtol=PROMISE["float32"])
@@ -218,7 +218,7 @@ def test_a_row_of_weight_3_is_the_row_three_times_and_of_weight_0_is_none(classe
     X, y, teacher, _ = data(classes)
     weights = np.random.default_rng(2).choice([0.0, 1.0, 3.0], len(y))
     again = np.repeat(np.arange(len(y)), weights.astype(int))
-    # Cuts are quantiles of the rows, which repeated ones would move: "exact" tries all of them.
+    # Cuts are quantiles, which repeated rows would move: tree_method "exact" tries all cuts.
     params = parameters(classes, tree_method="exact", base_score=0.5)
     one = xgboost.train(params, xgboost.DMatrix(X, y, weight=weights), 5, obj=kd_objective(teacher))
     other = xgboost.train(
@@ -301,13 +301,13 @@ def test_cross_validation_is_that_of_each_fold():
             parameters(4), xgboost.DMatrix(X[train], y[train]), 4, obj=kd_objective(teacher[train])
         )
         last.append(kdloss.kd_loss_batch(margins(booster, X[test]), teacher[test], y[test]))
-    # XGBoost hands metrics on with six decimals.
+    # XGBoost reports metrics with six decimals.
     assert scores["test-kd_loss-mean"][-1] == pytest.approx(np.mean(last), abs=1e-6)
 
 
 def test_cross_validation_without_numbers_is_refused():
     X, y, teacher, _ = data()
-    with pytest.raises(ValueError, match=r"has 400 rows, the dataset has 2\d\d; .*number_rows"):
+    with pytest.raises(ValueError, match=r"has 400 rows, expected 2\d\d, .*number_rows"):
         xgboost.cv(parameters(4), xgboost.DMatrix(X, y), 2, obj=kd_objective(teacher))
 
 
@@ -324,7 +324,7 @@ def test_number_rows_refuses_survival_data():
 def test_what_does_not_fit_is_refused():
     X, y, teacher, _ = data()
     train = xgboost.DMatrix(X, y)
-    with pytest.raises(ValueError, match="labels has 399 rows, teacher has 400"):
+    with pytest.raises(ValueError, match="labels has 399 rows, expected 400, as teacher has"):
         kd_objective(teacher, y[1:])
     with pytest.raises(ValueError, match="hess is 'upper', expected 'library', 'exact' or 'bound'"):
         kd_objective(teacher, hess="upper")
@@ -334,12 +334,12 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"has shape \(2, 2, 2\)"):
         kd_objective(np.zeros((2, 2, 2)))
     with pytest.raises(
-        ValueError, match="4 classes, the booster one margin a row; set num_class=4"
+        ValueError, match="4 classes, the booster one margin per row; set num_class=4"
     ):
         xgboost.train(QUIET, train, 1, obj=kd_objective(teacher))
     with pytest.raises(ValueError, match="3 classes, the booster has 4"):
         xgboost.train(parameters(4), train, 1, obj=kd_objective(teacher[:, :3]))
-    with pytest.raises(ValueError, match="has 399 rows, the dataset has 400"):
+    with pytest.raises(ValueError, match="has 399 rows, expected 400"):
         xgboost.train(parameters(4), train, 1, obj=kd_objective(teacher[1:]))
     with pytest.raises(ValueError, match=r"label of row 2 is 0\.5, expected a class"):
         kd_objective(teacher)(
@@ -348,7 +348,7 @@ def test_what_does_not_fit_is_refused():
         )
     objective = kd_objective(teacher)
     xgboost.train(parameters(4), train, 1, obj=objective)
-    with pytest.raises(ValueError, match="one teacher for two datasets: both have 400 rows"):
+    with pytest.raises(ValueError, match="one teacher is used for two datasets of 400 rows"):
         xgboost.train(parameters(4), xgboost.DMatrix(X, y[::-1]), 1, obj=objective)
 
 
@@ -421,13 +421,13 @@ def test_evaluation_sets_without_their_teacher_are_refused():
     scores = np.zeros((200, 4), np.float32)
     metric = kd_metric(teacher[:200])
     metric(scores, one)
-    with pytest.raises(ValueError, match="one teacher for two datasets: both have 200 rows"):
+    with pytest.raises(ValueError, match="one teacher is used for two datasets of 200 rows"):
         metric(scores, two)
-    with pytest.raises(ValueError, match="none of the 1 datasets"):
+    with pytest.raises(ValueError, match="not one of the 1 datasets"):
         kd_metric({one: teacher[:200]})(scores, two)
-    with pytest.raises(ValueError, match="do not tell a metric which dataset"):
+    with pytest.raises(ValueError, match="do not say which dataset"):
         kd_metric({one: teacher[:200]})(y[:200], scores)
-    with pytest.raises(ValueError, match="has 400 rows, the dataset has 200"):
+    with pytest.raises(ValueError, match="has 400 rows, expected 200"):
         kd_metric(teacher)(scores, one)
     with pytest.raises(ValueError, match="name is 'auc', expected one of loss"):
         kd_metric(teacher, name="auc")

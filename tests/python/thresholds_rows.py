@@ -1,4 +1,4 @@
-"""For each threshold of the kernels a float32 row that breaks the promise where it is moved.
+"""For each threshold of the kernels a float32 row that becomes inaccurate if it is moved.
 
 The rows are the worst of some hundred thousand random ones, on x86-64-v4, with the threshold moved.
 """
@@ -11,7 +11,7 @@ from errors import gradient_error, loss_error
 from golden import DATA
 from tolerances import PROMISE
 
-# How far each is moved for its row to break the promise; tests/thresholds.py does that.
+# The factors by which tests/thresholds.py moves the thresholds, so that the rows fail.
 FACTORS = {
     "kStudentDepth": 1.3,
     "kTeacherDepth": 2.2,
@@ -48,6 +48,6 @@ def errors(name):
 
 
 def broken():
-    """The thresholds whose rows break the promise."""
+    """The thresholds whose rows are inaccurate."""
     found = {name: max(errors(name).values()) for name in FACTORS}
     return {name: error for name, error in found.items() if not error <= PROMISE["float32"]}

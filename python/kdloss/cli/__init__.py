@@ -1,4 +1,4 @@
-"""The command line `kdloss`: a module per command; each error is one line and exit status 2."""
+"""The command line `kdloss`: one module per command. An error is one line, with exit status 2."""
 
 import argparse
 import os
@@ -22,13 +22,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a command as Ctrl-C does."""
+    """Raised by SIGTERM, which ends a command like Ctrl-C."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
-    It is 0, 2 after an error, 130 after Ctrl-C, or 143 after SIGTERM.
+    The status is 0, or 2 after an error, 130 after Ctrl-C, 143 after SIGTERM.
     """
     parser = _Parser(
         prog="kdloss",
@@ -51,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return 0
     except KeyboardInterrupt as stop:
-        # A command that can be continued says how in the exception's text.
+        # A command that can be resumed says how in the exception's text.
         return _fail(str(stop) or "interrupted", 143 if isinstance(stop, _Terminated) else 130)
     except BrokenPipeError:
-        # The reader, such as `head`, has enough: the flush at exit must not fail a second time.
+        # The reader, such as `head`, has exited. The flush at exit must not fail a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError as error:
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _sigterm_like_ctrl_c() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # which alone sees signals
+    if threading.current_thread() is not threading.main_thread():  # only that one gets signals
         yield
         return
 

@@ -1,4 +1,4 @@
-"""Reads arrays: .npy, memory-mapped so that it is never read whole, and one array of an .npz."""
+"""Reads arrays: .npy files, memory-mapped, and single arrays of .npz archives."""
 
 import io
 import zipfile
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def read_npy(source: Path | bytes) -> NDArray[Any]:
-    """Map a file, or read the bytes of one."""
+    """Memory-map a file, or read the bytes of one."""
     if isinstance(source, bytes):
         array: NDArray[Any] = np.load(io.BytesIO(source), allow_pickle=False)
         return array
@@ -20,7 +20,7 @@ def read_npy(source: Path | bytes) -> NDArray[Any]:
 def read_npz(path: Path, key: str | None) -> NDArray[Any]:
     """Read the array `key` of an archive."""
     if not zipfile.is_zipfile(path):
-        raise ValueError("it is not an .npz archive, or is cut short")
+        raise ValueError("it is not an .npz archive, or is incomplete")
     with np.load(path, allow_pickle=False) as archive:
         if key not in archive.files:
             found = "no key was given" if key is None else f"it has no key {key!r}"

@@ -1,4 +1,4 @@
-"""The baseline of `tune`: a student of the labels alone, on the same validation rows."""
+"""The baseline of `tune`: a student of the labels alone, scored on the same validation rows."""
 
 import argparse
 
@@ -11,10 +11,10 @@ from . import classes, training
 
 
 def train(args: argparse.Namespace, data: training.Data, *, seed: int) -> LinearStudent | None:
-    """Return a student of the labelled rows; None where there are none, or where it diverges.
+    """Return a student of the labelled rows; None if there are none, or if it diverges.
 
-    Unlabelled rows are left out: at any alpha they learn from the teacher. The validation rows are
-    those that `LinearStudent.fit` draws with the seed from all rows.
+    Unlabelled rows are left out, because they would learn from the teacher at any alpha. The
+    validation rows are those that `LinearStudent.fit` draws from all rows with the same seed.
     """
     codes = training.row_classes(args, data)
     labelled, used = codes >= 0, codes != PADDING
@@ -43,10 +43,10 @@ def train(args: argparse.Namespace, data: training.Data, *, seed: int) -> Linear
 
 
 def verdict(gain: NDArray[np.float64], name: str) -> str:
-    """Say whether the best pair beats the labels alone, by its gain (seeds,) in a metric."""
+    """Say whether the best pair beats the labels alone, from its gain (seeds,) in a metric."""
     mean = float(gain.mean())
     if np.isnan(mean):
-        return "baseline: none, the labels alone could not be trained on"
+        return "baseline: none, a student of the labels alone could not be trained"
     if len(gain) == 1:
         return f"against the labels alone: {mean:+.4f} in {name}; one seed shows no spread"
     spread = float(gain.std(ddof=1))
@@ -55,4 +55,4 @@ def verdict(gain: NDArray[np.float64], name: str) -> str:
         return f"the best pair beats the labels alone {by}, more than the seeds differ"
     if mean > 0:
         return f"the best pair beats the labels alone {by}, no more than the seeds differ"
-    return f"the best pair does not beat the labels alone: these are better {by}"
+    return f"the best pair does not beat the labels alone, which are better {by}"

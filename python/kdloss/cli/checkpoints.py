@@ -1,4 +1,4 @@
-"""The files of a training run, rewritten as epochs finish, so that a stopped run can continue."""
+"""Writes the files of a training run during training, so that a stopped run can be resumed."""
 
 import argparse
 import copy
@@ -15,12 +15,12 @@ from .reading import unreadable
 
 STUDENT, BEST, PICTURE = "student.npz", "best.npz", "training.png"
 HISTORY, SETTINGS = "history.json", "settings.json"
-FILES = (SETTINGS, HISTORY, BEST, PICTURE, STUDENT)  # the student last: it says the rest is there
-SECONDS = 3.0  # between two checkpoints, at least
+FILES = (SETTINGS, HISTORY, BEST, PICTURE, STUDENT)  # the student last: it completes a checkpoint
+SECONDS = 3.0  # the shortest time between two checkpoints
 
 
 class Checkpoints:
-    """Keeps a student that is in training, and the one of its best epoch, in a folder."""
+    """Writes a student that is in training, and that of its best epoch, to a folder."""
 
     def __init__(
         self, folder: Folder, student: LinearStudent, origin: dict[str, Any], *, resumed: bool
@@ -31,9 +31,9 @@ class Checkpoints:
         self._time = time.monotonic()
 
     def add(self, record: Record) -> None:
-        """Take note of a finished epoch, and write it if the last one was written long ago."""
+        """Record a finished epoch, and write a checkpoint if the last one is old enough."""
         if record.get("best_epoch") == record["epoch"] and self._student.settings.patience is None:
-            self._best = copy.copy(self._student)  # a state is replaced, never changed
+            self._best = copy.copy(self._student)  # shallow: a state is replaced, never modified
         if time.monotonic() - self._time > SECONDS:
             self.write()
 
@@ -57,7 +57,7 @@ class Checkpoints:
 
     @contextmanager
     def kept_after_a_stop(self, epochs: int) -> Iterator[None]:
-        """Write the last finished epoch if the block is interrupted or diverges, and say so."""
+        """If training in the block is interrupted or diverges, write the last finished epoch."""
         before = len(self._student.history)
         try:
             yield
@@ -76,7 +76,7 @@ class Checkpoints:
 
 
 def earlier_run(args: argparse.Namespace, origin: dict[str, Any]) -> LinearStudent:
-    """Return the student in --out, to be trained further; refuse other settings or files."""
+    """Return the student in --out, to be trained further; refuse different settings or files."""
     where = f"--resume: --out {args.out}"
     try:
         found = json.loads(Path(args.out, SETTINGS).read_text())
@@ -89,13 +89,13 @@ def earlier_run(args: argparse.Namespace, origin: dict[str, Any]) -> LinearStude
             old, new = found.get(group, {}).get(name), now[group].get(name)
             if old != new and name != "epochs":
                 raise ValueError(
-                    f"{where} was made with {name} {old} ({group}), not {new}; expected the same, "
-                    "but for a larger --epochs"
+                    f"{where} was made with {name} {old} ({group}), not {new}; expected the same "
+                    "(only --epochs may be larger)"
                 )
     done = len(student.history)
     if done >= args.epochs:
         raise ValueError(
-            f"{where} has {done} epochs behind it, all of --epochs {args.epochs}; "
-            "give a larger --epochs to train on"
+            f"{where} has finished {done} epochs, and --epochs is {args.epochs}; "
+            "expected a larger --epochs to continue"
         )
     return student

@@ -1,4 +1,4 @@
-"""Which classes there are, and which of them each row's label is: rows counted for messages."""
+"""Finds the classes and each row's class index, and counts rows by kind for messages."""
 
 from __future__ import annotations
 
@@ -21,38 +21,40 @@ if TYPE_CHECKING:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say which classes there are."""
+    """Add the flags that define the classes."""
     group = parser.add_argument_group("classes")
     group.add_argument(
         "--classes",
         metavar="NAME,...",
         type=lambda text: text.split(","),
-        help="the names of the classes, in the order of the teacher's columns, where these have "
-        "no names themselves; --classes=-1,1 if -1 is a class",
+        help="the names of the classes, in the order of the teacher's columns, if these have no "
+        "names; --classes=-1,1 if -1 is a class",
     )
     group.add_argument(
         "--n-classes",
         metavar="N",
         type=int,
-        help="the number of classes 0, 1, ..., where neither a teacher nor the labels show it",
+        help="the number of classes 0, 1, ..., if neither a teacher nor the labels show it",
     )
 
 
 def find_classes(
     args: argparse.Namespace, labels: Values | None, logits: Sequence[Values]
 ) -> NDArray[Any]:
-    """Return the classes' names, as `LinearStudent.fit` finds them; numbers where there are none.
+    """Return the classes' names, found as in `LinearStudent.fit`; their numbers if there are none.
 
-    `logits` are what has a column for each class: a teacher, a student.
+    `logits` are the inputs with a column for each class: a student, the teachers.
     """
     count = logits[0].shape[1] if logits else args.n_classes
     if args.classes is not None:
         if args.n_classes is not None:
-            raise ValueError("--classes and --n-classes: expected one of them")
+            raise ValueError("--classes and --n-classes are both given, expected one of them")
         whole = all(re.fullmatch(r"-?\d+", name) for name in args.classes)
         names = check_classes([int(name) for name in args.classes] if whole else args.classes)
         if count not in (None, len(names)):
-            raise ValueError(f"--classes has {len(names)} names for {count} columns of logits")
+            raise ValueError(
+                f"--classes has {len(names)} names, expected {count}, one for each column of logits"
+            )
         return names
     columns = next((found for one in logits if (found := names_of(one)) is not None), None)
     if labels is None:
@@ -70,12 +72,12 @@ def find_classes(
 
 
 def where(args: argparse.Namespace) -> str:
-    """Return what the user called the labels."""
+    """Return the flag that gives the labels, as the user typed it."""
     return f"--labels {args.labels}" if args.labels else f"--label-column {args.label_column}"
 
 
 def options(names: NDArray[Any]) -> dict[str, Any]:
-    """Return the arguments that tell `LinearStudent.fit` of these classes."""
+    """Return the arguments of `LinearStudent.fit` for these classes."""
     return {"n_classes": len(names)} if are_plain(names) else {"classes": names}
 
 
@@ -105,7 +107,7 @@ def count(codes: NDArray[np.int64]) -> dict[str, int]:
 
 
 def describe(codes: NDArray[np.int64], classes: int) -> str:
-    """Say in a line how many rows are of which kind, and how many classes occur."""
+    """Return a line with the number of rows of each kind, and of the classes that occur."""
     found = count(codes)
     return (
         f"{found['labelled']:,} labelled, {found['unlabelled']:,} unlabelled, "

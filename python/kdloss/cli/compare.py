@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _page
+from .. import _comparison_page as page
 from .._frames import column_names, frame_array
 from ..comparison import (
     HELD_OUT,
@@ -55,13 +55,13 @@ KINDS = {  # of flags, by the name of a student's setting
 NOTES = (
     "All students have the same settings and the same length of training. They are not tuned: "
     "kdloss tune chooses alpha and tau for a linear student.",
-    "A teacher's outputs for rows that it was trained on carry the labels of these rows. What it "
-    "adds on rows that it has not seen, as out-of-fold outputs are, is what it will add to new "
-    "rows. Its own scores here mean something only if it has not seen the held-out rows.",
+    "A teacher's outputs for rows that it was trained on contain the labels of these rows. Use "
+    "out-of-fold outputs: they show what the teacher adds on new rows. The teacher's own scores "
+    "are valid only if it has not seen the held-out rows.",
     "The test is the corrected paired t-test over the seeds (Nadeau and Bengio 2003): the seeds "
-    "share rows, and the plain test would claim too much. It helped if p < 0.05, the gain in "
-    "negative log-likelihood (NLL) is larger than its standard deviation, and the accuracy is no "
-    "lower.",
+    "share rows, so the plain test would find effects that are not there. The teacher helped if "
+    "p < 0.05, the gain in negative log-likelihood (NLL) is larger than its standard deviation, "
+    "and the accuracy is no lower.",
 )
 
 
@@ -83,16 +83,16 @@ def add_parser(commands: Any) -> None:
         "compare",
         **console.help_page(
             "see whether distilling helps on your files",
-            "Train the same student four times at the same budget: on a few labels; on these and "
+            "Train the same student four times with the same budget: on a few labels; on these and "
             "the teacher's outputs for the same rows; on these and the teacher's outputs for all "
-            "rows; and on all labels. For each of --seeds, the rows that keep their label and the "
-            "held-out rows, by which all are scored, are drawn anew. Rows without a label (-1) "
-            "have the teacher alone. Says whether the teacher helped by more than the seeds "
+            "rows; and on all labels. Score all on held-out rows. Each of the --seeds draws the "
+            "held-out rows and those that keep their label anew. Rows without a label (-1) have "
+            "the teacher alone. Says whether the teacher helped by more than the seeds "
             f"differ, prints a table, and writes to --out: {PAGE}, one page that opens offline, "
             f"and {RESULTS}.",
             reading.FILE_HELP,
-            "Needs the extra: pip install 'kdloss[compare]'; boosters need theirs too, 'lightgbm' "
-            "or 'xgboost'.",
+            "Needs the extra: pip install 'kdloss[compare]'; boosters also need 'sklearn' and "
+            "'lightgbm' or 'xgboost'.",
             example="kdloss compare --features X.npy --labels y.npy --teacher-logits T.npy\n"
             "kdloss compare --features rows.csv --label-column species --id-column id \\\n"
             "    --teacher-logits teacher.parquet --teacher-probabilities \\\n"
@@ -106,45 +106,46 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--example",
         choices=EXAMPLES,
-        help="in place of files: handwritten digits, with a neural network as the teacher "
+        help="instead of files: handwritten digits, with a neural network as the teacher "
         "(needs the extra 'demo')",
     )
     group.add_argument(
         "--student",
         choices=tuple(STUDENTS),
         default="linear",
-        help="what is trained (default: %(default)s)",
+        help="the kind of student (default: %(default)s)",
     )
     group.add_argument(
         "--labelled",
         type=float,
         metavar="N|X",
         help="training rows that keep their label: a number, or a share below 1 (default: "
-        f"{LABELLED}; all, where more rows have no label than have one; {digits.LABELLED} digits)",
+        f"{LABELLED}; all if more rows have no label than have one; {digits.LABELLED} digits)",
     )
     group.add_argument(
         "--held-out",
         type=float,
         metavar="X",
-        help=f"share of the labelled rows that students are scored by (default: {HELD_OUT})",
+        help=f"share of the labelled rows on which students are scored (default: {HELD_OUT})",
     )
     group.add_argument(
         "--seeds",
         type=int,
         default=5,
         metavar="N",
-        help="repetitions, from --seed on, each with its own rows (default: %(default)s)",
+        help="repetitions, each with its own rows; their seeds begin with --seed (default: "
+        "%(default)s)",
     )
     group.add_argument(
         "--teacher-file",
         metavar="FILE",
-        help="the teacher itself, whose size is shown beside the students'; it is not read",
+        help="the file of the teacher itself, to compare its size with the students'; not read",
     )
     group.add_argument(
         "--teacher-microseconds",
         type=float,
         metavar="X",
-        help="how long the teacher takes for a row, shown beside the students' times",
+        help="the teacher's prediction time per row, to compare with the students'",
     )
     group = parser.add_argument_group("training")
     training.add_fields(group, {name: training.FIELDS[name] for name in LOSS})
@@ -157,8 +158,9 @@ def add_parser(commands: Any) -> None:
         options: dict[str, Any] = {"type": kind, "metavar": metavar}
         if kind is bool:
             options = {"action": argparse.BooleanOptionalAction}
-        flag = "--" + name.replace("_", "-")
-        group.add_argument(flag, help=f"{text} (default: {', '.join(defaults)})", **options)
+        group.add_argument(
+            console.flag(name), help=f"{text} (default: {', '.join(defaults)})", **options
+        )
     parser.set_defaults(run=run)
 
 
@@ -167,11 +169,12 @@ def run(args: argparse.Namespace) -> None:
     if args.seeds < 1:
         raise ValueError(f"--seeds is {args.seeds}, expected at least 1")
     student = _student(args)
-    training.new_student(argparse.Namespace(**(training.FIELDS | _common(args))))  # checks them
+    # Refuses bad settings before the files are read.
+    training.new_student(argparse.Namespace(**(training.FIELDS | _common(args))))
     _need_packages()
     task = _example(args) if args.example else _files(args)
     with new_folder(args.out, (PAGE, RESULTS)) as folder, _in_flags():
-        # The rows are drawn before the long work, so that too few of them are known at once.
+        # Drawing the rows before the long work shows at once if there are too few.
         options: dict[str, Any] = {"labelled": task.labelled, "held_out": task.held_out}
         split = draw_split(task.labels, seed=args.seed, **options)
         total = trainings(task.labels, split) * args.seeds * student.units
@@ -179,7 +182,7 @@ def run(args: argparse.Namespace) -> None:
             errors.each_kind_of_warning_once(),
             console.progress("training", total) as advance,
         ):
-            warnings.filterwarnings("ignore", "teacher_logits ")  # said of the file already
+            warnings.filterwarnings("ignore", "teacher_logits ")  # the file was warned of before
             found = compare(
                 task.X,
                 task.labels,
@@ -191,9 +194,9 @@ def run(args: argparse.Namespace) -> None:
                 progress=lambda: advance(1),
                 **options,
             )
-        results = _page.as_json(found) | task.origin
+        results = page.as_json(found) | task.origin
         results["settings"] |= {"student": args.student} | dataclasses.asdict(student)
-        text = _page.page(
+        text = page.page(
             found,
             task.classes,
             title=task.title,
@@ -220,9 +223,9 @@ def print_table(found: Comparison) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("trained on", no_wrap=True)
-    for heading in _page.COLUMNS:
+    for heading in page.COLUMNS:
         table.add_column(heading.replace("calibration error", "ECE"), justify="right", no_wrap=True)
-    for row in _page.score_rows(found):
+    for row in page.score_rows(found):
         table.add_row(*row)
     Console().print(table)
 
@@ -232,16 +235,16 @@ def _common(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _student(args: argparse.Namespace) -> Linear | LightGBM | XGBoost:
-    """The student with the settings of the flags, of which all must be its own."""
+    """The student with the settings of the flags; refuses flags that belong to another kind."""
     kind = STUDENTS[args.student]
     own = [field.name for field in dataclasses.fields(kind)]
     given = {name: value for name in KINDS if (value := getattr(args, name)) is not None}
     for name in given:
         if name not in own:
-            flags = ", ".join("--" + one.replace("_", "-") for one in own)
+            flags = ", ".join(map(console.flag, own))
             raise ValueError(
-                f"--{name.replace('_', '-')} is no setting of --student {args.student}, which has "
-                f"{flags}"
+                f"{console.flag(name)} is not a setting of --student {args.student}, "
+                f"expected one of {flags}"
             )
     return kind(**given)
 
@@ -258,8 +261,10 @@ def _example(args: argparse.Namespace) -> _Task:
     files = ("features", "labels", "teacher_logits", "label_column", "teacher_file")
     for name in (*files, "teacher_microseconds"):
         if getattr(args, name) is not None:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} and --example {args.example}: expected one of them")
+            raise ValueError(
+                f"{console.flag(name)} and --example {args.example} are both given, "
+                "expected one of them"
+            )
     example = digits.Digits()
     return _Task(
         example.X,
@@ -277,17 +282,17 @@ def _example(args: argparse.Namespace) -> _Task:
 def _files(args: argparse.Namespace) -> _Task:
     for name in ("features", "teacher_logits"):
         if getattr(args, name) is None:
-            raise ValueError(f"--{name.replace('_', '-')} is needed, or --example digits")
+            raise ValueError(f"{console.flag(name)} is missing, expected it or --example digits")
     if args.labels is None and args.label_column is None:
-        raise ValueError("--labels, or --label-column in --features, is needed")
+        raise ValueError("--labels is missing, expected it or --label-column in --features")
     cost = _teacher_cost(args)
     data = training.read_data(args)
     names = training.find_classes(args, data)
     codes = training.row_classes(args, data)
     if np.ndim(data.labels) == 2:
         raise ValueError(
-            f"{classes.where(args)} holds soft labels of shape {data.labels.shape}; expected one "
-            "class for each row, which held-out rows are scored by"
+            f"{classes.where(args)} holds soft labels of shape {data.labels.shape}, expected one "
+            "class for each row, to score held-out rows"
         )
     X = _features(args, data.features)
     return _Task(
@@ -304,13 +309,13 @@ def _files(args: argparse.Namespace) -> _Task:
 
 
 def _features(args: argparse.Namespace, features: Any) -> NDArray[Any]:
-    """The features as floats; a linear student cannot do without one."""
+    """The features as floats; a linear student needs all of them to be finite."""
     where = f"--features {args.features}"
     columns = column_names(where, features)
     with errors.naming(where):
         X = np.asarray(named_features("X", features, None if columns is None else columns))
         if X.dtype.kind not in "fiub":
-            raise ValueError(f"expected numbers, not {X.dtype}")
+            raise ValueError(f"X has dtype {X.dtype}, expected numbers")
         X = X.astype(np.float32 if X.dtype.itemsize <= 2 or X.dtype == "f4" else np.float64)
         if args.student == "linear":
             refuse_not_finite("X", X, np.arange(len(X)), columns)
@@ -320,7 +325,7 @@ def _features(args: argparse.Namespace, features: Any) -> NDArray[Any]:
 def _teacher(
     args: argparse.Namespace, given: list[Any], names: NDArray[Any], codes: NDArray[np.int64]
 ) -> NDArray[Any]:
-    """The teacher's logits, of several the ensemble's; warns of what does not fit."""
+    """The logits of the teacher or the ensemble; warns if a teacher does not match the labels."""
     teachers = []
     for file, teacher in zip(args.teacher_logits, given, strict=True):
         where = f"--teacher-logits {file}"
@@ -350,7 +355,7 @@ def _teacher_cost(args: argparse.Namespace) -> Cost:
 
 @contextmanager
 def _in_flags() -> Iterator[None]:
-    """Tell errors about the comparison's arguments in terms of the flags."""
+    """Replace the names of arguments of `compare` in errors by the flags."""
     try:
         yield
     except ValueError as error:
@@ -358,7 +363,7 @@ def _in_flags() -> Iterator[None]:
 
 
 def _flag(match: re.Match[str]) -> str:
-    return "--" + match[1].replace("_", "-") + match[2].replace("=", " ")
+    return console.flag(match[1]) + match[2].replace("=", " ")
 
 
 def _facts(args: argparse.Namespace, found: Comparison, task: _Task) -> list[tuple[str, str]]:
@@ -379,7 +384,7 @@ def _facts(args: argparse.Namespace, found: Comparison, task: _Task) -> list[tup
 
 
 def _train_command(args: argparse.Namespace, student: Linear | LightGBM | XGBoost) -> str:
-    """The `kdloss train` of these files with the settings of this comparison."""
+    """The `kdloss train` command for these files with the settings of this comparison."""
     kept = {name: value for name, value in vars(args).items() if name not in training.FIELDS}
     settings = dataclasses.asdict(student) | _common(args)
     for name in ("standardize", "divergence", "beta"):

@@ -1,4 +1,4 @@
-"""How a command speaks: its help page, its progress (with rich where installed), its numbers."""
+"""Output to the terminal: help pages, progress (with rich if installed), notes, numbers."""
 
 import argparse
 import sys
@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+def flag(name: str) -> str:
+    """Return the flag of an argument, such as --alpha-column for alpha_column."""
+    return "--" + name.replace("_", "-")
+
+
 def help_page(summary: str, *paragraphs: str, example: str) -> dict[str, Any]:
-    """Return the arguments of `add_parser` that make `--help`, with an example to be copied."""
+    """Return the arguments of `add_parser` for a help page with an example to copy."""
     return {
         "help": summary,
         "description": "\n\n".join(textwrap.fill(text, 79) for text in paragraphs),
@@ -26,9 +31,9 @@ def help_page(summary: str, *paragraphs: str, example: str) -> dict[str, Any]:
 
 @contextmanager
 def progress(description: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Yield a function to be called with the number of steps just done; `done` are behind.
+    """Yield a function to call with the number of steps just made, after the first `done`.
 
-    Draws a bar on a terminal if rich is installed, and otherwise writes a line for each tenth.
+    On a terminal it draws a bar if rich is installed; otherwise it prints a line for each tenth.
     """
     bar = _bar() if sys.stderr.isatty() else None
     if bar is None:
@@ -60,7 +65,7 @@ def _plain(description: str, total: int, done: int) -> Callable[[int], None]:
 
 
 def note(message: str) -> None:
-    """Say one line that is no result."""
+    """Print a line that is not a result, to stderr."""
     print(f"kdloss: {message}", file=sys.stderr)
 
 
@@ -71,6 +76,6 @@ def spread(scores: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def plus_minus(mean: float, spread: float, digits: int) -> str:
-    """Write a mean and its spread with the same number of digits; a spread of NaN is left out."""
+    """Return a mean and its spread as text with this many digits; a spread of NaN is left out."""
     text = f"{mean:.{digits}f}"
     return text if np.isnan(spread) else f"{text} ± {spread:.{digits}f}"

@@ -1,4 +1,4 @@
-"""`kdloss demo`: the comparison of handwritten digits, as a table and a picture."""
+"""`kdloss demo`: the comparison on handwritten digits, as a table and a picture."""
 
 import argparse
 from typing import Any
@@ -18,11 +18,11 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "demo",
         **console.help_page(
-            "see what a teacher is worth, on real digits",
-            "Train linear students on handwritten digits with few labels: from the labels alone, "
+            "see what a teacher is worth, on handwritten digits",
+            "Train linear students on handwritten digits with few labels: on the labels alone, "
             "with a teacher (a neural network trained on all labels) on the same rows, and with "
-            "the teacher on many rows more; beside them, as the ceiling, all labels and the "
-            "teacher itself. Prints scores on held-out rows and draws a picture. "
+            "the teacher on many more rows. For comparison, also train on all labels, and score "
+            "the teacher itself. Prints scores on held-out rows and draws a picture. "
             "`kdloss compare` does the same for your files.",
             "Needs the extra: pip install 'kdloss[demo]'.",
             example="kdloss demo --labels 50 --seeds 5 --out demo.png",
@@ -46,7 +46,7 @@ def add_parser(commands: Any) -> None:
         "--out",
         default="demo.png",
         metavar="FILE",
-        help="the picture, a name in .png, .pdf or .svg (default: %(default)s)",
+        help="the picture, a .png, .pdf or .svg file (default: %(default)s)",
     )
     parser.set_defaults(run=run)
 

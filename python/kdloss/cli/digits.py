@@ -17,7 +17,7 @@ TEACHER = "a neural network (MLPClassifier) of the labels of all training rows"
 
 
 class Digits:
-    """The rows, and a teacher for each split of them.
+    """The rows, and a teacher for each split of the rows.
 
     Attributes
     ----------
@@ -41,11 +41,11 @@ class Digits:
         from sklearn.neural_network import MLPClassifier  # type: ignore[import-untyped]
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-        with threadpool_limits(1):  # BLAS threads cost such small matrices more than they give
+        with threadpool_limits(1):  # matrices this small are slower with several BLAS threads
             teacher = MLPClassifier(max_iter=500, random_state=split.seed)
             teacher.fit(self.X[split.pool], self.labels[split.pool])
             start = time.perf_counter()
-            logits: NDArray[np.float64] = teacher.predict_log_proba(self.X)  # which are logits
+            logits: NDArray[np.float64] = teacher.predict_log_proba(self.X)
             seconds = (time.perf_counter() - start) / len(logits)
         self._costs.append(Cost(seconds, len(pickle.dumps(teacher))))
         return logits
@@ -56,7 +56,7 @@ class Digits:
 
 
 def import_all() -> None:
-    """Refuse to begin without the packages that the example needs."""
+    """Import the packages that the example needs, or say which extra has them."""
     try:
         import matplotlib  # noqa: F401
         import rich  # noqa: F401

@@ -1,4 +1,4 @@
-"""The package's errors and warnings, told in the command line's terms."""
+"""Translates the package's errors and warnings into the terms of the command line."""
 
 import re
 import warnings
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-FLAGS = {  # by what a message says of arguments and functions
+FLAGS = {  # by the names of arguments and functions in messages
     "n_classes=": "--n-classes N",
     " classes=": "--classes=NAME,...",
     "logits_from_probs": "--teacher-probabilities",
@@ -17,7 +17,7 @@ FLAGS = {  # by what a message says of arguments and functions
 
 @contextmanager
 def naming(where: str, of: str = "") -> Iterator[None]:
-    """Put the user's name of what is wrong before the message of an error that begins with `of`."""
+    """Prefix an error with `where`, the user's name of its input, if it begins with `of`."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -26,7 +26,7 @@ def naming(where: str, of: str = "") -> Iterator[None]:
 
 
 def in_flags(message: object) -> str:
-    """Return a message with the flags that stand here for the package's arguments."""
+    """Return a message with the flags of the arguments that it names."""
     text = re.sub(r"^X\[(\d+), (\d+)\]", r"row \1, column \2 (from 0)", str(message))
     flags = [flag for argument, flag in FLAGS.items() if argument in text]
     return f"{text} (here: {', '.join(flags)})" if flags else text
@@ -34,7 +34,7 @@ def in_flags(message: object) -> str:
 
 @contextmanager
 def each_kind_of_warning_once() -> Iterator[None]:
-    """Show one of the warnings that differ in their numbers alone: many trainings give many."""
+    """Show only the first of the warnings that differ only in numbers, as many trainings give."""
     shown: set[str] = set()
     show = warnings.showwarning
 

@@ -26,11 +26,11 @@ def add_parser(commands: Any) -> None:
         "loss",
         **console.help_page(
             "the loss and its parts, from logits in files",
-            "Print the loss, alpha * hard + (1 - alpha) * soft for each row, and its parts. hard "
-            "is -log softmax(s)[y], averaged over labelled rows; soft is "
-            "tau^2 * KL(softmax(t/tau) || softmax(s/tau)), or what --divergence names, averaged "
-            "over all rows but padding; so is the loss, to which an unlabelled row adds its soft "
-            "alone.",
+            "Print the mean loss and its parts. hard is -log softmax(s)[y], averaged over the "
+            "labelled rows. soft is tau^2 * KL(softmax(t/tau) || softmax(s/tau)), or another "
+            "--divergence, averaged over all rows except padding. The loss of a row is "
+            "alpha * hard + (1 - alpha) * soft, for an unlabelled row soft alone; it is averaged "
+            "over all rows except padding.",
             reading.FILE_HELP,
             example="kdloss loss --student S.npy --teacher T.npy --labels y.npy --tau 2\n"
             "kdloss loss --student S.npy --teacher T1.npy T2.npy --teacher-weights 2,1 \\\n"
@@ -74,7 +74,7 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--json",
         action="store_true",
-        help='print JSON; what is not defined (NaN) is null, an infinite loss is "Infinity"',
+        help='print JSON, in which NaN is null and an infinite loss is "Infinity"',
     )
     parser.set_defaults(run=run)
 
@@ -88,9 +88,9 @@ def run(args: argparse.Namespace) -> None:
     weight, alphas = inputs.read_weights_and_alphas(args, reader)
     alpha = args.alpha if alphas is None else alphas
     if args.teacher is None and alphas is None and alpha != 1:
-        raise ValueError("--teacher is needed unless --alpha is 1")
+        raise ValueError("--teacher is missing, expected it unless --alpha is 1")
     if args.labels is None and alphas is None and alpha != 0:
-        raise ValueError("--labels is needed unless --alpha is 0")
+        raise ValueError("--labels is missing, expected it unless --alpha is 0")
     teachers = _teachers(args, reader, student_table) if args.teacher else []
     given = reader.labels(args.labels, "--labels") if args.labels else None
     reader.finish()
@@ -150,8 +150,8 @@ def _teachers(args: argparse.Namespace, reader: reading.Reader, student: Any) ->
     for file, teacher in zip(args.teacher, teachers, strict=True):
         if teacher.shape != student.shape:
             raise ValueError(
-                f"--teacher {file} has shape {teacher.shape}, but {where} has shape "
-                f"{student.shape}: expected the same (rows, classes)"
+                f"--teacher {file} has shape {teacher.shape}, expected {student.shape}, the shape "
+                f"of {where}"
             )
     return [
         inputs.in_order_of(teacher, f"--teacher {file}", student, where)
@@ -163,7 +163,7 @@ def warn_of_probabilities(logits: NDArray[Any], name: str) -> None:
     """Warn if logits look like probabilities."""
     if look_like_probabilities(logits[:128].astype(np.float64)):
         warnings.warn(
-            f"{name} looks like probabilities; give logits, or their logarithm, "
-            "which kdloss.logits_from_probs gives (log-probabilities are valid logits)",
+            f"{name} looks like probabilities; give logits, or the logarithms of the "
+            "probabilities, which kdloss.logits_from_probs gives",
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""Writes results that are whole or absent: arrays, tables, JSON, and folders of a run's files."""
+"""Writes results atomically: arrays, tables, JSON, and folders with the files of a run."""
 
 import csv
 import errno
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .tables import need_polars
 
-PARTIAL = ".kdloss-partial-"  # what is being written; a killed process leaves it to the next run
+PARTIAL = ".kdloss-partial-"  # unfinished files; those of a killed process the next run removes
 OURS = f"{PARTIAL}{socket.gethostname()}-{os.getpid()}"
 
 
@@ -40,9 +40,9 @@ def _json_ready(value: Any) -> Any:
 
 @contextmanager
 def new_file(file: str, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """Yield a temporary path beside `file`, which takes that name if the block succeeds.
+    """Yield a temporary path next to `file`, renamed to `file` if the block succeeds.
 
-    Entered before the long work, so that a place that cannot be written is known at once.
+    Enter it before the long work: it fails at once if the place cannot be written.
     """
     target = Path(file)
     temporary = target.with_name(f"{OURS}-{target.name}")
@@ -52,7 +52,7 @@ def new_file(file: str, suffixes: tuple[str, ...]) -> Iterator[Path]:
         if target.is_dir():
             raise ValueError(f"--out {file}: is a folder, expected a file name")
         _check_parent(target, file)
-        _remove_what_killed_runs_left(target.parent)
+        _remove_leftovers(target.parent)
     try:
         with naming_out(file):
             temporary.touch()
@@ -60,34 +60,34 @@ def new_file(file: str, suffixes: tuple[str, ...]) -> Iterator[Path]:
         with naming_out(file):
             temporary.replace(target)
     finally:
-        with suppress(OSError):  # it has moved, or was never made
+        with suppress(OSError):  # it was renamed, or never created
             temporary.unlink()
 
 
 class Folder:
-    """A folder of results: files are made in `partial` and moved to their place when whole."""
+    """A folder of results; files are written in `partial` and moved to `target` when complete."""
 
     def __init__(self, target: Path, partial: Path, names: tuple[str, ...]) -> None:
         self.target, self.partial, self._names = target, partial, names
         self.published = False
 
     def publish(self, *, kept: Collection[str] = ()) -> None:
-        """Move what `partial` holds; the first time, remove an earlier run's files but `kept`."""
+        """Move the files in `partial`; at first, remove an earlier run's files except `kept`."""
         with naming_out(str(self.target)):
             for name in self._names:
                 if (self.partial / name).exists():
                     (self.partial / name).replace(self.target / name)
                 elif not self.published and name not in kept:
-                    # An earlier run's file would pass for this run's.
+                    # An earlier run's file would be mistaken for this run's.
                     (self.target / name).unlink(missing_ok=True)
         self.published = True
 
 
 @contextmanager
 def new_folder(folder: str, names: tuple[str, ...]) -> Iterator[Folder]:
-    """Yield a folder whose files, `names`, are published if the block succeeds, or as it says.
+    """Yield a folder whose files, `names`, are published at the end of the block, or before by it.
 
-    An existing folder is taken only if it is empty or holds nothing but `names`, an earlier run's.
+    An existing folder is accepted only if it holds nothing but `names`, from an earlier run.
     """
     target = Path(folder)
     result = Folder(target, target / OURS, names)
@@ -97,13 +97,13 @@ def new_folder(folder: str, names: tuple[str, ...]) -> Iterator[Folder]:
             raise ValueError(f"--out {folder}: is a file, expected a folder")
         _check_parent(target, folder)
         if not is_new:
-            _remove_what_killed_runs_left(target)
+            _remove_leftovers(target)
         found = [] if is_new else sorted(item.name for item in target.iterdir())
         others = [name for name in found if name not in names and not name.startswith(PARTIAL)]
         if others:
             raise ValueError(
                 f"--out {folder}: holds other files ({others[0]}), expected a new or empty folder, "
-                "or an earlier run's"
+                "or that of an earlier run"
             )
     try:
         with naming_out(folder):
@@ -113,12 +113,12 @@ def new_folder(folder: str, names: tuple[str, ...]) -> Iterator[Folder]:
     finally:
         shutil.rmtree(result.partial, ignore_errors=True)
         if is_new and not result.published:
-            with suppress(OSError):  # someone else has put a file there
+            with suppress(OSError):  # not empty: another program has put a file there
                 target.rmdir()
 
 
-def _remove_what_killed_runs_left(folder: Path) -> None:
-    """Remove partial results of processes of this machine that no longer run."""
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the unfinished files of processes of this machine that no longer run."""
     ours = f"{PARTIAL}{socket.gethostname()}-"
     for left in folder.glob(f"{PARTIAL}*"):
         number = left.name.removeprefix(ours).split("-")[0]
@@ -136,7 +136,7 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)  # sends nothing
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # another user's
+    except (OSError, OverflowError):  # such as another user's process
         return True
     return True
 
@@ -148,12 +148,12 @@ def _check_parent(target: Path, given: str) -> None:
 
 @contextmanager
 def naming_out(given: str, name: str | None = None, size: int = 0) -> Iterator[None]:
-    """Turn an OSError into an error that names --out, the file in it, and the bytes it needs."""
+    """Turn an OSError into an error that names --out, the file in it, and its size in bytes."""
     try:
         yield
     except OSError as error:
         what = f"--out {given}" if name is None else f"--out {given}: {name}"
-        reason = error.strerror or "the disk is full"  # NumPy counts items, and says no more
+        reason = error.strerror or "the disk is full"  # NumPy's error has no strerror
         needs = ""
         if size:
             place = Path(given) if Path(given).is_dir() else Path(given).absolute().parent
@@ -170,9 +170,9 @@ def write_array(
     ids: Sequence[str] | None = None,
     id_name: str = "id",
 ) -> None:
-    """Write `array` (rows,) or (rows, names) as .npy, plain, or as a table with its names and ids.
+    """Write `array` (rows,) or (rows, names) as .npy, or as a table with column names and ids.
 
-    Text has digits enough to read back the same numbers.
+    Text has enough digits to read back the same numbers.
     """
     if path.suffix == ".npy":
         np.save(path, array)
@@ -180,7 +180,7 @@ def write_array(
             np.lib.format.read_magic(file)
             np.lib.format.read_array_header_1_0(file)
             size = file.tell() + array.nbytes
-        if path.stat().st_size != size:  # a full disk may cost the last bytes, without an error
+        if path.stat().st_size != size:  # on a full disk np.save may lose bytes without an error
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return
     columns = array.reshape(len(array), -1).T

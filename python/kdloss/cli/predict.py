@@ -1,4 +1,4 @@
-"""`kdloss predict`: the probabilities, or the classes, that a trained student gives to rows."""
+"""`kdloss predict`: the probabilities or the classes that a trained student predicts."""
 
 import argparse
 import os
@@ -19,9 +19,9 @@ def add_parser(commands: Any) -> None:
         "predict",
         **console.help_page(
             "probabilities or classes from a trained student",
-            "Write the probabilities (rows, classes) that a student gives, or with --labels the "
-            "most probable class of each row. A table has the classes' names as its header, and "
-            "the ids of --id-column; .npy has the numbers alone. With --true-labels, or "
+            "Write the probabilities (rows, classes) that a student predicts, or with --labels the "
+            "most probable class of each row. Tables have a header with the classes' names, and "
+            "the ids of --id-column; .npy files have only the numbers. With --true-labels, or "
             "--label-column in --features, also print the student's scores.",
             reading.FILE_HELP,
             example="kdloss predict --student run/ --features X.npy --out predictions.npy\n"
@@ -34,17 +34,17 @@ def add_parser(commands: Any) -> None:
         "--student",
         metavar="RUN",
         required=True,
-        help=f"a student's file, as a run's {BEST}, or a run's folder for its {STUDENT}",
+        help=f"a student's file, such as a run's {BEST}; or a run's folder, for its {STUDENT}",
     )
     group.add_argument("--features", metavar="FILE", required=True, help="numbers (rows, features)")
     group.add_argument(
-        "--true-labels", metavar="FILE", help="each row's label, to score the student by"
+        "--true-labels", metavar="FILE", help="each row's label, to score the student"
     )
     group.add_argument(
         "--out",
         metavar="FILE",
         required=True,
-        help=f"where to write, a name in {', '.join(SUFFIXES)}",
+        help=f"where to write: a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file",
     )
     group.add_argument(
         "--labels", action="store_true", help="write classes (rows,) instead of probabilities"
@@ -68,12 +68,12 @@ def run(args: argparse.Namespace) -> None:
     reader.finish()
     if features.shape[1] != len(student.weights) and student.feature_names_in_ is None:
         raise ValueError(
-            f"{where} has shape {features.shape}, but --student {args.student} "
-            f"was trained on (rows, {len(student.weights)})"
+            f"{where} has shape {features.shape}, expected (rows, {len(student.weights)}), as "
+            f"--student {args.student} was trained on"
         )
     for flag, file in (("--features", args.features), ("--true-labels", args.true_labels)):
         if file is not None and os.path.realpath(args.out) == os.path.realpath(file):
-            raise ValueError(f"--out {args.out}: is the file of {flag}")
+            raise ValueError(f"--out {args.out} is the file of {flag}, expected another one")
     with new_file(args.out, SUFFIXES) as partial:
         with errors.naming(where):
             result = (student.predict if args.labels else student.predict_proba)(features)
@@ -96,8 +96,8 @@ def _load(file: str) -> LinearStudent:
     if path.is_dir():
         path /= STUDENT
     if not path.is_file():
-        raise ValueError(f"--student {file}: there is no file {path}")
+        raise ValueError(f"--student {file}: no such file: {path}")
     try:
         return LinearStudent.load(path)
-    except Exception as error:  # as for arrays
+    except Exception as error:  # NumPy raises nearly anything for a damaged file
         raise reading.unreadable(f"--student {file}", error) from error

@@ -1,4 +1,4 @@
-"""Reads a command's files by what they hold; their rows come side by side, each checked."""
+"""Reads the files of a command, checks what they hold, and puts their rows into one order."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from . import rows, tables
+from . import console, rows, tables
 from .arrays import read_npy, read_npz
 from .tables import Table
 
 if TYPE_CHECKING:
     import polars as pl
 
-    Values = NDArray[Any] | pl.DataFrame  # a frame where the columns have names
+    Values = NDArray[Any] | pl.DataFrame  # a frame if the columns have names
     V = TypeVar("V", NDArray[Any], pl.DataFrame, Values)
 
 FILE_HELP = (
-    "FILE is a table: X.csv or X.tsv (also .csv.gz), X.parquet, or - for standard input; or an "
-    "array: X.npy (memory-mapped, so never read whole), or X.npz:key for one array of an archive. "
-    "Tables need the extra: pip install 'kdloss[tables]'."
+    "FILE is a table, .csv, .tsv (both also as .gz) or .parquet; or an array, .npy (memory-mapped, "
+    "so it may be larger than memory) or NAME.npz:KEY for one array of an archive; or - for "
+    "standard input. Tables need the extra: pip install 'kdloss[tables]'."
 )
 FLAGS = ("header", "delimiter", "id_column", "label_column", "drop_columns", "index_is_feature")
 
@@ -36,10 +36,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--header",
         action=argparse.BooleanOptionalAction,
-        help="the first line holds column names, or it does not; by default it does if none of "
-        "its cells is a number, and otherwise you are asked",
+        help="whether the first line holds column names; by default it does if none of its cells "
+        "is a number, and otherwise this flag is required",
     )
-    group.add_argument("--delimiter", metavar="X", help="what stands between cells (default: , )")
+    group.add_argument(
+        "--delimiter",
+        metavar="X",
+        help="the character between cells (default: a comma, or a tab in .tsv)",
+    )
     group.add_argument(
         "--id-column",
         metavar="NAME",
@@ -48,24 +52,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--label-column",
         metavar="NAME",
-        help="the column with the labels, in their file if they have one, else in --features",
+        help="the column with the labels, in the file of --labels if given, else in --features",
     )
     group.add_argument(
         "--drop-columns",
         metavar="NAME,...",
         type=lambda text: text.split(","),
         default=[],
-        help="leave these columns out, in each table that has them",
+        help="leave out these columns, in each table that has them",
     )
     group.add_argument(
         "--index-is-feature",
         action="store_true",
-        help="keep a first column that has no name or counts the rows, which is refused otherwise",
+        help="keep a first column that has no name or counts the rows (otherwise refused)",
     )
     group.add_argument(
         "--stdin-format",
         choices=("csv", "tsv", "parquet", "npy"),
-        help="what standard input holds, where FILE is -",
+        help="the format of standard input, if FILE is -",
     )
 
 
@@ -73,7 +77,7 @@ def flags(args: argparse.Namespace) -> list[str]:
     """Return these flags as they were given."""
     words: list[str] = []
     for name in FLAGS:
-        value, flag = getattr(args, name), "--" + name.replace("_", "-")
+        value, flag = getattr(args, name), console.flag(name)
         if value is True:
             words.append(flag)
         elif value is False and name == "header":
@@ -86,7 +90,7 @@ def flags(args: argparse.Namespace) -> list[str]:
 
 
 class _Found(NamedTuple):
-    """The contents of a file without its ids, and the name that the user gave."""
+    """The contents of a file without its ids, the ids, and the flag and name that the user gave."""
 
     where: str
     content: NDArray[Any] | Table
@@ -94,7 +98,7 @@ class _Found(NamedTuple):
 
 
 class Reader:
-    """Reads one command's files. The first one's rows are those that the others must have."""
+    """Reads one command's files. All must have the rows of the first one."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
@@ -113,8 +117,8 @@ class Reader:
     ) -> tuple[Values, Values | None]:
         """Read --features, and the labels if they are a column of the same table.
 
-        A label column is no feature, also where the labels are read from another file. A first
-        column with a name in `known`, a student's features, is no index.
+        A label column is not a feature, even if the labels are read from another file. A first
+        column whose name is in `known`, the features of a student, is not refused as an index.
         """
         found = self._open(file, "--features")
         name, table = self._args.label_column, found.content
@@ -127,7 +131,7 @@ class Reader:
             if name in table.frame.columns:
                 found = found._replace(content=table.without(name))
         elif name is not None and not labels_elsewhere:
-            raise ValueError(f"{found.where}: --label-column needs a table, and this is an array")
+            raise ValueError(f"{found.where} is an array, expected a table for --label-column")
         return self._side_by_side(found, self._matrix(found, known)), labels
 
     def matrix(self, file: str, flag: str) -> Values:
@@ -141,11 +145,11 @@ class Reader:
         array = found.content
         if isinstance(array, Table):
             array = np.asarray(self._matrix(found))
-        _refuse_what_is_no_number(array, found.where)
+        _check_numeric(array, found.where)
         return self._side_by_side(found, _one_column(array, found.where, "number"))
 
     def labels(self, file: str, flag: str) -> Values:
-        """Read a label per row, a class's number or name; or soft labels, several columns."""
+        """Read one label per row, a class's number or name; or soft labels, in several columns."""
         found = self._open(file, flag, all_text=True)
         array = found.content
         if isinstance(array, Table):
@@ -160,14 +164,14 @@ class Reader:
         return self._side_by_side(found, labels)
 
     def finish(self) -> None:
-        """Refuse what was asked for and concerned none of the files."""
+        """Refuse columns of --drop-columns that none of the files has."""
         if self._not_dropped:
             names = ", ".join(map(repr, sorted(self._not_dropped)))
-            raise ValueError(f"--drop-columns: no table has a column {names}")
+            raise ValueError(f"--drop-columns is {names}, expected columns of a table that is read")
 
     @property
     def ids(self) -> Sequence[str] | None:
-        """The ids of the first file's rows, where there are any."""
+        """The ids of the first file's rows, or None."""
         return None if self._like is None else self._like.ids
 
     def _labels_of_table(self, table: Table, found: _Found) -> Values:
@@ -180,22 +184,22 @@ class Reader:
             return self._matrix(found)
         except ValueError as error:
             raise ValueError(
-                f"{error}; expected soft labels, all numbers, or one column of labels, which "
-                "--label-column names"
+                f"{error}; expected soft labels, all numbers, or --label-column with the name of "
+                "the labels' column"
             ) from None
 
     def _matrix(self, found: _Found, known: tuple[str, ...] | None = None) -> Values:
-        """The numbers of a file, without an index."""
+        """The numbers of a file; refuses a first column that looks like an index."""
         table = found.content
         if not isinstance(table, Table):
-            _refuse_what_is_no_number(table, found.where)
+            _check_numeric(table, found.where)
             if table.ndim != 2:
                 raise ValueError(
                     f"{found.where}: expected shape (rows, columns), found {table.shape}"
                 )
             return table
         if table.frame.width == 0:
-            raise ValueError(f"{found.where}: no column is left")
+            raise ValueError(f"{found.where}: no column is left, expected at least one")
         try:
             if not self._args.index_is_feature and table.frame.columns[0] not in (known or ()):
                 tables.refuse_an_index(table)
@@ -205,7 +209,7 @@ class Reader:
         return values if table.named else values.to_numpy()
 
     def _side_by_side(self, found: _Found, values: V) -> V:
-        """The rows in the order of the first file's."""
+        """The rows in the order of the first file."""
         given = rows.Rows(found.where, tuple(values.shape), found.ids)
         if self._like is None:
             self._like = given
@@ -227,7 +231,7 @@ class Reader:
         name = self._args.id_column
         if not isinstance(content, Table):
             if name is not None:
-                raise ValueError(f"{where}: --id-column needs tables, and this is an array")
+                raise ValueError(f"{where} is an array, expected a table for --id-column")
             return _Found(where, content, None)
         ids = None
         if name is not None:
@@ -254,12 +258,12 @@ class Reader:
         )
 
     def _find(self, file: str) -> tuple[Path | bytes, str, str | None]:
-        """Where a file's content is, its kind, and the key of an archive's array."""
+        """A file's path or content, its suffix, and the key of an archive's array."""
         if file == "-":
             if self._args.stdin_format is None:
-                raise ValueError("standard input needs --stdin-format, as in --stdin-format csv")
+                raise ValueError("standard input needs a format, such as --stdin-format csv")
             if self._stdin_was_read:
-                raise ValueError("standard input holds one file, and was read already")
+                raise ValueError("standard input was already read for another FILE")
             self._stdin_was_read = True
             return sys.stdin.buffer.read(), "." + self._args.stdin_format, None
         archive, colon, key = file.rpartition(".npz:")
@@ -274,9 +278,9 @@ class Reader:
 
 
 def label_values(column: pl.Series, where: str) -> NDArray[Any]:
-    """Return a column's labels: integers where all are whole numbers, otherwise names.
+    """Return a column's labels: integers if all are whole numbers, otherwise names.
 
-    Where labels are names, an empty cell is a row that only the teacher labels.
+    If labels are names, an empty cell marks a row that only the teacher labels.
     """
     import polars
 
@@ -289,7 +293,7 @@ def label_values(column: pl.Series, where: str) -> NDArray[Any]:
     if len(given) < len(cells):
         row = cells.index("")
         raise ValueError(
-            f"{where}: row {row} (from 0) has no label, expected -1 where only the teacher labels"
+            f"{where}: row {row} (from 0) has no label, expected a class, or -1 for unlabelled"
         )
     if all(re.fullmatch(r"[+-]?\d+", cell) for cell in given):
         return np.array(cells, np.int64)
@@ -297,7 +301,7 @@ def label_values(column: pl.Series, where: str) -> NDArray[Any]:
 
 
 def unreadable(what: str, error: Exception) -> ValueError:
-    """Return the error for `what` that could not be read."""
+    """Return the error that says that `what` cannot be read."""
     reason = error.strerror if isinstance(error, OSError) else None
     return ValueError(f"{what}: cannot be read: {reason or error or type(error).__name__}")
 
@@ -307,7 +311,7 @@ def _column(table: Table, name: str, flag: str, where: str) -> pl.Series:
         return table.frame[name]
     found = ", ".join(map(repr, table.frame.columns[:10]))
     more = ", ..." if table.frame.width > 10 else ""
-    raise ValueError(f"{where}: there is no {flag} {name!r}, its columns are {found}{more}")
+    raise ValueError(f"{where}: {flag} is {name!r}, expected one of its columns: {found}{more}")
 
 
 def _whole_numbers(array: NDArray[Any], where: str) -> NDArray[Any]:
@@ -326,6 +330,6 @@ def _one_column(array: NDArray[Any], where: str, what: str) -> NDArray[Any]:
     return array
 
 
-def _refuse_what_is_no_number(array: NDArray[Any], where: str) -> None:
+def _check_numeric(array: NDArray[Any], where: str) -> None:
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{where}: expected real numbers, found dtype {array.dtype}")

@@ -1,4 +1,4 @@
-"""Matches the rows of several files: by their ids where given, and otherwise by their number."""
+"""Matches the rows of several files: by their ids if given, otherwise by position."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Rows(NamedTuple):
-    """A file's name as the user gave it, its shape, and the ids of its rows, if any."""
+    """A file as the user named it, its shape, and the ids of its rows, if any."""
 
     where: str
     shape: tuple[int, ...]
@@ -21,7 +21,7 @@ class Rows(NamedTuple):
 
 
 def checked_ids(column: pl.Series, where: str) -> list[str]:
-    """Return the ids of a column as text; each row has one, and each occurs once."""
+    """Return the ids of a column as text, checked to be present and different in all rows."""
     import polars
 
     ids: list[str] = []
@@ -37,12 +37,12 @@ def checked_ids(column: pl.Series, where: str) -> list[str]:
 
 
 def order(given: Rows, like: Rows) -> NDArray[np.int64] | None:
-    """Return the order that puts the rows of `given` beside those of `like`; None: as they are."""
+    """Return the order that matches the rows of `given` to those of `like`; None if they match."""
     if given.ids is None or like.ids is None:
         if given.shape[0] != like.shape[0]:
             raise ValueError(
-                f"{given.where} has shape {given.shape}, but {like.where} has shape {like.shape}: "
-                "expected the same number of rows"
+                f"{given.where} has shape {given.shape}, expected {like.shape[0]} rows, as "
+                f"{like.where} has"
             )
         return None
     at = {name: row for row, name in enumerate(given.ids)}
@@ -57,6 +57,6 @@ def _refuse_missing(where: str, other: str, missing: list[str]) -> None:
     if missing:
         shown = ", ".join(map(repr, missing[:5])) + (", ..." if len(missing) > 5 else "")
         raise ValueError(
-            f"{where} lacks {len(missing)} of the ids of {other}: {shown}; "
-            "expected the same ids in both"
+            f"{where} lacks {len(missing)} of the ids of {other}, expected the same ids in both: "
+            f"{shown}"
         )

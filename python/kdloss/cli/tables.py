@@ -1,4 +1,4 @@
-"""Reads tables with polars (.csv, .tsv, both gzipped too, .parquet); columns keep their names."""
+"""Reads tables with polars: .csv and .tsv, also gzipped, and .parquet."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".csv.gz": ",", ".tsv.gz": "\t"}
 SUFFIXES = (*DELIMITERS, ".parquet")
-INDEX_NAMES = ("", "Unnamed: 0", "__index_level_0__")  # what pandas calls an index without a name
+INDEX_NAMES = ("", "Unnamed: 0", "__index_level_0__")  # pandas' names for an unnamed index
 BOTH_WAYS = "--header if they are names, --no-header if they are the first row of data"
 
 
 class Table(NamedTuple):
-    """Columns, and whether their names are the file's own; without names they are 0, 1, 2, ..."""
+    """Columns, and whether their names come from the file; otherwise they are "0", "1", ..."""
 
     frame: pl.DataFrame
     named: bool
@@ -34,7 +34,7 @@ class Table(NamedTuple):
 
 
 def suffix_of(name: str) -> str | None:
-    """Return which of `SUFFIXES` a file's name ends in."""
+    """Return the one of `SUFFIXES` in which a file's name ends, or None."""
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
 
 
@@ -47,10 +47,10 @@ def read_table(
     text: Iterable[str] | None,
     where: str,
 ) -> Table:
-    """Read a table; the columns `text` stay text, as do all for None. For others, types are found.
+    """Read a table. The columns in `text` stay text, or all if it is None; others get their type.
 
-    Without `header` the first line decides: names if none of its cells is a number, and otherwise
-    an error that asks.
+    If `header` is None, the first line holds names if none of its cells is a number; otherwise an
+    error asks for --header or --no-header.
     """
     need_polars()
     import polars
@@ -63,7 +63,7 @@ def read_table(
     named = _is_header(first) if header is None else header
     rows = [second] if named else [first]
     if rows == [None]:
-        raise ValueError("it has column names and no rows")
+        raise ValueError("it has column names but no rows")
     names = first if named else [str(i) for i in range(len(first))]
     _check_names(names, len(rows[0] or []))
     try:
@@ -79,13 +79,15 @@ def read_table(
         )
     except (polars.exceptions.PolarsError, ValueError) as error:
         if "more fields" in str(error) or "new_columns" in str(error):
-            raise ValueError(f"a line has more than {len(names)} cells, as the first has") from None
+            raise ValueError(
+                f"a line has more cells than the first line, expected {len(names)}"
+            ) from None
         raise ValueError(str(error).split("\n\n")[0]) from None
     return Table(_without_empty_rows(frame, where), named)
 
 
 def numbers(table: Table) -> pl.DataFrame:
-    """Return the columns as floats: float32 where all are, otherwise float64; missing is NaN."""
+    """Return the columns as float32 if all are, otherwise float64; missing values become NaN."""
     import polars
 
     frame, named = table
@@ -107,7 +109,7 @@ def numbers(table: Table) -> pl.DataFrame:
 
 
 def refuse_an_index(table: Table) -> None:
-    """Refuse a first column that looks like row numbers: as a feature it would be wrong."""
+    """Refuse a first column that looks like row numbers, which should not be a feature."""
     frame = table.frame
     if frame.width < 2:
         return
@@ -119,18 +121,18 @@ def refuse_an_index(table: Table) -> None:
     else:
         return
     raise ValueError(
-        f"{found}, as a data frame's index does: give --drop-columns {name!r} to leave it out, "
+        f"{found}, like the index of a data frame: give --drop-columns {name!r} to leave it out, "
         f"--id-column {name!r} to match the files' rows by it, or --index-is-feature"
     )
 
 
 def describe(name: str, named: bool) -> str:
-    """Say which column: by its name, or by its number, from 0."""
+    """Return "column" with its name, or with its number, counted from 0."""
     return f"column {name!r}" if named else f"column {name}"
 
 
 def need_polars() -> None:
-    """Import polars, or say which extra has it."""
+    """Refuse to go on without polars, naming the extra that has it."""
     try:
         import polars  # noqa: F401
     except ImportError as error:
@@ -161,7 +163,7 @@ def _first_lines(source: Path | bytes, delimiter: str) -> tuple[list[str], list[
     if not found[0]:
         raise ValueError("its first line is empty")
     first = [cell.strip() for cell in found[0]]
-    first[0] = first[0].removeprefix("#").strip()  # as numpy.savetxt writes a header
+    first[0] = first[0].removeprefix("#").strip()  # numpy.savetxt begins a header with "#"
     return first, found[1] if len(found) > 1 else None
 
 
@@ -215,7 +217,7 @@ def _parse(column: pl.Series, *, named: bool, alone: bool) -> pl.Series:
     value = column[row]
     hint = _leave_out(column.name)
     if alone and any(mark in value for mark in ";,\t|"):
-        hint = "if another character stands between cells, give it as --delimiter"
+        hint = "if another character separates the cells, give it as --delimiter"
     raise ValueError(
         f"{describe(column.name, named)} holds {value!r} in row {row} (from 0), expected numbers; "
         + hint
@@ -230,7 +232,7 @@ def _leave_out(name: str) -> str:
 
 
 def _counts(column: pl.Series) -> bool:
-    """Whether a column counts its rows, from 0 or from 1; three rows at least show it."""
+    """Whether a column of at least three rows counts them, from 0 or from 1."""
     import polars
 
     if column.dtype == polars.String:

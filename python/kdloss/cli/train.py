@@ -24,9 +24,9 @@ def add_parser(commands: Any) -> None:
             f"{STUDENT} (the student of the last epoch, or of the best with --patience), {BEST} "
             "(the student of the epoch with the lowest validation loss; without --patience), "
             f"{HISTORY} (the scores of each epoch; null for NaN), {SETTINGS} and {PICTURE}.",
-            "All but the picture are rewritten every few seconds during training. After Ctrl-C "
-            "they are those of the last finished epoch, and the same command with --resume "
-            "continues from there.",
+            "All except the picture are rewritten every few seconds during training. After Ctrl-C "
+            "they hold the last finished epoch, and the same command with --resume continues from "
+            "there.",
             reading.FILE_HELP,
             example="kdloss train --features X.npy --labels y.npy --teacher-logits T.npy \\\n"
             "    --out run/\n"
@@ -48,7 +48,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train, and leave the student and how it came about in a folder."""
+    """Train, and write the student, its history and its settings to a folder."""
     student = training.new_student(args)
     args.epochs = student.settings.epochs
     inputs.refuse_two_alphas(args, "alpha", training.FIELDS["alpha"])
@@ -58,7 +58,8 @@ def run(args: argparse.Namespace) -> None:
     }
     for name, alpha in (("labels", 0), ("teacher_logits", 1)):
         if not given[name] and args.alpha_column is None and args.alpha != alpha:
-            raise ValueError(f"--{name.replace('_', '-')} is needed unless --alpha is {alpha}")
+            flag = console.flag(name)
+            raise ValueError(f"{flag} is missing, expected it unless --alpha is {alpha}")
     data = training.read_data(args)
     origin = training.origin(args, data)
     if args.resume:

@@ -1,4 +1,4 @@
-"""Shared by `train` and `tune`: flags for the data and the trainer's settings, scores, pictures."""
+"""Shared by `train`, `tune` and `compare`: flags for data and settings, training, pictures."""
 
 import argparse
 import dataclasses
@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
-import numpy.random  # now: imported by NumPy in the midst of the work, it swallows a Ctrl-C
+import numpy.random  # imported here because its late import by NumPy can swallow a Ctrl-C
 from numpy.typing import NDArray
 
 from .. import __version__
@@ -29,14 +29,15 @@ CHOICES = {
     "solver": tuple(SOLVERS),
     "divergence": get_args(Divergence),
 }
-# The trainer's settings with their defaults here.
+# The trainer's settings with their defaults on the command line.
 FIELDS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Settings)}
 FIELDS["standardize"] = True
 HELP = {
-    "alpha": "weight of the labels' part of the loss, in [0, 1]; the teacher's is 1 - alpha",
-    "tau": "temperature of the teacher's part, > 0",
+    "alpha": "weight of the hard loss, from the labels, in [0, 1]; that of the soft loss, from "
+    "the teacher, is 1 - alpha",
+    "tau": "temperature of the soft loss, > 0",
     "learning_rate": "initial learning rate",
-    "epochs": f"number of epochs, or the most iterations of lbfgs (default: "
+    "epochs": f"number of epochs, or the largest number of iterations of lbfgs (default: "
     f"{SOLVERS['sgd'].epochs}; with lbfgs {SOLVERS['lbfgs'].epochs})",
     "batch_size": "rows per step",
     "schedule": "how the learning rate changes from epoch to epoch",
@@ -49,12 +50,12 @@ HELP = {
     "standardize": "shift and scale each feature by its mean and standard deviation over the "
     "training rows",
     "solver": "sgd, with a learning rate, or lbfgs, which needs none and finds the optimum",
-    "divergence": "what the teacher's part measures: KL(teacher || student); KL(student || "
-    "teacher); Jensen-Shannon; total variation; the mean square of the logits' differences",
-    "beta": "the teacher's share in js, in [0, 1]",
-    "tolerance": "lbfgs stops where no entry of the gradient is larger",
+    "divergence": "what the soft loss measures: KL(teacher || student); KL(student || teacher); "
+    "Jensen-Shannon divergence; total variation distance; mean squared difference of the logits",
+    "beta": "the teacher's weight in js, in [0, 1]",
+    "tolerance": "lbfgs stops when no entry of the gradient is larger",
 }
-FLAGS = {  # what the trainer calls its arguments, and the flags here
+FLAGS = {  # the trainer's arguments, and their flags
     "X": "features",
     "labels": "labels",
     "teacher_logits": "teacher_logits",
@@ -64,9 +65,9 @@ FLAGS = {  # what the trainer calls its arguments, and the flags here
 
 
 class Data(NamedTuple):
-    """The data: features (N, D), labels (N,) or (N, C), teachers' logits (N, C) each.
+    """The data: features (N, D), labels (N,) or (N, C), each teacher's logits (N, C).
 
-    Where given, weights (N,) and alphas (N,). Where columns have names, a frame.
+    Weights (N,) and alphas (N,) are optional. Inputs whose columns have names are data frames.
     """
 
     features: Any
@@ -79,10 +80,10 @@ class Data(NamedTuple):
 def add_file_flags(
     parser: argparse.ArgumentParser, *, required: bool, parsed: bool = True, rows: bool = True
 ) -> None:
-    """Add the files to read, of which two may be `required` or not, and the folder to write.
+    """Add flags for the files to read and the folder to write.
 
-    Without `parsed` no file is required in parsing, and the command checks which are; without
-    `rows` rows have no weights and alphas.
+    Labels and teacher are `required` or not. If `parsed` is false, the parser requires no file, and
+    the command checks them itself. If `rows` is false, there are no weights and alphas of rows.
     """
     group = parser.add_argument_group("files")
     group.add_argument(
@@ -125,7 +126,7 @@ def add_setting_flags(
 ) -> Any:
     """Add a flag for each of the trainer's settings; return their group.
 
-    The defaults of the `chosen` ones are chosen later, as the texts there say.
+    The settings in `chosen` get their defaults later; the texts describe them.
     """
     group = parser.add_argument_group("training")
     group.add_argument(
@@ -134,7 +135,7 @@ def add_setting_flags(
         default=VALIDATION,
         metavar="X",
         help="share of the rows that is held out for validation, drawn with the seed "
-        "(default: %(default)s; 0 for none, with train)",
+        "(default: %(default)s; with train, 0 means none)",
     )
     add_fields(group, {name: FIELDS[name] for name in FIELDS if name not in without}, chosen or {})
     return group
@@ -143,7 +144,7 @@ def add_setting_flags(
 def add_fields(
     group: Any, fields: dict[str, Any], chosen: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    """Add a flag for each of these settings of the trainer, by their defaults."""
+    """Add a flag for each of these settings of the trainer, given by their defaults."""
     for name, default in fields.items():
         kind: dict[str, Any]
         if isinstance(default, bool):
@@ -157,11 +158,11 @@ def add_fields(
         told = chosen.get(name, "" if default is None else "%(default)s")
         text = HELP[name] + (f" (default: {told})" if told else "")
         default = None if name in chosen else default
-        group.add_argument(_flag(name), default=default, help=text, **kind)
+        group.add_argument(console.flag(name), default=default, help=text, **kind)
 
 
 def read_data(args: argparse.Namespace) -> Data:
-    """Read the files, side by side, and say how many rows are labelled."""
+    """Read the files, match their rows, and print how many rows are labelled."""
     reader = reading.Reader(args)
     features, labels = reader.features(args.features, labels_elsewhere=args.labels is not None)
     teachers = None
@@ -176,7 +177,7 @@ def read_data(args: argparse.Namespace) -> Data:
 
 
 def class_options(args: argparse.Namespace, data: Data) -> dict[str, Any]:
-    """Return what the flags say of the classes, as arguments of a student's `fit`."""
+    """Return the arguments of `fit` for the flags about classes."""
     if args.classes is None and args.n_classes is None:
         return {}
     return classes.options(find_classes(args, data))
@@ -195,12 +196,12 @@ def row_classes(args: argparse.Namespace, data: Data) -> NDArray[np.int64]:
 
 
 def describe_rows(args: argparse.Namespace, data: Data) -> str:
-    """Say how many rows are labelled, and how many classes occur."""
+    """Return a line with the number of labelled rows and of the classes that occur."""
     return "rows: " + classes.describe(row_classes(args, data), len(find_classes(args, data)))
 
 
 def train(method: Any, args: argparse.Namespace, data: Data, **options: Any) -> None:
-    """Call a student's `fit` or `resume` with what was read; its errors name the files."""
+    """Call a student's `fit` or `resume` with the data; errors name the flags and files."""
     try:
         method(
             data.features,
@@ -216,12 +217,14 @@ def train(method: Any, args: argparse.Namespace, data: Data, **options: Any) -> 
         file = found and getattr(args, FLAGS[found[0]])
         if not found or not file:
             raise ValueError(errors.in_flags(error)) from error
-        where = " ".join([_flag(FLAGS[found[0]]), *([file] if isinstance(file, str) else file)])
+        where = " ".join(
+            [console.flag(FLAGS[found[0]]), *([file] if isinstance(file, str) else file)]
+        )
         raise ValueError(f"{where}: {errors.in_flags(error)}") from error
 
 
 def new_student(args: argparse.Namespace, **settings: Any) -> LinearStudent:
-    """Return an untrained student with the settings of the flags, and those given here."""
+    """Return an untrained student with the settings of the flags, overridden by `settings`."""
     return LinearStudent(
         **{name: getattr(args, name) for name in FIELDS.keys() - settings.keys()} | settings
     )
@@ -235,7 +238,7 @@ def final_record(student: LinearStudent) -> Record:
 
 
 def origin(args: argparse.Namespace, data: Data) -> dict[str, Any]:
-    """Say from which settings and files, and with which versions, a result was made."""
+    """Return the settings, files and versions with which a result was made."""
     names = [name for name in (*FIELDS, "validation") if hasattr(args, name)]
     if args.alpha_column is not None:
         names = [name for name in names if name != "alpha"]
@@ -265,17 +268,17 @@ def _shapes(value: Any) -> Any:
 
 
 def _one_or_all(value: Any) -> Any:
-    """The only entry of a list, or what is given."""
+    """The entry of a list of one; anything else unchanged."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def command(args: argparse.Namespace, out: str, **settings: Any) -> str:
-    """Return the `kdloss train` of these files and settings, as typed in a shell."""
+    """Return the `kdloss train` command for these files and settings, for a shell."""
     words = ["kdloss", "train"]
     for name in Data._fields:
         files = getattr(args, name)
         if files is not None:
-            words += [_flag(name), *([files] if isinstance(files, str) else files)]
+            words += [console.flag(name), *([files] if isinstance(files, str) else files)]
     words += reading.flags(args)
     if args.teacher_probabilities:
         words += ["--teacher-probabilities", *(["--zeros", str(args.zeros)] if args.zeros else [])]
@@ -289,20 +292,16 @@ def command(args: argparse.Namespace, out: str, **settings: Any) -> str:
         words += ["--validation", str(args.validation)]
     for name, value in (vars(args) | settings).items():
         if name in settings or (name in FIELDS and value != FIELDS[name]):
-            # The settings that can be False are True by default.
-            words += [f"--no-{name}"] if value is False else [_flag(name), str(value)]
+            # Settings that can be False are True by default.
+            words += [f"--no-{name}"] if value is False else [console.flag(name), str(value)]
     return shlex.join([*words, "--out", out])
 
 
 def save_picture(path: Path, draw: Callable[[], "Figure"]) -> None:
-    """Write the picture, or say how to get it: a result without one is worth keeping."""
+    """Write the picture; if matplotlib is missing, say how to get it, and keep the results."""
     try:
         figure = draw()
     except ImportError as error:
         console.note(f"no {path.name}: {error}")
     else:
         figure.savefig(path)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -12,14 +12,14 @@ from . import baseline, console, errors, inputs, reading, training
 from .output import naming_out, new_folder, to_json
 
 RESULTS, PICTURE = "results.json", "tune.png"
-METRICS = {  # what it is called, and whether less of it is better
+METRICS = {  # name for people, and whether lower is better
     "nll": ("NLL (nats)", True),
     "brier": ("Brier score", True),
     "accuracy": ("accuracy", False),
 }
 L2 = 1e-3
 ALPHAS = "0.1,0.3,0.5,0.7,0.9"
-FEW = 50  # labelled validation rows, below which the standard error of an accuracy is several %
+FEW = 50  # with fewer labelled validation rows, the standard error of an accuracy is several %
 
 
 def add_parser(commands: Any) -> None:
@@ -29,11 +29,11 @@ def add_parser(commands: Any) -> None:
         **console.help_page(
             "choose alpha and tau together, on validation rows",
             "Train a student for each pair of --alphas and --taus and for each seed, and compare "
-            "the pairs by --metric on the labelled validation rows; never by the loss, whose "
-            "scale changes with alpha and tau. The baseline is alpha = 1 on the labelled rows: "
-            "the labels alone, without the teacher; the best pair is compared with it. Writes "
-            f"{RESULTS} and {PICTURE}, and prints the best pair as a command to run. With "
-            "--alpha-column, which gives each row its own alpha, tau is chosen alone.",
+            "the pairs by --metric on the labelled validation rows. (Not by the loss, whose scale "
+            "changes with alpha and tau.) The best pair is compared with a baseline: a student of "
+            f"the labels alone, without the teacher. Writes {RESULTS} and {PICTURE}, and prints "
+            "the best pair as a command to run. With --alpha-column, which gives each row its own "
+            "alpha, only tau is chosen.",
             reading.FILE_HELP,
             example="kdloss tune --features X.npy --labels y.npy --teacher-logits T.npy \\\n"
             "    --alphas 0.1,0.5,0.9 --taus 1,2,4,8 --out tune/\n"
@@ -55,14 +55,15 @@ def add_parser(commands: Any) -> None:
         "--metric",
         choices=tuple(METRICS),
         default="nll",
-        help="the validation score to choose by (default: %(default)s)",
+        help="the validation score that decides (default: %(default)s)",
     )
     grid.add_argument(
         "--seeds",
         type=int,
         default=3,
         metavar="N",
-        help="trainings per pair, from --seed on, each with its own split (default: %(default)s)",
+        help="trainings per pair, each with its own split; their seeds begin with --seed "
+        "(default: %(default)s)",
     )
     training.add_setting_flags(
         parser,
@@ -76,7 +77,7 @@ def add_parser(commands: Any) -> None:
 
 
 def choose_solver(args: argparse.Namespace) -> None:
-    """Set the solver, and the L2 regularisation that gives lbfgs an optimum on separable rows."""
+    """Set the solver and l2; with lbfgs l2 is > 0, so that separable rows have an optimum."""
     if args.solver is None:
         names = ("epochs", *SOLVERS["sgd"].own)
         given = any(getattr(args, name) != training.FIELDS[name] for name in names)
@@ -90,27 +91,27 @@ def _has_scipy() -> bool:
         import scipy.optimize  # type: ignore[import-untyped]  # noqa: F401
     except ImportError:
         console.note(
-            "the students are trained by sgd, since SciPy is missing; lbfgs needs no learning "
-            "rate: pip install 'kdloss[lbfgs]'"
+            "SciPy is not installed, so the students are trained by sgd; for lbfgs, which needs no "
+            "learning rate: pip install 'kdloss[lbfgs]'"
         )
         return False
     return True
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train over the grid; leave each score and a picture, and print the best pair's command."""
+    """Train over the grid, write the scores and a picture, and print the best pair's command."""
     choose_solver(args)
     if args.seeds < 1:
         raise ValueError(f"--seeds is {args.seeds}, expected at least 1")
     if args.labels is None and args.label_column is None:
-        raise ValueError("--labels, or --label-column in --features, is needed")
+        raise ValueError("--labels is missing, expected it or --label-column in --features")
     inputs.refuse_two_alphas(args, "alphas", _numbers(ALPHAS))
     # Where each row has its own alpha, the setting is not used.
     alphas = [training.FIELDS["alpha"]]
     if args.alpha_column is None:
-        alphas = [alpha for alpha in args.alphas if alpha != 1]  # which is the baseline
+        alphas = [alpha for alpha in args.alphas if alpha != 1]  # 1 is the baseline
     if not alphas:
-        raise ValueError("--alphas is 1 alone, which is the baseline: give others to compare")
+        raise ValueError("--alphas is 1, the baseline, expected others to compare with it")
     grid: dict[tuple[int, int, int], dict[str, Any]] = {
         (i, j, k): {"alpha": alpha, "tau": tau, "seed": args.seed + k}
         for i, alpha in enumerate(alphas)
@@ -143,7 +144,7 @@ def run(args: argparse.Namespace) -> None:
             }
             for a, t in np.ndindex(mean.shape)
         ]
-        # The seeds are paired: each has the same validation rows with and without the teacher.
+        # The gains are paired: a seed has the same validation rows with and without the teacher.
         gain = (alone - scores[i, j]) * (1 if less_is_better else -1)
         results = {
             "metric": args.metric,
@@ -175,7 +176,7 @@ def run(args: argparse.Namespace) -> None:
     print("next:", training.command(args, out="run/", **best))
     for axis, values, at in (("alpha", alphas, i), ("tau", args.taus, j)):
         if args.alpha_column is None or axis == "tau":
-            _tell_of_an_edge(axis, values, at)
+            _note_edge(axis, values, at)
     labelled = round(args.validation * int((training.row_classes(args, data) >= 0).sum()))
     if labelled < FEW:
         console.note(
@@ -184,8 +185,8 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def _tell_of_an_edge(axis: str, values: list[float], at: int) -> None:
-    """Say if the best value is the smallest or the largest of several, and what to add."""
+def _note_edge(axis: str, values: list[float], at: int) -> None:
+    """Print a note if the best value is the smallest or the largest of several."""
     value = values[at]
     if len(values) == 1 or 0 < at < len(values) - 1 or (axis == "alpha" and value == 0):
         return
@@ -195,7 +196,7 @@ def _tell_of_an_edge(axis: str, values: list[float], at: int) -> None:
     else:
         more = [0, value / 2] if at == 0 else [(1 + value) / 2]
     console.note(
-        f"the best {axis}, {value:g}, is the {side} of --{axis}s: a better one may lie beyond; "
+        f"the best {axis}, {value:g}, is the {side} of --{axis}s: a better one may lie outside; "
         f"add {' and '.join(f'{x:g}' for x in more)}"
     )
 
@@ -228,7 +229,7 @@ def _scores(
                 alone[k] = training.final_record(labels_alone)[score]
             advance(1)
     if np.isnan(scores).any(axis=2).all():
-        raise ValueError(f"there is nothing to compare: {reason}")
+        raise ValueError(f"no pair of alpha and tau has a score: {reason}")
     return scores, alone
 
 

@@ -5,8 +5,8 @@
     loss, grad = kdloss.dask.kd_loss_and_grad(S, T, y)  # lazy
     student = kdloss.dask.fit(kdloss.LinearStudent(solver="lbfgs"), X, y, T)
 
-Dask decides where each chunk is computed, moves the data, and computes again what a lost worker
-had. docs/dask.md says what to know about chunks, threads and memory.
+Dask decides where each chunk is computed, moves the data, and recomputes what was lost with a
+worker. See docs/dask.md about chunks, threads and memory.
 """
 
 from .boosting import lightgbm_objective as lightgbm_objective

@@ -1,4 +1,4 @@
-"""Objectives and a metric in Dask's workers: each fetches the teacher's rows of its partitions."""
+"""Objectives and a metric for boosters on Dask: each worker fetches the teacher of its own rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .losses import weights
 MeanName = Literal["loss", "hard", "soft", "accuracy", "nll", "brier"]
 Library = Literal["xgboost", "lightgbm"]
 
-MOST = 2**24  # whole numbers up to here are exact in float32
+MOST = 2**24  # float32 represents integers exactly up to here
 FETCH_SECONDS = 300.0
 
 
@@ -44,9 +44,9 @@ def xgboost_objective(
 ) -> DaskObjective:
     """An objective for ``obj=`` of `xgboost.dask.train`, whose teacher is a Dask array.
 
-    Formula: that of `kdloss.xgboost.kd_objective`. Workers get the rows of XGBoost's partitions,
-    which do not say which rows they are. So ``objective.rows`` takes the place of the labels in
-    the DaskDMatrix, and each worker fetches the teacher and the labels of its own rows, once::
+    The formula is that of `kdloss.xgboost.kd_objective`. XGBoost does not tell a worker which rows
+    it has. So pass ``objective.rows`` as the labels of the DaskDMatrix; with them each worker
+    fetches the teacher and the labels of its rows, once::
 
         objective = xgboost_objective(T, y)
         params = {"objective": "multi:softprob", "num_class": K, "disable_default_eval_metric": 1}
@@ -56,11 +56,11 @@ def xgboost_objective(
     Parameters
     ----------
     teacher_logits : dask array (rows, classes) of float, or None
-        Chunked as the features are, by rows alone. With two classes it may be a margin, (rows, 1).
-        None only where ``alpha`` is 1.
+        In the chunks of the features, which are chunked only by rows. With two classes it may be a
+        margin, (rows, 1). None only if ``alpha`` is 1.
     labels : dask array or array_like, or None
-        As in `kd_loss_batch`, but padding is -100. None only where ``alpha`` is 0. A Dask array if
-        there is no teacher.
+        As in `kd_loss_batch`, with -100 for padding. None only if ``alpha`` is 0. It must be a Dask
+        array if there is no teacher.
     alpha, tau : float, or dask array or array_like (rows,)
         As in `kdloss.kd_loss_batch`.
     num_threads : int, optional
@@ -72,14 +72,14 @@ def xgboost_objective(
     Returns
     -------
     DaskObjective
-        With ``rows``, a Dask array (rows,) of float32. Teacher and labels are in the workers'
-        memory, computed, as long as it lives.
+        With the attribute ``rows``, a Dask array (rows,) of float32. As long as it lives, the
+        teacher and the labels stay in the workers' memory.
 
     Raises
     ------
     ValueError, TypeError
-        For shapes, chunks and options that do not fit, and more than 2**24 chunks, or rows of one
-        chunk. ValueError also if there is no Dask client.
+        For shapes, chunks and options that do not match, and for more than 2**24 chunks or rows in
+        a chunk. ValueError also if there is no Dask client.
 
     References
     ----------
@@ -116,16 +116,15 @@ def lightgbm_objective(
 ) -> DaskObjective:
     """An objective for `lightgbm.DaskLGBMRegressor`, whose teacher is a Dask array.
 
-    Formula: that of `kdloss.lightgbm.kd_objective`. As with `xgboost_objective`, ``objective.rows``
-    takes the place of the labels::
+    The formula is that of `kdloss.lightgbm.kd_objective`. As with `xgboost_objective`, pass
+    ``objective.rows`` as the labels::
 
         objective = lightgbm_objective(T, y)
         model = lightgbm.DaskLGBMRegressor(objective=objective, num_class=K, metric="None")
         model.fit(X, objective.rows)
         probabilities = kdloss.softmax_temp(model.to_local().predict(X_new))
 
-    It is the regressor, since the classifier would take each row's number for a class. It predicts
-    logits.
+    Use the regressor: the classifier would read each row's number as a class. It predicts logits.
 
     Parameters
     ----------
@@ -137,7 +136,7 @@ def lightgbm_objective(
     Returns
     -------
     DaskObjective
-        As of `xgboost_objective`.
+        As in `xgboost_objective`.
 
     Raises
     ------
@@ -184,8 +183,8 @@ def xgboost_metric(
 ) -> DaskMetric:
     """A metric for ``custom_metric=`` of `xgboost.dask.train`, for one evaluation set.
 
-    Formula: the weighted mean over all rows of the evaluation set, wherever they are, of what
-    ``name`` says. ``metric.rows`` takes the place of the labels in the evaluation set::
+    It is the weighted mean of the quantity ``name`` over the rows of all workers. Pass
+    ``metric.rows`` as the labels of the evaluation set::
 
         metric = xgboost_metric(T_valid, y_valid)
         valid = xgboost.dask.DaskDMatrix(client, X_valid, metric.rows)
@@ -199,14 +198,14 @@ def xgboost_metric(
     teacher_logits, labels, alpha, tau, num_threads
         As in `xgboost_objective`, for the rows of the evaluation set.
     name : {"loss", "hard", "soft", "accuracy", "nll", "brier"}
-        As in `kdloss.xgboost.kd_metric`, whose "ece" is no mean over rows.
+        As in `kdloss.xgboost.kd_metric`, without "ece", which is not a mean over rows.
     **options
         The other keywords of `kdloss.xgboost.kd_metric`.
 
     Returns
     -------
     DaskMetric
-        With ``rows``, as of `xgboost_objective`.
+        With the attribute ``rows``, as in `xgboost_objective`.
 
     Raises
     ------
@@ -242,12 +241,12 @@ def xgboost_metric(
 
 
 class _Blocks:
-    """A block for each chunk of rows, in the workers' memory, and how a worker finds its own.
+    """A block of teacher and labels for each chunk, in the workers' memory, found by row labels.
 
-    A row's label is its number in its chunk; that of the first row of a chunk is -1 minus the
-    number of the chunk. Trainers keep the rows of a chunk together, so the labels tell which rows a
-    worker has. Chunks are numbered on from one object to the next, so that the rows of another
-    object are refused.
+    The label of a row is its index in its chunk, except that the first row of a chunk has the label
+    -1 minus the chunk's number. Trainers keep the rows of a chunk together, so the labels tell
+    which rows a worker has. Each object numbers its chunks from where the previous object ended, so
+    that the rows of another object are recognised and refused.
     """
 
     def __init__(self, teacher_logits: DaskArray | None, labels: Any, alpha: Any, tau: Any) -> None:
@@ -276,17 +275,17 @@ class _Blocks:
         chunks = zip(*(parts(value, len(sizes)) for value in self.given), strict=True)
         self._futures = client.compute([dask.delayed(Block)(*chunk) for chunk in chunks])
         self._keys = [future.key for future in self._futures]
-        # Training takes a thread of each worker, so that no chunk could be computed beside it: this
-        # waits for all of them.
+        # Wait for all chunks: training occupies a thread of each worker, so that with one thread
+        # none could be computed during training.
         counts = client.map(_count_classes, self._futures, pure=False)
         self.classes: int = max(client.gather(counts))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave behind what is for the client alone."""
+        """Leave out what only the client needs."""
         return self.__dict__ | {"given": None, "rows": None, "_futures": None}
 
     def fetch(self, numbers: Array) -> Block:
-        """The block of a worker's rows, by their labels."""
+        """The block of a worker's rows, which have the labels `numbers`."""
         client = distributed.get_client()
         fetched = []
         for chunk in self._chunks_of(numbers):
@@ -301,7 +300,7 @@ class _Blocks:
         return Block(*(_joined(values) for values in zip(*fetched, strict=True)))
 
     def _chunks_of(self, numbers: Array) -> list[int]:
-        """The chunks whose rows have these numbers, in their order; each of them is whole."""
+        """The chunks of the rows with these labels, in order; refuses incomplete chunks."""
         starts = np.flatnonzero(numbers < 0)
         chunks = []
         for run in np.split(numbers, starts[1:]):
@@ -309,15 +308,15 @@ class _Blocks:
             known = 0 <= chunk < len(self.sizes) and len(run) == self.sizes[chunk]
             if not known or (run[1:] != np.arange(1, len(run))).any():
                 raise ValueError(
-                    "the labels of a worker's rows are not the .rows of this objective or metric: "
-                    "give the trainer these as the labels, and X in chunks of the same rows"
+                    "the labels of a worker's rows are not the .rows of this objective or metric, "
+                    "expected these as the labels, and X in the same chunks of rows"
                 )
             chunks.append(chunk)
         return chunks
 
 
 class _InWorkers:
-    """Makes the library's own objective or metric for the rows of a worker, once."""
+    """Makes the objective or metric of kdloss.xgboost or .lightgbm for a worker's rows, once."""
 
     def __init__(
         self, function: Callable[..., Any], blocks: _Blocks, options: dict[str, Any]
@@ -325,7 +324,7 @@ class _InWorkers:
         self._function, self._blocks, self._options = function, blocks, options
         self.rows = blocks.rows
         self._local: tuple[Array, Any] | None = None
-        # One row finds out now what the loss refuses.
+        # A call with one row raises bad options at once.
         margins = np.zeros(1) if blocks.classes == 2 else np.zeros((1, blocks.classes))
         self._make(one_row(*blocks.given))(None, margins, None)
 
@@ -334,11 +333,11 @@ class _InWorkers:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave behind what is for the client alone, and what is for one worker alone."""
+        """Leave out what only the client, or only one worker, needs."""
         return self.__dict__ | {"rows": None, "_local": None}
 
     def of_worker(self, numbers: Array) -> tuple[Block, Any]:
-        """The rows of this worker, by their labels, and the library's own object for them."""
+        """The block of this worker's rows, and the objective or metric that was made for it."""
         if self._local is None or not np.array_equal(self._local[0], numbers):
             block = self._blocks.fetch(numbers)
             self._local = numbers.copy(), (block, self._make(block))
@@ -363,8 +362,8 @@ class DaskObjective(_InWorkers):
         blocks = _Blocks(teacher, labels, alpha, tau)
         if library == "lightgbm" and 0 in blocks.sizes:
             raise ValueError(
-                f"chunk {blocks.sizes.index(0)} has no rows, which LightGBM cannot train on: "
-                "rechunk"
+                f"chunk {blocks.sizes.index(0)} has no rows, expected at least one, which LightGBM "
+                "needs: rechunk"
             )
         self._library = library
         super().__init__(import_module(f"kdloss.{library}").kd_objective, blocks, options)
@@ -381,7 +380,7 @@ class DaskObjective(_InWorkers):
         else:
             numbers, margins = first, second
         if len(margins) == 0:
-            # XGBoost gives flat margins to a worker without rows, and expects a column a class.
+            # XGBoost passes 1-D margins to a worker without rows, but expects a column per class.
             classes = self._blocks.classes
             nothing = np.zeros((0, 1 if classes == 2 else classes), np.float32)
             return nothing, nothing
@@ -404,7 +403,7 @@ class DaskMetric(_InWorkers):
         super().__init__(function, blocks, options | {"name": name})
 
     def __call__(self, margins: Array, dmatrix: Any) -> tuple[str, float]:
-        """Name and value, which is the same in all workers."""
+        """Name and value; the value is the same in all workers."""
         from xgboost import collective
 
         total = value = 0.0
@@ -415,7 +414,7 @@ class DaskMetric(_InWorkers):
             total = every if self._name in ("loss", "soft") else labelled
             if total:
                 value = total * metric(None, margins, weight)
-        # XGBoost's own mean over the workers would not be weighted; that of equal values is right.
+        # XGBoost averages the workers' values without weights, so each returns the overall mean.
         value, total = collective.allreduce(np.array([value, total]), collective.Op.SUM)
         return REPORTED[self._name], float(value / total) if total else float("nan")
 
@@ -425,7 +424,7 @@ _numbering = threading.Lock()
 
 
 def _numbers_for(count: int) -> int:
-    """The first of so many numbers of chunks that no object of this process has had lately."""
+    """The first of `count` consecutive chunk numbers that no recent object of this process has."""
     global _numbered
     with _numbering:
         first = _numbered if _numbered + count <= MOST else 0
@@ -448,5 +447,5 @@ def _count_classes(block: Block) -> int:
 
 
 def _joined(values: tuple[Any, ...]) -> Any:
-    """The rows of several blocks as one array; or the number, or None, that all of them have."""
+    """Arrays of several blocks, concatenated; or the number or None that all blocks share."""
     return np.concatenate(values) if np.ndim(values[0]) else values[0]

@@ -1,4 +1,4 @@
-"""Dask arrays that are chunked by rows, in step with each other, and the threads of a worker."""
+"""Checks that Dask arrays have the same chunks of rows; the threads of a worker's task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from .._arrays import as_array
 
 try:
-    # Most of Dask has no types.
+    # Imported as Any: most of Dask has no types.
     dask: Any = import_module("dask")
     distributed: Any = import_module("distributed")
     import_module("dask.array")
@@ -26,29 +26,32 @@ def is_chunked(value: Any) -> bool:
 
 
 def chunked(name: str, value: Any, instead: str = "") -> DaskArray:
-    """Check that this is a Dask array of known sizes, chunked by rows alone."""
+    """Check that this is a Dask array of known sizes, chunked only by rows."""
     if not is_chunked(value):
-        raise TypeError(f"{name} is {type(value).__name__}, expected a Dask array{instead}")
+        raise TypeError(f"{name} is of type {type(value).__name__}, expected a Dask array{instead}")
     if any(math.isnan(size) for size in value.shape):
-        raise ValueError(f"{name} has chunks of unknown sizes: call {name}.compute_chunk_sizes()")
+        raise ValueError(
+            f"{name} has chunks of unknown sizes, expected known ones: call "
+            f"{name}.compute_chunk_sizes()"
+        )
     if value.ndim == 2 and value.numblocks[1] > 1:
         raise ValueError(
-            f"{name} is chunked along its second axis, {value.chunks[1]}, but a row must lie in "
-            f"one chunk: use {name}.rechunk({{1: -1}})"
+            f"{name} is chunked along its second axis, {value.chunks[1]}, expected each row in one "
+            f"chunk: use {name}.rechunk({{1: -1}})"
         )
     return value
 
 
 def matrix(name: str, value: Any, without_dask: str) -> DaskArray:
-    """Check that this is a Dask array (rows, columns), chunked by rows alone."""
-    value = chunked(name, value, f"; {without_dask} takes others")
+    """Check that this is a Dask array (rows, columns), chunked only by rows."""
+    value = chunked(name, value, f"; for other arrays use {without_dask}")
     if value.ndim != 2:
         raise ValueError(f"{name} has shape {value.shape}, expected two dimensions")
     return value
 
 
 def aligned(name: str, value: Any, like: DaskArray, *dimensions: int) -> DaskArray | None:
-    """An array with a row for each of `like`, in the same chunks of rows."""
+    """`value` as a Dask array with as many rows as `like`, in the same chunks of rows."""
     if value is None:
         return None
     if not is_chunked(value):
@@ -63,12 +66,12 @@ def aligned(name: str, value: Any, like: DaskArray, *dimensions: int) -> DaskArr
 
 
 def number_or_rows(name: str, value: Any, like: DaskArray) -> Any:
-    """A number as it is, and one for each row as `aligned`."""
+    """A number unchanged, or an array of one number per row, `aligned`."""
     return aligned(name, value, like, 1) if np.ndim(value) else value
 
 
 def parts(value: Any, count: int) -> list[Any]:
-    """The chunks of an array, each to be computed; anything else `count` times."""
+    """The chunks of an array as delayed objects; anything else repeated `count` times."""
     return list(value.to_delayed().reshape(-1)) if is_chunked(value) else [value] * count
 
 
@@ -82,9 +85,9 @@ class Block(NamedTuple):
 
 
 def one_row(teacher: DaskArray | None, labels: DaskArray | None, alpha: Any, tau: Any) -> Block:
-    """A row of zeros, labelled 0, to find out now what a loss refuses or returns.
+    """A row of zeros, labelled 0, with which to find out at once what a loss refuses or returns.
 
-    Its alpha and tau are those given, if these are numbers.
+    Its alpha and tau are the given ones if these are numbers.
     """
     label = None
     if labels is not None:
@@ -101,9 +104,9 @@ def one_row(teacher: DaskArray | None, labels: DaskArray | None, alpha: Any, tau
 
 
 def threads_of_task() -> int:
-    """The threads of this worker for one of its tasks; 1 where Dask runs no worker.
+    """The number of threads for one of this worker's tasks; 1 if there is no worker.
 
-    Dask sets OMP_NUM_THREADS=1 in its workers, so kernels must be told.
+    Dask sets OMP_NUM_THREADS=1 in its workers, so the number has to be passed to the kernels.
     """
     try:
         state = distributed.get_worker().state

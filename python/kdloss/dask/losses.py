@@ -1,4 +1,4 @@
-"""The losses over chunks of rows: each chunk gives its sums, and the mean is over all rows."""
+"""The losses over chunks of rows: sums of each chunk, combined to the mean over all rows."""
 
 from __future__ import annotations
 
@@ -43,28 +43,27 @@ def kd_loss_batch(
     Parameters
     ----------
     student_logits : dask array (rows, classes) of float
-        Chunked by rows alone.
+        Chunked only by rows.
     teacher, labels : dask array or array_like, or None
-        As in `kdloss.kd_loss_batch`. If they are chunked otherwise, they are rechunked to the
-        student's rows.
+        As in `kdloss.kd_loss_batch`. They are rechunked to the student's rows if necessary.
     reduction : {"mean", "sum", "none"}, default "mean"
         As in `kdloss.kd_loss_batch`, over all chunks.
     **options
         ``alpha``, ``tau``, ``ignore_index``, ``sample_weight``, ``class_weight``,
         ``label_smoothing``, ``normalizer``, ``divergence`` and ``beta``, as in
-        `kdloss.kd_loss_batch`; what has a value for each row may be a Dask array.
-        ``num_threads``: by default the threads of the worker, divided by the tasks that it runs at
-        the time.
+        `kdloss.kd_loss_batch`; those with a value for each row may be Dask arrays.
+        ``num_threads``: by default the threads of the worker, divided by the number of tasks that
+        it runs at the time.
 
     Returns
     -------
     dask array () of float64, or (rows,) of the student's type where ``reduction="none"``
-        Within 1e-13 of the loss of the whole in float64, relative.
+        In float64, the relative difference to the loss of the whole arrays is at most 1e-13.
 
     Raises
     ------
     ValueError, TypeError
-        At once for shapes, chunks and options that do not fit; by ``compute`` for values.
+        At once for shapes, chunks and options that do not match; by ``compute`` for bad values.
 
     References
     ----------
@@ -111,10 +110,10 @@ def kd_loss_and_grad(
     Returns
     -------
     KDResult
-        ``(loss, grad_logits)``: a Dask array as of `kd_loss_batch`, and one with the shape, chunks
-        and type of the student. The gradient has the bits of the whole, but for the divisor: a sum
-        of weights depends on the chunks in its last digits. Compute both in one
-        ``dask.compute(loss, grad)``.
+        ``(loss, grad_logits)``: Dask arrays, the loss as in `kd_loss_batch`, the gradient with the
+        shape, chunks and type of the student. The gradient has the same bits as that of the whole
+        arrays, unless weights are summed for the divisor, which depends on the chunks in its last
+        digits. Compute both in one ``dask.compute(loss, grad)``.
 
     Raises
     ------
@@ -160,7 +159,7 @@ def kd_loss_parts(
     reduction: OneNumber = "mean",
     **options: Unpack[LossOptions],
 ) -> KDParts[DaskArray]:
-    r"""The loss of `kd_loss_batch` and its hard and soft part, not computed yet.
+    r"""The loss of `kd_loss_batch` and its hard and soft parts, not computed yet.
 
     .. math::
         L = \alpha \, \mathrm{hard} + (1 - \alpha) \, \mathrm{soft}
@@ -209,7 +208,7 @@ def kd_loss_parts(
 
 
 class _Call(NamedTuple):
-    """The arguments of a loss: what has rows, chunked alike, and the other options."""
+    """The arguments of a loss: arrays with the same chunks of rows, and the other options."""
 
     student: DaskArray
     teacher: DaskArray | None
@@ -221,7 +220,7 @@ class _Call(NamedTuple):
 
     @classmethod
     def of(cls, student_logits: Any, teacher: Any, labels: Any, **options: Any) -> Self:
-        """Check the chunks, and align those of the other arrays with the student's."""
+        """Check the chunks, and align the other arrays with the student's."""
         student = matrix("student_logits", student_logits, "kdloss.kd_loss_batch")
         weight = options.pop("sample_weight", None)
         alpha, tau = options.pop("alpha", 0.5), options.pop("tau", 4.0)
@@ -237,7 +236,7 @@ class _Call(NamedTuple):
         )
 
     def sample(self, function: Callable[..., Any], reduction: Reduction) -> Any:
-        """Return what the loss gives for one row of zeros; raise now for options out of range."""
+        """Return the loss of one row of zeros, which raises at once for bad options."""
         row = one_row(self.teacher, self.labels, self.alpha, self.tau)
         student = np.zeros((1, self.student.shape[1]), self.student.dtype)
         return function(
@@ -246,7 +245,7 @@ class _Call(NamedTuple):
         )  # fmt: skip
 
     def per_chunk(self, function: Callable[..., Any], index: str, *more: Any, **how: Any) -> Any:
-        """Return the function of each chunk's rows, of `more`, and of the options."""
+        """Apply the function to the arrays of each chunk, to `more` and to the options."""
         how.setdefault("meta", np.empty((0,) * len(index), how["dtype"]))
         return dask.array.blockwise(
             function, index, *_indexed(*self[:-1], *more), concatenate=True, options=self.options,
@@ -254,13 +253,13 @@ class _Call(NamedTuple):
         )  # fmt: skip
 
     def sums(self, function: Callable[..., Any], count: int) -> DaskArray:
-        """Return sums (count,) over the rows of all chunks."""
+        """Return `count` sums over the rows of all chunks, which the function gives per chunk."""
         return self.per_chunk(
             function, "nk", new_axes={"k": count}, adjust_chunks={"n": 1}, dtype=np.float64
         ).sum(axis=0)
 
     def total_weight(self) -> DaskArray | float:
-        """The weight of all rows that count. The logits, which may be costly, are not needed."""
+        """The weight of all rows that count; the logits, which may be costly, are not computed."""
         labels = None if self.labels is None or self.labels.ndim == 2 else self.labels
         if labels is None and self.weight is None:
             return float(self.student.shape[0])
@@ -270,7 +269,7 @@ class _Call(NamedTuple):
         ).sum()  # fmt: skip
 
     def mean(self, total: DaskArray, weight: DaskArray, reduction: OneNumber) -> DaskArray:
-        """Divide a sum as ``reduction`` and ``normalizer`` say; without rows the mean is 0."""
+        """Divide a sum according to ``reduction`` and ``normalizer``; the mean of no rows is 0."""
         if reduction == "sum":
             return total
         if self.options["normalizer"] is not None:
@@ -279,14 +278,14 @@ class _Call(NamedTuple):
 
 
 def _indexed(*values: Any) -> list[Any]:
-    """Each argument of blockwise with its index; None for what has no chunks."""
+    """The arguments of blockwise, each followed by its index, or by None if it has no chunks."""
     pairs: list[Any] = []
     for value in values:
         pairs += [value, ("", "n", "nc")[value.ndim] if is_chunked(value) else None]
     return pairs
 
 
-# What follows runs in workers, on one chunk each.
+# The functions below run in workers, each on one chunk.
 
 
 def _row_losses(*arrays: Any, options: dict[str, Any]) -> Array:
@@ -296,7 +295,7 @@ def _row_losses(*arrays: Any, options: dict[str, Any]) -> Array:
 
 def _loss_and_grad(*arrays: Any, options: dict[str, Any], reduction: Reduction) -> KDResult[Any]:
     *rows, divisor = arrays
-    if divisor is not None:  # without a row that counts, all gradients are 0, whatever the divisor
+    if divisor is not None:  # 0 if no row counts: all gradients are 0 with any divisor
         options = options | {"normalizer": float(divisor) or 1.0}
     pair: KDResult[Any] = _loss_of(losses.kd_loss_and_grad, rows, options, reduction=reduction)
     return pair
@@ -321,7 +320,7 @@ def _part_sums(*arrays: Any, options: dict[str, Any]) -> Array:
     parts = _loss_of(losses.kd_loss_parts, arrays, options | {"normalizer": None}, reduction="sum")
     student, teacher, labels, weight, *_ = arrays
     total, labelled = weights(len(student), labels, weight, options["ignore_index"])
-    # A part that no row has is NaN.
+    # parts.hard and parts.soft are NaN if no row has that part.
     hard = parts.hard if labelled else 0.0
     soft = 0.0 if teacher is None else parts.soft
     return np.array([[parts.loss, hard, soft, total, labelled]])

@@ -1,4 +1,4 @@
-"""The optimum of a linear student on Dask arrays: each step is a sum over the chunks."""
+"""Trains a linear student on Dask arrays by L-BFGS: each step is a sum over the chunks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ..trainer.settings import Settings
 from .chunks import DaskArray, aligned, dask, matrix, parts
 from .losses import weights
 
-SAMPLE = 4096  # rows that are looked at before training, spread over all
-ADDED = 8  # sums of chunks are added up so many at a time
+SAMPLE = 4096  # rows that are checked before training, evenly spaced
+ADDED = 8  # the sums of this many chunks are added at a time
 
 
 def fit(
@@ -35,14 +35,14 @@ def fit(
     n_classes: int | None = None,
     progress: Callable[[Record], object] | None = None,
 ) -> LinearStudent:
-    r"""Train a linear student to its optimum on Dask arrays, one sum over the chunks a step.
+    r"""Train a linear student by L-BFGS on Dask arrays; each step is a sum over the chunks.
 
     .. math::
         \min_{W, b} \; \sum_i w_i L(x_i W + b, t_i, y_i) / \sum_i w_i
         + \tfrac{l2}{2} \sum W^2
 
-    Each chunk gives its loss and gradient; L-BFGS runs where this function is called. Chunks that a
-    lost worker had are computed again by Dask; the student is the same but for rounding.
+    The workers compute the loss and gradient of each chunk; L-BFGS runs in the calling process.
+    Dask recomputes the chunks of a lost worker; the student is then the same up to rounding.
 
     Parameters
     ----------
@@ -50,30 +50,30 @@ def fit(
         With ``solver="lbfgs"``, without ``standardize`` and ``patience``. It is trained from the
         start.
     X : dask array (rows, features) of float
-        Finite, chunked by rows alone. It is read once for each step: ``persist`` it, and the
+        Finite, chunked only by rows. It is read once for each step: ``persist`` it, and the
         teacher's logits, if they fit into the workers' memory.
     labels : dask array or array_like (rows,) of int, or (rows, classes) of float, or None
-        Classes from 0 on, -1 for a row that only the teacher labels, -100 for one to leave out; or
+        Classes >= 0, -1 for a row that only the teacher labels, -100 for a row to leave out; or
         soft labels. None only if alpha is 0.
     teacher_logits : dask array or array_like (rows, classes) of float, or None
         None only if alpha is 1 and no row is labelled -1.
     sample_weight, alpha_per_row : dask array or array_like (rows,), optional
         As in `LinearStudent.fit`.
     n_classes : int, optional
-        The number of classes, required where neither a teacher nor soft labels tell it.
+        The number of classes, required if there is neither a teacher nor soft labels.
     progress : callable, optional
         Called with the record of each step.
 
     Returns
     -------
     LinearStudent
-        The student itself, to predict with, to evaluate and to save. The records of its history
-        have ``epoch``, ``loss``, ``hard``, ``soft`` and ``gradient``.
+        The student itself. The records of its history have ``epoch``, ``loss``, ``hard``, ``soft``
+        and ``gradient``.
 
     Raises
     ------
     ValueError, TypeError
-        For settings, shapes and chunks that do not fit, before anything is computed; for labels
+        For settings, shapes and chunks that do not match, before anything is computed; for labels
         and options out of range.
     FloatingPointError
         If the loss is not finite.
@@ -81,8 +81,8 @@ def fit(
     Warns
     -----
     UserWarning
-        As `LinearStudent.fit` does before training, from 4,096 rows that are spread over all; and
-        if the search ends above its tolerance.
+        As `LinearStudent.fit` before training, but from at most 4,096 evenly spaced rows; and if
+        the gradient is above the tolerance at the end.
 
     References
     ----------
@@ -102,9 +102,13 @@ def fit(
     if settings.solver != "lbfgs":
         raise ValueError(f"solver is {settings.solver!r}, expected LinearStudent(solver='lbfgs')")
     if settings.standardize:
-        raise ValueError("standardize is True: give (X - X.mean(axis=0)) / X.std(axis=0) as X")
+        raise ValueError(
+            "standardize is True, expected False; pass (X - X.mean(axis=0)) / X.std(axis=0) as X"
+        )
     if settings.patience is not None:
-        raise ValueError("patience needs validation rows, which kdloss.dask.fit does not take")
+        raise ValueError(
+            f"patience is {settings.patience}, expected None: kdloss.dask.fit has no validation"
+        )
     X = matrix("X", X, "LinearStudent.fit")
     given = Chunked(
         X,
@@ -118,7 +122,7 @@ def fit(
 
 
 class Chunked(NamedTuple):
-    """The arrays of `fit`, in the same chunks of rows; in a worker, one chunk of each."""
+    """The arrays of `fit`, in the same chunks of rows; or, in a worker, one chunk of each."""
 
     X: Any
     labels: Any
@@ -128,14 +132,14 @@ class Chunked(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Sums over rows: of the weights, of the labelled ones, of loss and gradient, of the parts."""
+    """Sums over rows: weights, weights of labelled rows, the loss, its parts and its gradient."""
 
     weight: float
     labelled: float
     loss: float
     hard: float
     soft: float
-    gradient: Any  # (D + 1, C), or 0 where no row counts
+    gradient: Any  # (D + 1, C), or 0 if no row counts
 
 
 def _train(
@@ -180,7 +184,7 @@ def _train(
 
 
 class _Objective:
-    """The mean loss over all chunks plus l2/2 sum(W^2), and the scores of its last evaluation."""
+    """The mean loss of all chunks plus l2/2 sum(W^2); keeps the scores of its last evaluation."""
 
     def __init__(self, given: Chunked, settings: Settings, classes: int) -> None:
         self._settings, self._classes = settings, classes
@@ -198,11 +202,14 @@ class _Objective:
             dask.delayed(_chunk_sums)(number, chunk, shared, settings, self._classes)
             for number, chunk in enumerate(self._chunks)
         ]
-        while len(sums) > 1:  # in the same order, whatever worker is first
+        while len(sums) > 1:  # in a fixed order, whichever worker finishes first
             sums = [dask.delayed(_add)(sums[k : k + ADDED]) for k in range(0, len(sums), ADDED)]
         (total,) = dask.compute(*sums)
         if not total.weight:
-            raise ValueError("X has no row to use: all are labelled -100 or have weight 0")
+            raise ValueError(
+                "X has no row that counts, expected at least one that is not labelled -100 and has "
+                "a weight > 0"
+            )
         self.scores = {
             "loss": total.loss / total.weight,
             "hard": total.hard / total.labelled if total.labelled else float("nan"),
@@ -224,14 +231,17 @@ def _count_classes(given: Chunked, n_classes: int | None) -> int:
         if array is not None
     } | ({} if n_classes is None else {"n_classes": n_classes})
     if not found:
-        raise ValueError("n_classes is needed where neither a teacher nor soft labels tell it")
+        raise ValueError(
+            "n_classes is None, expected the number of classes where there is neither a teacher "
+            "nor soft labels"
+        )
     if len(set(found.values())) > 1:
-        raise ValueError(f"numbers of classes differ: {found}")
+        raise ValueError(f"the numbers of classes are {found}, expected the same in all")
     return int(next(iter(found.values())))
 
 
 def _check_sample(given: Chunked, settings: Settings, classes: int) -> None:
-    """Refuse and warn of what `LinearStudent.fit` does, by some rows that are spread over all."""
+    """Check evenly spaced rows like `LinearStudent.fit`, with its errors and warnings."""
     step = max(1, -(-given.X.shape[0] // SAMPLE))
     some = Chunked(*dask.compute(*(None if a is None else a[::step] for a in given)))
     if _used(some).any():
@@ -239,14 +249,14 @@ def _check_sample(given: Chunked, settings: Settings, classes: int) -> None:
 
 
 def _used(chunk: Chunked) -> Array:
-    """Which rows count."""
+    """Whether each row counts (N,)."""
     used = np.ones(len(chunk.X), bool) if chunk.weight is None else chunk.weight != 0
     if chunk.labels is not None and chunk.labels.ndim == 1:
         used = used & (chunk.labels != PADDING)
     return np.asarray(used)
 
 
-# What follows runs in workers.
+# The functions below run in workers.
 
 
 def _chunk_sums(

@@ -1,4 +1,4 @@
-"""Checks what `LinearStudent.fit` is given, and holds rows out for validation."""
+"""Checks the arguments of `LinearStudent.fit`, and splits off the validation rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BLOCK_ELEMENTS = 2**20  # soft labels are checked in blocks of about this many n
 
 
 class Given(NamedTuple):
-    """The arrays as `LinearStudent.fit` is given them, described there."""
+    """The array arguments of `LinearStudent.fit`, not yet checked."""
 
     X: Any
     labels: Any
@@ -50,12 +50,12 @@ class Given(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """The expected columns and classes, as far as they are known before the arrays are read."""
+    """The expected columns and classes; None for what is not known yet."""
 
     features: int | None = None
     classes: int | None = None
     feature_names: Names | None = None
-    class_names: Array | None = None  # None: the labels or the teacher's columns may tell
+    class_names: Array | None = None
     teacher_columns: Names | None = None
 
 
@@ -67,12 +67,14 @@ def prepare(
     n_classes: Any = None,
     classes: npt.ArrayLike | None = None,
 ) -> tuple[Rows, Rows | None, Columns]:
-    """Training and validation rows, and what a new student knows of their columns."""
+    """The training rows, the validation rows, and the columns of a new student."""
     if n_classes is not None:
         n_classes = whole("n_classes", n_classes, 1)
     names = None if classes is None else check_classes(classes)
     if names is not None and n_classes not in (None, len(names)):
-        raise ValueError(f"classes has {len(names)} names, but n_classes is {n_classes}")
+        raise ValueError(
+            f"n_classes is {n_classes}, expected {len(names)}, the number of names in classes"
+        )
     expected = Expected(
         None, n_classes if names is None else len(names), column_names("X", given.X), names
     )
@@ -93,7 +95,7 @@ def prepare_again(
     features: int,
     dtype: np.dtype[Any],
 ) -> tuple[Rows, Rows | None]:
-    """Training and validation rows for a student that was trained before."""
+    """The training and validation rows to resume a student."""
     expected = Expected(features, len(columns.classes), columns.features, columns.classes)
     data, held_out, _ = _check_all(given, validation, settings, expected, dtype)
     data = dataclasses.replace(data, mean=columns.mean, scale=columns.scale)
@@ -113,7 +115,7 @@ def _check_all(
     expected: Expected,
     dtype: np.dtype[Any] | None = None,
 ) -> tuple[Rows, Rows | None, Expected]:
-    """Training and validation rows, checked and told of, and what is now known of their columns."""
+    """Check everything, and warn; return training rows, validation rows and the known columns."""
     data, expected = _check_data(given, settings, expected)
     data = data if dtype is None else dataclasses.replace(data, dtype=dtype)
     training, held_out = data, None
@@ -138,11 +140,11 @@ def _check_other(
     expected: Expected,
     data: Rows,
 ) -> Rows:
-    """The validation rows of (X, labels, teacher_logits, ...)."""
+    """The validation rows that are given as arrays, (X, labels, teacher_logits, ...)."""
     if not 3 <= len(validation) <= 5:
         raise ValueError(
-            f"validation has {len(validation)} values, expected (X, labels, teacher_logits), with "
-            "sample_weight and alpha_per_row after these where there are any"
+            f"validation has {len(validation)} values, expected (X, labels, teacher_logits), which "
+            "sample_weight and alpha_per_row may follow"
         )
     other = Given(*validation)
     if _is_ensemble(other.teacher_logits):
@@ -154,7 +156,7 @@ def _check_other(
 
 
 def _split(data: Rows, validation: Any, seed: int) -> tuple[Rows, Rows]:
-    """Training rows, and the share that is held out."""
+    """Training rows, and the share of the rows that is held out."""
     if not isinstance(validation, numbers.Real) or isinstance(validation, bool):
         raise TypeError(
             f"validation is a {type(validation).__name__}, expected a share of the rows or "
@@ -167,7 +169,7 @@ def _split(data: Rows, validation: Any, seed: int) -> tuple[Rows, Rows]:
             f"validation is {validation} of {len(data.rows)} rows, expected a share in (0, 1) that "
             "leaves rows on both sides"
         )
-    # Epochs count from 1, which leaves the generator (seed, 0) for this.
+    # Epoch n uses the generator (seed, n), n >= 1, so (seed, 0) is free.
     order = np.random.default_rng((seed, 0)).permutation(data.rows)
     held_out_rows, training_rows = np.sort(order[:count]), np.sort(order[count:])
     return (
@@ -185,8 +187,8 @@ def _warn_of_teachers(data: Rows, size: int, prefix: str = "") -> None:
         first = take(teacher, data.rows[:size], np.dtype(np.float64))
         if look_like_probabilities(first):
             warn(
-                f"{name} look like probabilities; pass logits, or their logarithm, which "
-                "kdloss.logits_from_probs gives (log-probabilities are valid logits)"
+                f"{name} look like probabilities; pass logits, or the logarithms of the "
+                "probabilities, which kdloss.logits_from_probs gives"
             )
         masked = np.isneginf(first)
         if (masked != masked[0]).any() and look_like_probabilities(np.exp(first)):
@@ -212,7 +214,7 @@ def _warn_of_missing_classes(data: Rows, held_out: Rows, names: Array | None) ->
         shown = missing if names is None else names[missing]
         warn(
             f"no validation row has a label of the classes {shortened(shown.tolist())}, which "
-            "occur in training: the validation scores say nothing of them; hold out more rows, or "
+            "occur in training: the validation scores do not cover them; hold out more rows, or "
             "choose them by class"
         )
 
@@ -230,7 +232,7 @@ def _is_ensemble(teacher_logits: Any) -> bool:
 def _check_data(
     given: Given, settings: Settings, expected: Expected, *, prefix: str = ""
 ) -> tuple[Rows, Expected]:
-    """Training or validation rows, and what is now known of their columns."""
+    """Training or validation rows, and their columns and classes, now known."""
     X = named_features(f"{prefix}X", given.X, expected.feature_names)
     X = check_features(f"{prefix}X", X, columns=expected.features)
     rows = int(X.shape[0])
@@ -267,7 +269,8 @@ def _check_data(
     labelled = known[used] >= 0
     if len(used) == 0:
         raise ValueError(
-            f"{prefix}X has no row to use: it has {rows}, labelled -100 or of weight 0 if any"
+            f"{prefix}X has {rows} rows, expected at least one that is not labelled -100 and has "
+            "a weight > 0"
         )
 
     alpha: Any = settings.alpha
@@ -277,15 +280,18 @@ def _check_data(
     in_use = np.array([alpha]) if given.alpha_per_row is None else alpha[used]
     if not teachers and in_use.min() != 1:
         raise ValueError(
-            f"{prefix}teacher_logits may be None only if alpha is 1, not {in_use.min()}"
+            f"{prefix}teacher_logits is None, expected logits where alpha is not 1; alpha is "
+            f"{in_use.min()}"
         )
     if given.labels is None and in_use.max() != 0:
-        raise ValueError(f"{name} may be None only if alpha is 0, not {in_use.max()}")
+        raise ValueError(
+            f"{name} is None, expected labels where alpha is not 0; alpha is {in_use.max()}"
+        )
     if not teachers and not labelled.all():
         found = "-1" if labels.ndim == 1 else "all zeros"
         raise ValueError(
-            f"{prefix}teacher_logits is None, but {name} row {used[labelled.argmin()]} is {found}, "
-            "which learns from the teacher alone"
+            f"{prefix}teacher_logits is None, expected logits: {name}[{used[labelled.argmin()]}] "
+            f"is {found}, so the row learns from the teacher alone"
         )
     keeps_float32 = settings.solver == "sgd" and X.dtype.newbyteorder("=") == np.float32
     dtype = np.dtype(np.float32 if keeps_float32 else np.float64)
@@ -296,7 +302,7 @@ def _check_data(
 def _name_classes(
     name: str, given: Given, expected: Expected, rows: int, unused: Array | None, prefix: str
 ) -> tuple[Any, Expected]:
-    """The labels, readable, and what they and the teacher's columns tell of the classes."""
+    """The labels as arrays, and the classes as the labels and the teacher's columns name them."""
     first = given.teacher_logits
     if _is_ensemble(first) and first:
         first = first[0]
@@ -326,7 +332,7 @@ def _name_classes(
 def check_features(
     name: str, value: Any, *, rows: int | None = None, columns: int | None = None
 ) -> Any:
-    """Return features as `check_rows` does, and sparse ones as a CSR matrix."""
+    """Return features, checked by `check_rows`; sparse ones as a CSR matrix."""
     if not is_sparse(value):
         return check_rows(name, value, rows=rows, columns=columns)
     value = value.tocsr()
@@ -337,7 +343,7 @@ def check_features(
 def check_rows(
     name: str, value: Any, *, rows: int | None = None, columns: int | None = None
 ) -> Any:
-    """Return `value` (rows, columns) as it is if it can be read in slices, else as an array."""
+    """Return `value` (rows, columns), checked; unchanged if it is array-like, else as an array."""
     refuse_mask(value, name)
     if not _is_array(value):
         value = np.asarray(value)
@@ -348,10 +354,8 @@ def check_rows(
     if not (fits and rows in (None, shape[0]) and columns in (None, shape[1])):
         expected = f"({'N' if rows is None else rows}, {'> 0' if columns is None else columns})"
         raise ValueError(f"{name} has shape {shape}, expected {expected}")
-    if np.asarray(value[:1]).shape[1:] != shape[1:]:  # a sparse matrix, for one
-        raise TypeError(
-            f"{name} must give arrays when sliced, which {type(value).__name__} does not"
-        )
+    if np.asarray(value[:1]).shape[1:] != shape[1:]:  # such as a sparse matrix
+        raise TypeError(f"{name} is a {type(value).__name__}, expected slices of it to be arrays")
     return value
 
 
@@ -372,10 +376,7 @@ def check_initial_weights(value: npt.ArrayLike, shape: tuple[int, int]) -> Array
 def _check_teachers(
     name: str, value: Any, rows: int, classes: int | None, columns: Names | None
 ) -> list[Any]:
-    """None, one teacher's logits, or those of several, as a list of what can be sliced.
-
-    The columns of data frames are put into the order `columns`.
-    """
+    """The teachers' logits as a checked list; columns of data frames in the order `columns`."""
     if value is None:
         return []
     if not _is_ensemble(value):
@@ -397,18 +398,15 @@ def _check_teacher(
     shape = tuple(value.shape) if _is_array(value) else np.shape(value)
     if shape in ((rows,), (rows, 1)):
         raise ValueError(
-            f"{name} has one column, but two classes need two: for logits z of class 1 pass "
-            "numpy.column_stack([0 * z, z]), for its probabilities p "
+            f"{name} has one column, expected one for each class: for logits z of class 1 of two "
+            "pass numpy.column_stack([0 * z, z]), for its probabilities p "
             "kdloss.logits_from_probs(p.reshape(-1, 1))"
         )
     return check_rows(name, value, rows=rows, columns=classes)
 
 
 def _check_soft_rows(name: str, labels: Any, used: Array) -> Array:
-    """The most probable class of each of the `used` rows of soft labels (N, C), -1 without label.
-
-    All of these rows are checked.
-    """
+    """Check the `used` rows of soft labels (N, C); return their most probable classes, or -1."""
     top = np.empty(len(used), np.int64)
     size = max(1, BLOCK_ELEMENTS // int(labels.shape[1]))
     for start in range(0, len(used), size):

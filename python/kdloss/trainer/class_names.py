@@ -1,4 +1,4 @@
-"""Labels of any kind (numbers, text, booleans) as class indices, and the names of the classes."""
+"""Converts labels (numbers, text or booleans) to class indices, and finds the classes' names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .._frames import Names, column_names, frame_array, is_frame, series_array
 
 
 class RowCounts(NamedTuple):
-    """How many rows have a label, have none, or do not count; and which classes occur."""
+    """The numbers of rows with a label, without one, and not used; and the classes that occur."""
 
     labelled: int
     unlabelled: int
@@ -35,7 +35,7 @@ class RowCounts(NamedTuple):
     classes: int
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Return a line of text."""
         return (
             f"{self.labelled:,} rows with a label, {self.unlabelled:,} without, "
             f"{self.padding:,} not used; {len(self.occurring)} of {self.classes} classes occur"
@@ -45,14 +45,14 @@ class RowCounts(NamedTuple):
 def count_rows(
     labels: Any, classes: npt.ArrayLike | int, *, sample_weight: npt.ArrayLike | None = None
 ) -> RowCounts:
-    """Count what labels say of their rows, for a message.
+    """Count the rows by their labels, for a message.
 
     Parameters
     ----------
     labels : (N,) or (N, C) array_like
-        As `LinearStudent.fit` takes them.
+        As in `LinearStudent.fit`.
     classes : int or (C,) array_like
-        The number of classes 0, 1, ..., or their names (``student.classes_``).
+        The number of classes, or their names (``student.classes_``).
     sample_weight : (N,) array_like, optional
         A row of weight 0 is not used.
 
@@ -76,9 +76,9 @@ def count_rows(
 def class_indices(
     labels: Any, names: Array, *, sample_weight: npt.ArrayLike | None = None
 ) -> Array:
-    """The class of each row (N,) as an index into `names`, or -1 or -100; of soft labels the top.
+    """The class of each row (N,) as an index into `names`, or -1 or -100.
 
-    A row of weight 0 is -100.
+    A soft label counts as its most probable class. A row of weight 0 is -100.
     """
     labels = read_labels("labels", labels, matching_columns(column_names("labels", labels), names))
     unused = None
@@ -98,17 +98,15 @@ def class_indices(
 
 
 def check_classes(classes: npt.ArrayLike) -> Array:
-    """Return `classes` as an array of names, refusing what is no list of different names."""
+    """Return `classes` as an array of names, checked to be one-dimensional and distinct."""
     names, missing = _plain("classes", classes)
     if names.ndim != 1 or not len(names) or missing.any():
         raise ValueError(
-            f"classes is {shortened(names.ravel().tolist())}, expected a list of "
-            "names, at least one, none of them missing"
+            f"classes is {shortened(names.ravel().tolist())}, expected a list of at least one "
+            "name, none of them missing"
         )
     if len(np.unique(names)) < len(names):
-        raise ValueError(
-            f"classes is {shortened(names.tolist())}, expected names that differ from each other"
-        )
+        raise ValueError(f"classes is {shortened(names.tolist())}, expected each name once")
     return names
 
 
@@ -118,15 +116,15 @@ def are_plain(names: Array) -> bool:
 
 
 def names_as_text(names: Array) -> Names:
-    """The names as the columns of a data frame would have them."""
+    """The names as text, like the column names of a data frame."""
     return tuple(str(name) for name in names.tolist())
 
 
 def matching_columns(columns: Names | None, names: Array | None) -> Names | None:
-    """The order in which data frames must give the columns of the classes.
+    """The order into which data frames with a column per class are put.
 
-    It is that of the classes' names; of numbers, where the columns' names are numbers; else the
-    order of these `columns`, so that several frames agree.
+    It is the order of the classes' names; or, if the column names are whole numbers, the order of
+    the numbers; or else that of `columns`, so that several frames agree.
     """
     if names is not None and not are_plain(names):
         return names_as_text(names)
@@ -137,7 +135,7 @@ def matching_columns(columns: Names | None, names: Array | None) -> Names | None
 
 
 def read_labels(name: str, labels: Any, columns: Names | None = None) -> Any:
-    """Labels as what `encode` reads (rows,), or soft labels as they are (rows, classes).
+    """Labels as an array that `encode` reads (rows,), or soft labels (rows, classes).
 
     The columns of a data frame of soft labels are put into the order `columns`.
     """
@@ -146,7 +144,7 @@ def read_labels(name: str, labels: Any, columns: Names | None = None) -> Any:
     if found is not None:
         if len(found) == 1:
             raise ValueError(
-                f"{name} is a data frame of one column; pass the column itself: "
+                f"{name} is a data frame of one column, expected the column itself: "
                 f"{name}[{found[0]!r}]"
             )
         return np.asarray(frame_array(name, labels, columns), np.float64)
@@ -156,7 +154,7 @@ def read_labels(name: str, labels: Any, columns: Names | None = None) -> Any:
         return values
     if isinstance(labels, list | tuple):
         array = as_array(labels, name)
-        # In an array of text, numbers and missing values would have become text.
+        # A NumPy array of text would have turned numbers and missing values into text.
         return np.asarray(labels, dtype=object) if array.dtype.kind in "US" else array
     is_array = hasattr(labels, "shape") and isinstance(getattr(labels, "dtype", None), np.dtype)
     return labels if is_array else as_array(labels, name)
@@ -173,8 +171,8 @@ def encode(
 ) -> Array:
     """Labels (rows,) as class indices, -1 (no label) or -100 (padding) in int64.
 
-    Without `names` the labels are indices themselves, of `count` classes if that is known. Where
-    `unused` (rows,) is true the row becomes padding, whatever its label.
+    Without `names` the labels themselves are the indices, of `count` classes if that is known.
+    Where `unused` (rows,) is true, the row becomes padding, whatever its label.
     """
     values, missing = _plain(name, labels, unused)
     if values.shape != (rows,):
@@ -183,7 +181,7 @@ def encode(
         if values.dtype.kind not in "iu":
             kind = "text" if values.dtype.kind == "U" else "booleans"
             raise TypeError(
-                f"{name} are {kind}, but the classes are the numbers 0 to "
+                f"{name} are {kind}, expected the classes' numbers, 0 to "
                 f"{(len(names) if names is not None else count or 0) - 1}"
             )
         values = np.where(missing, UNLABELLED, values) if missing.any() else values
@@ -208,7 +206,7 @@ def encode(
     if bad.any():
         row = int(bad.argmax())
         raise ValueError(
-            f"{name}[{row}] is {values[row].item()!r}, which is none of the classes "
+            f"{name}[{row}] is {values[row].item()!r}, expected one of the classes "
             f"{shortened(names.tolist())}"
         )
     return codes
@@ -223,16 +221,16 @@ def find_names(
     stated: bool,
     unused: Array | None = None,
 ) -> Array | None:
-    """The names of the classes, where the labels or the teacher's columns have any, else None.
+    """The names of the classes, if the labels or the teacher's columns have names, else None.
 
-    `count` is the number of classes if it is known, `columns` the names of the teacher's columns,
-    and `stated` says that the caller gave the number of classes: -1 is then no class.
+    `count` is the number of classes if it is known, and `columns` the names of the teacher's
+    columns. `stated` means that the caller gave the number of classes: -1 is then not a class.
 
     Raises
     ------
     ValueError
-        If -1 may be a class or a row without a label; or if the labels' names are not as many as
-        the classes.
+        If it is ambiguous whether -1 is a class, or if the labels have more or fewer names than
+        there are classes.
 
     Warns
     -----
@@ -262,10 +260,10 @@ def find_names(
 
 
 def _ask_about(name: str, distinct: Array, count: int | None, labelled: int) -> None:
-    """Refuse -1 where it may be a class; warn where class 0 alone never occurs.
+    """Refuse -1 if it may be a class; warn if class 0 is the only one that never occurs.
 
-    With few labels a known class may be absent by chance: of `count` equally frequent classes class
-    0 has none of the labels with probability (1 - 1/count)^labelled, which must be < 0.001.
+    With few labels a class may be absent by chance: if `count` classes are equally frequent, class
+    0 has none of the labels with probability (1 - 1/count)^labelled. Warn if that is < 0.001.
     """
     found = distinct.tolist()
     classes = [value for value in found if value != UNLABELLED]
@@ -297,8 +295,8 @@ def _names_hint(values: Array, count: int | None) -> str:
 def _check_count(name: str, names: Array, count: int | None) -> Array:
     if count is not None and count != len(names):
         raise ValueError(
-            f"{name} have {len(names)} different names, {shortened(names.tolist())}, for {count} "
-            "classes: pass classes=, the names of all classes in the order of the teacher's columns"
+            f"{name} have {len(names)} different names, {shortened(names.tolist())}, expected "
+            f"{count}; pass classes=, all classes' names in the order of the teacher's columns"
         )
     return names
 
@@ -311,7 +309,7 @@ def _numbers_of(columns: Sequence[str] | None) -> Array | None:
 
 
 def _unless_plain(names: Array | None) -> Array | None:
-    """None for the numbers 0 to C - 1 in any order, which are the indices themselves."""
+    """The names; None if they are the numbers 0 to C - 1 in any order, which need no names."""
     return None if names is None or are_plain(np.sort(names)) else names
 
 
@@ -346,7 +344,7 @@ def _plain(name: str, labels: Any, unused: Array | None = None) -> tuple[Array, 
 
 
 def _from_objects(name: str, values: Array) -> tuple[Array, Array]:
-    """An array of Python objects as one of their common kind, and which of them are missing."""
+    """An array of Python objects as an array of their common type, and which are missing."""
     if values.ndim != 1:
         raise ValueError(f"{name} has shape {values.shape}, expected (rows,), one label for each")
     missing = np.array([one is None or _is_nan(one) for one in values], bool)
@@ -368,7 +366,7 @@ def _from_objects(name: str, values: Array) -> tuple[Array, Array]:
             return result.astype(dtype), missing
     found = sorted({type(one).__name__ for one in present})
     raise TypeError(
-        f"{name} has values of the types {shortened(found, str)}, expected one kind: "
+        f"{name} has values of the types {shortened(found, str)}, expected one type: "
         "numbers, text or booleans"
     )
 

@@ -15,7 +15,7 @@ BLOCK_ELEMENTS = 2**20  # features are read in blocks of about this many numbers
 
 
 class Columns(NamedTuple):
-    """Names of features (D,) if known, names of classes (C,), features' mean and scale or None."""
+    """Names of features (D,) and classes (C,), and the mean and scale of standardized features."""
 
     features: Names | None
     classes: Array
@@ -24,15 +24,15 @@ class Columns(NamedTuple):
 
 
 def named_features(name: str, X: Any, names: Names | None) -> Any:
-    """Features as an array, whose columns have these names if X is a data frame with names.
+    """Features as an array; the columns of a data frame are put into the order of `names`.
 
-    A frame for a student that knows no names is taken by position, with a warning.
+    If there are no `names`, the columns keep their order, with a warning.
     """
     found = column_names(name, X)
     if found is not None and names is None and found != tuple(map(str, range(len(found)))):
         warn(
             f"{name} is a data frame, but the student was trained on features without names: "
-            "its columns are taken by position"
+            "its columns are matched by position"
         )
     return frame_array(name, X, names)
 
@@ -65,17 +65,17 @@ def refuse_not_finite(name: str, block: Any, rows: Array, names: Names | None) -
 
 
 def standardized(data: Rows) -> Rows:
-    """The rows with features that are shifted and scaled by their mean and standard deviation.
+    """The rows with the weighted mean and standard deviation of their features.
 
-    These are of the rows in use, with their weights. A constant column keeps scale 1.
+    A constant column has scale 1.
     """
     if is_sparse(data.X):
         raise ValueError(
-            "standardize=True would shift a sparse X, whose zeros would not stay zeros: divide its "
-            "columns by their scale before, and pass standardize=False"
+            "standardize is True, expected False for a sparse X, whose zeros would not stay zeros; "
+            "divide its columns by their scale beforehand"
         )
     count, low, high = 0.0, np.inf, -np.inf
-    mean, squares = np.zeros((2, data.features))  # of the deviations from the mean, summed
+    mean, squares = np.zeros((2, data.features))  # squares: summed deviations from the mean
     size = max(1, BLOCK_ELEMENTS // data.features)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for start in range(0, len(data.rows), size):
@@ -97,5 +97,5 @@ def standardized(data: Rows) -> Rows:
     scale[scale == 0] = 1
     if not (np.isfinite(mean).all() and np.isfinite(scale).all()):
         column = int((np.isfinite(mean) & np.isfinite(scale)).argmin())
-        raise ValueError(f"column {column} of X is too large to standardize")
+        raise ValueError(f"column {column} of X is too large to standardize in {data.dtype}")
     return dataclasses.replace(data, mean=mean, scale=scale)

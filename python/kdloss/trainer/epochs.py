@@ -1,4 +1,4 @@
-"""One epoch of stochastic gradient descent: its steps, and the scores of the rows that pass."""
+"""Trains a linear student by SGD, epoch by epoch; the state and the scores of an epoch."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from .settings import SCHEDULES, Settings
 Record = dict[str, float]
 
 BLOCK_ELEMENTS = 2**20  # rows are evaluated in blocks of about this many numbers: 8 MB in float64
-SCORED_ELEMENTS = 2**18  # logits are scored in blocks of about this many: they stay in a cache
+SCORED_ELEMENTS = 2**18  # logits are scored in blocks of about this many, which stay in a cache
 
 DIVERGED = "the weights have diverged, most likely because learning_rate is too large"
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """A student after a whole number of epochs: all that the next epoch depends on.
+    """A student after a whole number of epochs; the next epoch depends on nothing else.
 
-    The bias is the last row of the parameters (D + 1, C). The number of epochs, the best of them
-    and the patience left follow from the history; the order of rows from the seed and the epoch.
+    The bias is the last row of the parameters (D + 1, C). The number of epochs, the best epoch and
+    the remaining patience follow from the history, the order of rows from the seed and the epoch.
     """
 
     parameters: Array
@@ -45,8 +45,8 @@ class State:
 class Scores:
     """Weighted means of the loss, its parts and the metrics over the rows of an epoch.
 
-    Batches are too small to be scored one by one. Their logits are computed side by side in one
-    block, which is scored when it is full.
+    To score single batches would be slow. Their logits are collected in one block, which is scored
+    when it is full.
     """
 
     def __init__(self, data: Rows, settings: Settings, longest: int) -> None:
@@ -63,15 +63,16 @@ class Scores:
         self._used = 0
 
     def place(self, rows: int) -> Array:
-        """Return where the logits of the next batch go."""
+        """Return the array into which to write the logits of the next batch."""
         if self._used + rows > len(self._block):
             self._score()
         return self._block[self._used : self._used + rows]
 
     def add(self, logits: Array, batch: Batch, grad_out: Array | None = None) -> float:
-        """Add a batch whose logits are in their place; return its loss, write its gradient.
+        """Add a batch, whose logits are in the array of `place`; return its loss.
 
-        A loss that is not finite ends the training, so its batch has no scores.
+        The gradient is written to `grad_out`. If the loss is not finite, training ends, so the
+        batch is not scored.
         """
         parts = kd_loss_parts(
             logits,
@@ -139,16 +140,16 @@ def train(
     held_out: Rows | None,
     after_epoch: Callable[[State], None],
 ) -> None:
-    """Call `after_epoch` with the state after each more epoch, until the limits of settings."""
+    """Train until the limits in `settings`, calling `after_epoch` with the state of each epoch."""
     while state.epoch < settings.epochs and not out_of_patience(state, settings):
-        # Overflow is found by its infinite loss, and reported with its likely cause.
+        # An overflow makes the loss infinite, which is reported with its likely cause.
         with np.errstate(over="ignore", invalid="ignore"):
             state = _next_epoch(state, settings, data, held_out)
         after_epoch(state)
 
 
 def _next_epoch(state: State, settings: Settings, data: Rows, held_out: Rows | None) -> State:
-    """The state after one more epoch; the given one is left untouched."""
+    """The state after one more epoch; the given state is not changed."""
     epoch = state.epoch + 1
     learning_rate = settings.learning_rate * SCHEDULES[settings.schedule](
         state.epoch / settings.epochs
@@ -163,7 +164,7 @@ def _next_epoch(state: State, settings: Settings, data: Rows, held_out: Rows | N
     scores = Scores(data, settings, longest)
     order = data.rows
     if settings.shuffle:
-        # A generator per epoch: whoever resumes needs no generator state, only the epoch.
+        # A generator per epoch, so that resuming needs no generator state.
         order = np.random.default_rng((settings.seed, epoch)).permutation(order)
 
     for number, batch in enumerate(data.batches(order, settings.batch_size), start=1):
@@ -179,7 +180,7 @@ def _next_epoch(state: State, settings: Settings, data: Rows, held_out: Rows | N
         else:
             np.matmul(batch.X.T, grad, out=gradient[:-1])
         if settings.bias:
-            np.dot(ones[:rows], grad, out=gradient[-1])  # a sum of few columns is slower
+            np.dot(ones[:rows], grad, out=gradient[-1])  # faster than grad.sum if columns are few
         if settings.momentum:
             velocity *= settings.momentum
             velocity += gradient
@@ -202,7 +203,7 @@ def next_state(
     scores: Record,
     held_out: Rows | None,
 ) -> State:
-    """The state after one more epoch, whose training rows have these scores."""
+    """The state after one more epoch with these parameters and training scores."""
     record: Record = {"epoch": state.epoch + 1, **scores}
     best = parameters
     if held_out is not None:
@@ -214,7 +215,7 @@ def next_state(
 
 
 def _validate(parameters: Array, settings: Settings, data: Rows, epoch: int) -> Record:
-    """The scores of validation rows, named val_."""
+    """The scores of the validation rows, with names that begin with val_."""
     longest = min(block_rows(parameters), len(data.rows))
     scores = Scores(data, settings, longest)
     for batch in data.batches(data.rows, longest):
@@ -257,7 +258,7 @@ def why_not_finite(batch: Batch) -> str:
     if not finite.all():
         return f"row {batch.rows[finite.argmin()]} of its X is not finite"
     if batch.teacher is not None:
-        # A teacher may mask classes with -inf, but not all; NaN and +inf are their row's largest.
+        # A teacher may mask classes with -inf, but not all of a row. max() finds NaN and +inf too.
         finite = np.isfinite(batch.teacher.max(axis=1))
         if not finite.all():
             row = batch.rows[finite.argmin()]

@@ -1,4 +1,4 @@
-"""A student's file: one .npz of plain arrays, written whole or not at all."""
+"""Reads and writes a student's file: one .npz of plain arrays, replaced atomically."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .columns import Columns
 from .epochs import State
 from .settings import Settings
 
-FORMAT = 2  # 1 had no names, no mean and no scale
+FORMAT = 2  # format 1 had no names, mean and scale
 
 
 def write(
     path: str | os.PathLike[str], settings: Settings, state: State, served: Array, columns: Columns
 ) -> None:
-    """Write the student whose weights and bias are `served` (D + 1, C)."""
+    """Write a student; `served` (D + 1, C) are the weights and bias that it predicts with."""
     optional = {"features": columns.features, "mean": columns.mean, "scale": columns.scale}
     entries: dict[str, Any] = {
         name: np.asarray(value) for name, value in optional.items() if value is not None
@@ -45,7 +45,7 @@ def write(
                 **entries,
             )
             file.flush()
-            os.fsync(file.fileno())  # or a crash could leave the new name without its content
+            os.fsync(file.fileno())  # otherwise a crash could leave an empty file
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -58,15 +58,15 @@ def read(path: str | os.PathLike[str]) -> tuple[Settings, State, Columns]:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as entries:
             arrays = dict(entries)
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(problem + "it is no .npz file of plain arrays") from error
+        raise ValueError(problem + "it is not an .npz file of plain arrays") from error
     found = arrays["kdloss_student"].tolist() if "kdloss_student" in arrays else "missing"
     if found not in (1, FORMAT):
-        raise ValueError(problem + f"its format is {found}, and this version reads 1 to {FORMAT}")
+        raise ValueError(problem + f"its format is {found}, expected 1 to {FORMAT}")
     try:
         settings = Settings(**json.loads(str(arrays["settings"])))
         history = json.loads(str(arrays["history"]))
         if not isinstance(history, list):
-            raise ValueError(f"its history is {history!r}, not a list")
+            raise ValueError(f"its history is {history!r}, expected a list")
         weights, bias = arrays["weights"], arrays["bias"]
         parameters, velocity = arrays["parameters"], arrays["velocity"]
         classes = np.arange(bias.size) if found == 1 else check_classes(arrays["classes"])

@@ -1,4 +1,4 @@
-"""The optimum of a linear student by L-BFGS: every row in each step, and no learning rate."""
+"""Trains a linear student by L-BFGS: all rows in each step, no learning rate."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .settings import Settings
 
 Objective = Callable[[Array], tuple[float, Array]]
 
-# Rows are added up in blocks of about this many numbers, which stay in a cache from X W to X^T G.
-# The blocks depend on the data alone, and so do the sum's bits.
+# Rows are processed in blocks of about this many numbers, which stay in a cache from X W to X^T G.
+# The blocks, and so the bits of the sums, depend on the data alone.
 BLOCK_ELEMENTS = 2**16
 
 
@@ -34,13 +34,13 @@ def minimise(
     iterations: int,
     after_iteration: Callable[[Array, Array], bool],
 ) -> float:
-    """Minimise a smooth function of an array; return its gradient's largest entry at the end.
+    """Minimise a smooth function of an array; return the largest entry of its last gradient.
 
-    `objective` takes parameters and returns the value and the gradient, of their shape: a sum over
-    data that may lie anywhere. `after_iteration` is called with the parameters and the gradient of
-    each iteration, the last ones that `objective` has seen, and returns whether to go on. The
-    search ends where no entry of the gradient is larger than `tolerance`, where the value can no
-    longer be lowered in float64, or after so many iterations.
+    `objective` takes parameters and returns the value and the gradient, of the parameters' shape.
+    `after_iteration` is called with the parameters and the gradient after each iteration, those of
+    the last call of `objective`, and returns whether to continue. The search ends when no entry of
+    the gradient is larger than `tolerance`, when the value can no longer be lowered in float64, or
+    after `iterations` iterations.
     """
     try:
         from scipy.optimize import minimize  # type: ignore[import-untyped]
@@ -69,14 +69,14 @@ def minimise(
             "gtol": tolerance,
             "ftol": 0.0,
             "maxiter": iterations,
-            "maxfun": 100 * iterations,  # no limit: an iteration takes one evaluation, seldom more
+            "maxfun": 100 * iterations,  # practically no limit: an iteration seldom takes two
         },
     )
     return float(np.abs(result.jac).max())
 
 
 class RowsObjective:
-    """The mean loss over rows plus l2/2 sum(W^2), and the scores of its last evaluation."""
+    """The mean loss over rows plus l2/2 sum(W^2); it keeps the scores of its last evaluation."""
 
     def __init__(self, data: Rows, settings: Settings) -> None:
         self._data, self._settings = data, settings
@@ -133,7 +133,7 @@ def train(
         return not out_of_patience(state, settings)
 
     start = state.parameters
-    # An overflow is found by its infinite loss.
+    # An overflow makes the loss infinite, which is checked.
     with np.errstate(over="ignore", invalid="ignore"):
         largest = minimise(
             objective,
@@ -153,6 +153,6 @@ def train(
                 f"after {settings.epochs} epochs: use standardize=True if the features have "
                 "different scales, more epochs, or some l2"
                 if short
-                else "where the loss can no longer be lowered in float64: use a larger tolerance"
+                else "because the loss cannot be lowered further in float64: use a larger tolerance"
             )
         )

@@ -1,4 +1,4 @@
-"""Whether training worked: what its caller is told afterwards."""
+"""Warns after training if it does not seem to have worked."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from .._arrays import Array, warn
 from .epochs import Record, compute_logits
 from .rows import Rows, standardize, take
 
-ROWS = 4096  # labelled rows that are predicted at most, evenly spaced
-EPOCHS = 5  # after fewer a student is not expected to have learnt the labels
-SLACK = 1.01  # by how much a loss must be larger than another: steps of SGD make noise
+ROWS = 4096  # at most this many labelled rows are predicted, evenly spaced
+EPOCHS = 5  # after fewer epochs a student is not expected to have learnt the labels
+SLACK = 1.01  # a loss counts as larger if it is by this factor: SGD is noisy
 
 
 def warn_of_outcome(history: list[Record], parameters: Array, data: Rows, names: Array) -> None:
-    """Warn of a training that has not learnt, by the scores of its epochs.
+    """Warn if the scores of the epochs show that the student has not learnt.
 
     - The loss of the last epoch is larger than that of the first.
-    - Labels alone were learnt from (alpha is 1 and every row labelled), and the hard loss of the
-      last epoch is larger than that of always predicting the frequencies f of the classes, their
-      entropy -sum_c f_c log f_c.
-    - All labelled rows get the same class, although their labels have several. Only where the
-      accuracy is not larger than the share of the most frequent class are rows predicted to see.
+    - The student learns from labels alone (alpha is 1 and every row labelled), and the hard loss of
+      the last epoch is larger than the entropy -sum_c f_c log f_c of the frequencies f of the
+      classes, which is the loss of always predicting f.
+    - All labelled rows get the same class, although their labels have several. This is checked, by
+      predicting rows, only if the accuracy is no larger than the share of the most frequent class.
 
-    The last two are said after at least five epochs.
+    The last two need at least five epochs.
     """
     first, last = history[0], history[-1]
     if last["loss"] > SLACK * first["loss"]:
@@ -42,7 +42,7 @@ def warn_of_outcome(history: list[Record], parameters: Array, data: Rows, names:
         entropy = float(-(share[share > 0] * np.log(share[share > 0])).sum())
         if last["hard"] > SLACK * entropy and (share > 0).sum() > 1:
             warn(
-                f"the hard loss ends at {last['hard']:.4g}, above {entropy:.4g}, that of always "
+                f"the hard loss ends at {last['hard']:.4g}, above the {entropy:.4g} of always "
                 "predicting the frequencies of the classes in the labels. Train for more epochs, "
                 "change learning_rate, or use standardize=True"
             )

@@ -1,4 +1,4 @@
-"""The rows that a student learns from, one batch at a time: nothing else of them is in memory."""
+"""The rows that a student learns from, read in batches, since they may not fit into memory."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..teacher import ensemble_logits
 
 
 class Batch(NamedTuple):
-    """Some rows: features (B, D), labels (B,) or (B, C), the teacher's logits (B, C), row numbers.
+    """A batch: features (B, D), labels (B,) or (B, C), teacher's logits (B, C), row indices (B,).
 
     `alpha` is a number or (B,), `weight` is None or (B,).
     """
 
-    X: Any  # an array, or a sparse one
+    X: Any  # an array or a sparse matrix
     labels: Array
     teacher: Array | None
     alpha: Any
@@ -28,10 +28,10 @@ class Batch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Features (N, D), labels (N,) or (N, C), teachers' logits (N, C) each, and the rows in use.
+    """Features (N, D), labels (N,) or (N, C), each teacher's logits (N, C), indices of used rows.
 
     `alpha` is a number or (N,), `weight` is None or (N,), `shares` the teachers' weights (K,).
-    `known` (N,) is the class of each row, the top one of soft labels, < 0 where there is none.
+    `known` (N,) is the class of each row, for soft labels the most probable, < 0 if there is none.
     Features are shifted by `mean` and divided by `scale` (D,) if these are given.
     """
 
@@ -55,8 +55,8 @@ class Rows:
 
     def batches(self, order: Array, size: int) -> Iterator[Batch]:
         """Yield the rows in this order, `size` at a time."""
-        # Sorted rows are read front to back, which disks like and HDF5 demands. Within a batch the
-        # order has no meaning: it only changes the order of summation.
+        # Each batch is sorted, so that files are read front to back, which is fast, and which HDF5
+        # requires. Within a batch the order only affects the rounding of sums.
         order, whole = order.copy(), len(order) // size * size
         order[:whole].reshape(-1, size).sort(axis=1)
         order[whole:].sort()
@@ -74,33 +74,30 @@ class Rows:
             )
 
     def _teacher(self, rows: Array) -> Array | None:
-        """The logits of the one teacher, or of the mixture of several: made batch by batch."""
+        """The logits of the teacher, or of the mixture of several."""
         logits = [self._numbers(teacher, rows) for teacher in self.teachers]
         if len(logits) < 2:
             return logits[0] if logits else None
         return ensemble_logits(logits, self.shares, tau=self.tau)
 
     def _numbers(self, source: Any, rows: Array) -> Array:
-        """Sorted `rows` of logits or soft labels, in their own type where the loss reads that."""
+        """Sorted `rows` of logits or soft labels, converted if the loss cannot read their dtype."""
         array = np.asarray(_slice(source, rows))
         return array if _is_read_in_place(array.dtype) else array.astype(self.dtype)
 
 
 def are_labelled(labels: Array) -> Array:
-    """Which rows have a label (B,), of labels (B,) or (B, C)."""
+    """Whether each row has a label (B,), for labels (B,) or (B, C)."""
     return np.asarray(labels >= 0 if labels.ndim == 1 else labels.any(axis=1))
 
 
 def is_sparse(value: Any) -> bool:
-    """Whether this is a sparse matrix or array of SciPy's, which is not imported to tell."""
+    """Whether this is a sparse matrix or array of SciPy's; SciPy is not imported."""
     return hasattr(value, "tocsr")
 
 
 def take(source: Any, rows: Array, dtype: np.dtype[Any]) -> Any:
-    """Sorted `rows` of an array, as `dtype`; a run of them is a slice, which copies nothing.
-
-    Rows of a sparse matrix stay sparse.
-    """
+    """Sorted `rows` of an array as `dtype`, a view if possible; sparse rows stay sparse."""
     some = _slice(source, rows)
     return some.astype(dtype, copy=False) if is_sparse(some) else np.asarray(some, dtype)
 
@@ -121,5 +118,5 @@ def _slice(source: Any, rows: Array) -> Any:
     if rows[-1] - rows[0] == len(rows) - 1:
         return source[int(rows[0]) : int(rows[-1]) + 1]
     if isinstance(source, np.ndarray) and source.flags.c_contiguous:
-        return source.take(rows, axis=0, mode="clip")  # rows exist; four times as fast
+        return source.take(rows, axis=0, mode="clip")  # faster; the rows exist, so none is clipped
     return source[rows]

@@ -1,4 +1,4 @@
-"""The trainer's settings, each checked and plain, as they are written to files."""
+"""The settings of `LinearStudent`, checked, as plain values that can be written to files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from ..losses import Divergence
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
-    # The factor on learning_rate, after the share t of all epochs, 0 <= t < 1.
+    # The factor of learning_rate after the fraction t of all epochs, 0 <= t < 1.
     "constant": lambda t: 1.0,
     "cosine": lambda t: (1 + math.cos(math.pi * t)) / 2,
     "step": lambda t: 1.0 if t < 0.5 else 0.1 if t < 0.75 else 0.01,
@@ -21,7 +21,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 class Solver(NamedTuple):
-    """The epochs of a solver where none are given, and the settings that it alone has."""
+    """A solver's default number of epochs, and the settings that only it has."""
 
     epochs: int
     own: tuple[str, ...]
@@ -40,7 +40,7 @@ class Settings:
     alpha: float = 0.5
     tau: float = 4.0
     learning_rate: float = 0.1
-    epochs: int = None  # type: ignore[assignment]  # by default that of the solver
+    epochs: int = None  # type: ignore[assignment]  # replaced by the solver's default
     batch_size: int = 128
     schedule: str = "constant"
     momentum: float = 0.0
@@ -91,14 +91,14 @@ class Settings:
                 f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}"
             )
         for name, value in checked.items():
-            # Plain Python values, whatever kind was given: they are written as JSON.
+            # As plain Python values, which can be written as JSON.
             object.__setattr__(self, name, value)
         for solver, its in SOLVERS.items():
             for name in its.own if solver != self.solver else ():
                 if getattr(self, name) != getattr(Settings, name):
                     raise ValueError(
-                        f"{name} is a setting of solver={solver!r}, and this student has "
-                        f"solver={self.solver!r}: leave it out"
+                        f"{name} is given with solver={self.solver!r}, expected only with "
+                        f"solver={solver!r}"
                     )
 
 

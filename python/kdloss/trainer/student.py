@@ -1,4 +1,4 @@
-"""A linear student of the knowledge-distillation loss, by mini-batch SGD or to its optimum.
+"""A linear student, trained on the knowledge-distillation loss by mini-batch SGD or by L-BFGS.
 
 One step of SGD, with a batch X (B, D) of features, teacher logits T (B, C) and labels y (B,):
 
@@ -7,7 +7,7 @@ One step of SGD, with a batch X (B, D) of features, teacher logits T (B, C) and 
     v = momentum v + X^T G + l2 W                          (D, C)
     W = W - learning_rate v
 
-The loss is convex in W and b. `lbfgs` finds its optimum on all rows.
+L-BFGS minimises the mean loss of all rows.
 """
 
 from __future__ import annotations
@@ -38,26 +38,25 @@ from .settings import Settings
 class LinearStudent:
     """Linear classifier ``softmax(x W + b)`` that learns from labels and from a fixed teacher.
 
-    Trained on the knowledge-distillation loss, averaged over each mini-batch of stochastic gradient
-    descent, or over all rows:
+    It minimises the mean of the knowledge-distillation loss
 
         alpha * -log softmax(s)[y] + (1 - alpha) * tau^2 * KL(softmax(t/tau) || softmax(s/tau))
 
     with student logits s = x W + b and teacher logits t. A row labelled -1 (unlabelled) learns from
-    the teacher alone. A row labelled -100 (padding) is never read. Labels may be soft, teachers
-    several, and rows may have weights and an alpha of their own: see `fit`.
+    the teacher alone. A row labelled -100 (padding) is never read. Labels may be soft, there may be
+    several teachers, and each row may have a weight and its own alpha: see `fit`.
 
     Parameters
     ----------
     alpha : float in [0, 1]
-        Weight of the labels; 1 - alpha is the teacher's.
+        Weight of the labels; the teacher's is 1 - alpha.
     tau : float > 0
         Temperature.
     learning_rate : float > 0
         Initial learning rate.
     epochs : int, optional
-        Passes over the rows, by default 50. With "lbfgs" the most iterations, by default 1000; each
-        is one pass, seldom more.
+        Passes over the rows, by default 50. With "lbfgs" the largest number of iterations, by
+        default 1000; an iteration takes one pass, seldom more.
     batch_size : int
         Rows per step; the last batch of an epoch may have fewer.
     schedule : {"constant", "cosine", "step"}
@@ -67,46 +66,48 @@ class LinearStudent:
     momentum : float in [0, 1)
         m in ``v = m v + g, W = W - learning_rate v``, as in PyTorch's SGD.
     l2 : float >= 0
-        ``l2 * W`` is added to the gradient, that is ``l2/2 * sum(W^2)`` to the objective. The bias
-        is left free, and the reported loss is without this term.
+        ``l2/2 * sum(W^2)`` is added to the objective, and so ``l2 * W`` to the gradient. It does
+        not apply to the bias, and the reported loss does not include it.
     bias : bool
-        Whether to learn b; it stays 0 otherwise.
+        Whether to learn b; otherwise it stays 0.
     shuffle : bool
         Whether each epoch visits the rows in a new random order, or always in the given order.
     seed : int
         Decides the order of rows and the validation split. Equal seeds give equal students.
     patience : int, optional
         Stop after this many epochs without a new lowest validation loss. The student is then that
-        of its best epoch, also where all epochs were used.
+        of its best epoch, even if training was not stopped early.
+    standardize : bool
+        Whether to shift and scale each feature by its mean and standard deviation over the training
+        rows. Predictions do the same.
     solver : {"sgd", "lbfgs"}
-        How the loss is minimised: by stochastic gradient descent; or by L-BFGS, full batch, without
-        a learning rate, to the optimum (the default loss is convex in W and b), which takes SciPy:
-        ``pip install 'kdloss[lbfgs]'``. learning_rate, batch_size, schedule, momentum and shuffle
-        belong to "sgd".
+        How the loss is minimised: by stochastic gradient descent; or by L-BFGS on all rows at once,
+        without a learning rate, which needs SciPy: ``pip install 'kdloss[lbfgs]'``. learning_rate,
+        batch_size, schedule, momentum and shuffle are settings of "sgd".
     tolerance : float > 0
-        "lbfgs" ends where no entry of the gradient of the mean loss (with ``l2/2 * sum(W^2)``) is
-        larger.
+        "lbfgs" stops when no entry of the gradient of the objective (mean loss and l2 term) is
+        larger than this.
     divergence : {"kl", "reverse_kl", "js", "tv", "mse"}
-        What the teacher's part of the loss measures, in the place of tau^2 KL: see
-        `kdloss.kd_loss_batch`. With "kl" and "mse" the loss is convex in W and b. With the others
-        "lbfgs" ends in a local optimum, where the gradient is as small.
+        What the soft loss measures: see `kdloss.kd_loss_batch`. With "kl" and "mse" the loss is
+        convex in W and b, and "lbfgs" finds its optimum. With the others it finds a local optimum.
     beta : float in [0, 1]
-        The teacher's share in "js".
+        The teacher's weight in "js".
 
     Attributes
     ----------
     settings : Settings
         The parameters above.
     weights : (D, C) array
-        W, of the features' type if that is float32 and the solver "sgd", else float64.
+        W; float32 if the features are float32 and the solver is "sgd", otherwise float64.
     bias : (C,) array
         b, or zeros.
     history : list of dict
         One record per epoch: ``epoch`` (from 1), ``learning_rate``, ``loss``, ``hard``, ``soft``,
-        ``accuracy``, ``nll``, ``brier``, ``ece``, and with validation the last seven again as
-        ``val_loss`` and so on, and ``best_epoch``, the one of the lowest ``val_loss`` so far.
-        See `fit`. With "lbfgs" there is no ``learning_rate``, but ``gradient``, the largest entry
-        of the gradient, and all scores are those of the student after the epoch.
+        ``accuracy``, ``nll``, ``brier`` and ``ece``. With validation also the last seven for the
+        validation rows, as ``val_loss`` and so on, and ``best_epoch``, the epoch with the lowest
+        ``val_loss`` so far. See `fit`. With "lbfgs" there is ``gradient``, the largest entry of the
+        gradient, in place of ``learning_rate``, and all scores are those of the student after the
+        epoch.
 
     Examples
     --------
@@ -178,7 +179,7 @@ class LinearStudent:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in Settings.__dataclass_fields__:
             raise AttributeError(
-                f"the setting {name!r} of a LinearStudent cannot be changed: make a new one, "
+                f"the setting {name!r} of a LinearStudent cannot be changed; make a new student, "
                 f"LinearStudent({name}=...)"
             )
         if name not in ("settings", "_state", "_columns"):
@@ -212,17 +213,17 @@ class LinearStudent:
 
     @property
     def feature_names_in_(self) -> tuple[str, ...] | None:
-        """The names of the features (D,), None if they have none."""
+        """The names of the features (D,), or None if they have no names."""
         return self._named.features
 
     @property
     def mean_(self) -> Array | None:
-        """By what the features are shifted (D,), None if they are not standardized."""
+        """The mean of each feature (D,), or None if features are not standardized."""
         return self._named.mean
 
     @property
     def scale_(self) -> Array | None:
-        """By what the features are divided (D,), None if they are not standardized."""
+        """The standard deviation of each feature (D,), or None if they are not standardized."""
         return self._named.scale
 
     def fit(
@@ -240,60 +241,59 @@ class LinearStudent:
         initial_weights: npt.ArrayLike | None = None,
         progress: Callable[[Record], object] | None = None,
     ) -> LinearStudent:
-        """Train from the start, forgetting any earlier training.
+        """Train from the start, discarding any earlier training.
 
-        The scores of an epoch in `history` cost little because they are taken from the batches as
-        these pass: each batch is scored by the model as it was when the batch came, just before it
-        learnt from it. Validation rows are scored after the epoch. ``loss`` and ``soft`` are means
-        over rows; ``hard``, ``accuracy``, ``nll`` (the same as ``hard``, under its metric's name),
-        ``brier`` and ``ece`` are over labelled rows, and NaN if there are none; ``soft`` is NaN
-        without a teacher. With weights the means are weighted, and so is each step's loss: the
-        weighted mean of its batch's rows.
+        The training scores in `history` are computed from each batch just before the step on it, so
+        they need no extra pass. Validation rows are scored after the epoch. ``loss`` and ``soft``
+        are means over all rows; ``soft`` is NaN without a teacher. ``hard``, ``accuracy``, ``nll``
+        (equal to ``hard``), ``brier`` and ``ece`` are means over labelled rows, and NaN if there
+        are none. With ``sample_weight`` these means and the loss of each step are weighted.
 
         Parameters
         ----------
         X : (N, D) array of numbers, or data frame
-            Features, finite. Anything with ``shape``, ``dtype`` and slicing by rows will do, and is
-            read one batch at a time, after one pass that checks it: a memory-mapped file, for one.
-            A sparse matrix or array of SciPy's is read as CSR.
-            The names of a data frame's columns (pandas, polars, Arrow) are kept, and looked at in
-            prediction.
+            Finite features. Any array-like with ``shape``, ``dtype`` and slicing by rows, such as a
+            memory-mapped file, is read one batch at a time, after one pass that checks it. A sparse
+            matrix or array of SciPy's is read as CSR. The column names of a data frame (pandas,
+            polars, Arrow) are stored, and matched in prediction.
         labels : (N,) array of integers, text or booleans, or (N, C) array of floats, or None
-            A class in [0, C), -1 for a row that only the teacher labels, -100 for a row to leave
-            out. Whole floats are read as integers, NaN as -1. Or names of classes: text, of which
-            None, NaN and "" are rows that only the teacher labels, or booleans. Names have the
-            order of `classes`; without it that of the columns of a teacher that is a data frame;
-            else they are sorted. Or soft labels: rows of probabilities, of zeros for a row that
-            only the teacher labels; read in batches as X is, once they are checked. None only if
-            alpha is 0.
+            One of
+
+            - classes in [0, C), -1 for a row that only the teacher labels, -100 for a row to leave
+              out. Floats that are whole numbers are read as integers, NaN as -1.
+            - names of classes, text or booleans; None, NaN and "" mark rows that only the teacher
+              labels. The order of the names is that of `classes`, or else that of the teacher's
+              columns if it is a data frame, or else they are sorted.
+            - soft labels: rows of probabilities, with zeros for a row that only the teacher labels.
+              They are read in batches like X.
+
+            None only if alpha is 0.
         teacher_logits : (N, C) array of numbers, or data frame, or list of such arrays, or None
-            Logits, not probabilities; log-probabilities are logits. Read in batches as X is, and
-            float16, bfloat16, float32 and float64 in place. The columns of a data frame are named
-            like the classes, and matched to them by name if the labels are names, or if the columns
-            are whole numbers; otherwise by position. Of several teachers the student learns
-            from the mean of their softened outputs, see `ensemble_logits`. None only if alpha is 1
-            and no row is labelled -1.
+            Logits, not probabilities; log-probabilities are logits. They are read in batches like
+            X; float16, bfloat16, float32 and float64 in place. The columns of a data frame are
+            matched to the classes by name if the labels are names or the column names are whole
+            numbers, otherwise by position. From several teachers the student learns the mean of
+            their softened outputs, see `ensemble_logits`. None only if alpha is 1 and no row is
+            labelled -1.
         sample_weight : (N,) array of numbers >= 0, optional
             Each row's weight. A row of weight 0 is never read.
         alpha_per_row : (N,) array of numbers in [0, 1], optional
             Each row's own alpha, in place of the setting.
         teacher_weights : (K,) array of numbers >= 0, optional
-            The weights of K teachers in their mean; equal ones by default.
+            The weights of the K teachers in their mean; equal by default.
         validation : float in (0, 1), or tuple of arrays, optional
-            A share of the rows, labelled or not, drawn with the seed and kept from training; or
-            ``(X, labels, teacher_logits)``, or those and ``sample_weight``, or those and
-            ``alpha_per_row``.
+            A share of the rows, labelled or not, drawn with the seed and held out; or ``(X, labels,
+            teacher_logits)``, which ``sample_weight`` and ``alpha_per_row`` may follow.
         n_classes : int, optional
-            C, where there is no teacher to tell it; otherwise the largest label + 1. It also says
-            that -1 is no class.
+            C; by default that of the teacher, or without one the largest label + 1. It also states
+            that -1 is not a class.
         classes : (C,) array of integers, text or booleans, optional
-            The names of the classes, in the order of the teacher's columns: ``[-1, 1]``, for one.
-            Required if the labels are text and their names are not as many as the teacher's
-            columns.
+            The names of the classes, in the order of the teacher's columns, such as ``[-1, 1]``.
+            Required if the labels are text with fewer names than the teacher has columns.
         initial_weights : (D, C) array, optional
             W before the first step, instead of zeros. The bias starts at 0.
         progress : callable, optional
-            Called with the record of every finished epoch. It may call `save`, and may stop the
+            Called with the record of each finished epoch. It may call `save`, and may stop the
             training by raising an exception.
 
         Returns
@@ -304,19 +304,20 @@ class LinearStudent:
         Raises
         ------
         TypeError, ValueError
-            If an argument is not of that kind, shape or range, or if -1 may be a class or a row
-            without a label; nothing has changed then.
+            If an argument has another type, shape or range, or if it is ambiguous whether -1 is a
+            class. The student is unchanged.
         FloatingPointError
-            If the loss stops being finite. The student is as it was after its last whole epoch.
+            If the loss is no longer finite. The student is as it was after its last whole epoch.
 
         Warns
         -----
         UserWarning
             Before training: if the teacher's logits look like probabilities; if the teacher agrees
-            with the labels no better than by chance, or would with its columns permuted or its rows
-            reversed; if labels seem to count from 1; if a class has no label in validation.
-            After it: if the loss ends above where it began; if a student of labels alone is worse
-            than their frequencies; if it predicts one class for all rows.
+            with the labels no better than by chance, or would agree with its columns permuted or
+            its rows reversed; if labels seem to count from 1; if a class has no label in
+            validation. After training: if the loss is higher than in the first epoch; if a student
+            of labels alone is worse than predicting the frequencies of the classes; if the student
+            predicts one class for all rows.
 
         Examples
         --------
@@ -351,36 +352,36 @@ class LinearStudent:
         validation: float | tuple[Any, ...] | None = None,
         progress: Callable[[Record], object] | None = None,
     ) -> LinearStudent:
-        """Continue training, up to `epochs` epochs in all.
+        """Continue training, up to `epochs` epochs in total.
 
-        Given the same data, a training that was interrupted and is resumed, also by another process
-        after `save` and `load`, ends with the same bits as one that was not (on the same machine: a
-        matrix product may be summed in another order elsewhere). After an interruption the student
-        is as it was after its last whole epoch; `progress` is the place to save it from.
+        With the same data and on the same machine, a training by SGD that was interrupted and
+        resumed, also by another process after `save` and `load`, gives the same bits as one without
+        an interruption. After an interruption the student is as it was after its last whole epoch;
+        `progress` can save it.
 
         Parameters
         ----------
         X, labels, teacher_logits, sample_weight, alpha_per_row, teacher_weights
-            As in `fit`; give the same again.
+            As in `fit`; pass the same again.
         validation, progress
             As in `fit`.
         epochs : int, optional
-            The total, which counts the epochs behind; by default the one in the settings, else it
-            replaces that one. The schedules "cosine" and "step" span the total, so with a new one
-            the epochs ahead follow the stretched schedule, while those behind followed the old one:
-            only "constant" then equals one training of that length. "lbfgs" goes on to the same
-            optimum, with other bits: what it has learnt of the curvature is not kept.
+            The total number of epochs, including those already done; by default that of the
+            settings. Another number replaces it there. The schedules "cosine" and "step" span the
+            total, so with a new total only "constant" gives the same as one training of that
+            length. "lbfgs" continues to the same optimum with other bits, because its estimate of
+            the curvature is not stored.
 
         Returns
         -------
         LinearStudent
-            The student itself. One that has run out of patience stays as it is.
+            The student itself; unchanged if it has run out of patience.
 
         Raises
         ------
         TypeError, ValueError, FloatingPointError
             As in `fit`; ValueError also if features or classes are not those of the student, if
-            more epochs are done already, or if validation is given that the epochs behind lacked.
+            more epochs are already done, or if validation is given but the earlier epochs had none.
         RuntimeError
             If the student was never trained.
 
@@ -401,11 +402,10 @@ class LinearStudent:
             settings = dataclasses.replace(settings, epochs=epochs)
         if settings.epochs < state.epoch:
             raise ValueError(
-                f"epochs counts from the start: at least {state.epoch}, which are done, "
-                f"not {settings.epochs}"
+                f"epochs is {settings.epochs}, expected at least {state.epoch}, those already done"
             )
         if validation is not None and "val_loss" not in state.history[-1]:
-            raise ValueError("validation is given, but the epochs behind had none: leave it out")
+            raise ValueError("validation is given, expected None, as in the earlier epochs")
         given = Given(X, labels, teacher_logits, sample_weight, alpha_per_row, teacher_weights)
         data, held_out = prepare_again(
             given,
@@ -424,8 +424,8 @@ class LinearStudent:
         Parameters
         ----------
         X : (N, D) array of numbers, or data frame
-            Features, finite, read in blocks of rows. The columns of a data frame are put into the
-            order of training by their names; those of an array are taken by position.
+            Finite features, read in blocks of rows. The columns of a data frame are matched to
+            those of training by name; those of an array by position.
 
         Returns
         -------
@@ -435,7 +435,7 @@ class LinearStudent:
         Raises
         ------
         TypeError, ValueError
-            If X is not of that kind or shape, is not finite, or has other names of columns.
+            If X has another type or shape, is not finite, or has other column names.
         RuntimeError
             If the student was never trained.
 
@@ -463,41 +463,41 @@ class LinearStudent:
         return np.asarray(softmax_temp(logits, out=logits))
 
     def predict(self, X: Any) -> Array:
-        """Return the name of the most probable class of each row, the first one of equals.
+        """Return the name of the most probable class of each row, the first one in a tie.
 
         Parameters, errors and warnings are those of `logits`.
 
         Returns
         -------
         (N,) array
-            Of entries of `classes_`: integers, unless the labels were names.
+            Entries of `classes_`: integers, unless the labels were names.
         """
         return np.asarray(self.classes_[self.logits(X).argmax(axis=1)])
 
     def evaluate(
         self, X: Any, labels: Any, *, sample_weight: npt.ArrayLike | None = None
     ) -> Record:
-        """Return the scores of the predictions for rows with labels.
+        """Return the scores of the predictions for labelled rows.
 
         Parameters
         ----------
         X : (N, D) array of numbers, or data frame
             As in `logits`; rows that do not count are not read.
         labels : (N,) or (N, C) array
-            As in `fit`, by the names in `classes_`.
+            As in `fit`, with the names in `classes_`.
         sample_weight : (N,) array of numbers >= 0, optional
-            Each row's weight; one of weight 0 does not count.
+            Each row's weight; a row of weight 0 does not count.
 
         Returns
         -------
         dict of str to float
-            ``accuracy``, ``nll``, ``brier`` and ``ece``, those of `kdloss.metrics` and of the
-            records in `history`; NaN if no row is labelled.
+            ``accuracy``, ``nll``, ``brier`` and ``ece``, as in `kdloss.metrics` and in `history`;
+            NaN if no row is labelled.
 
         Raises
         ------
         TypeError, ValueError
-            If an argument is not of that kind, shape or range, or a label is none of the classes.
+            If an argument has another type, shape or range, or a label is not one of the classes.
         RuntimeError
             If the student was never trained.
 
@@ -539,16 +539,15 @@ class LinearStudent:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the student to one .npz file, with all that `resume` needs.
 
-        The file appears whole or not at all, and an older one stays until then. It holds plain
-        arrays that NumPy reads without pickle: ``weights`` and ``bias``; ``parameters`` and
-        ``velocity`` (D + 1, C) of the last epoch, the bias in their last row; ``classes``, and
-        where there are any ``features`` (their names), ``mean`` and ``scale``; ``settings`` and
-        ``history`` as JSON text.
+        The file is replaced atomically. It holds plain arrays that NumPy reads without pickle:
+        ``weights`` and ``bias``; ``parameters`` and ``velocity`` (D + 1, C) of the last epoch, with
+        the bias in the last row; ``classes``; if there are any, ``features`` (their names),
+        ``mean`` and ``scale``; ``settings`` and ``history`` as JSON text.
 
         Parameters
         ----------
         path : path
-            Where to write; used as it is, without adding a suffix.
+            Where to write; no suffix is added.
 
         Raises
         ------
@@ -576,9 +575,9 @@ class LinearStudent:
         Raises
         ------
         OSError
-            If there is no such file or it cannot be read.
+            If the file does not exist or cannot be read.
         ValueError
-            If it is not a student, or one in a format that this version does not know.
+            If it is not a student, or has a format that this version does not know.
         """
         settings, state, columns = file.read(path)
         student = cls(**dataclasses.asdict(settings))
@@ -631,7 +630,10 @@ class LinearStudent:
         progress: Callable[[Record], object] | None,
     ) -> None:
         if settings.patience is not None and held_out is None:
-            raise ValueError("patience needs validation: a share of the rows, or arrays")
+            raise ValueError(
+                f"patience is {settings.patience}, expected validation with it: a share of the "
+                "rows, or arrays"
+            )
         self.settings = settings
         solve = lbfgs.train if settings.solver == "lbfgs" else train
 

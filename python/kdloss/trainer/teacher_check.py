@@ -1,4 +1,4 @@
-"""Whether a teacher agrees with the labels better than chance, found before any training."""
+"""Warns before training if a teacher does not agree with the labels better than by chance."""
 
 from __future__ import annotations
 
@@ -10,69 +10,69 @@ import numpy as np
 from .._arrays import Array, warn
 from .rows import take
 
-ROWS = 4096  # labelled rows that are compared at most, evenly spaced
-BLOCK_ELEMENTS = 2**20  # logits that are in memory at once
-ELEMENTS = 2**26  # logits that are read at most
+ROWS = 4096  # at most this many labelled rows are compared, evenly spaced
+BLOCK_ELEMENTS = 2**20  # logits in memory at once
+ELEMENTS = 2**26  # at most this many logits are read
 
 
 def warn_of_misfit(name: str, teacher: Any, known: Array, rows: Array) -> None:
-    r"""Warn if this teacher's classes have nothing to do with the labels, or are permuted.
+    r"""Warn if this teacher's predictions do not match the labels, or match only when permuted.
 
-    Among n labelled rows the label is class c in a_c and the teacher's most likely class is c in
-    b_c. If the rows of one were in a random order, they would agree in a share
+    Of n labelled rows, a_c have the label c, and for b_c the teacher's most probable class is c. If
+    the teacher's rows were shuffled, a row would agree with its label with the probability
 
     .. math:: p = \sum_c \frac{a_c}{n} \frac{b_c}{n}
 
-    of the rows, and the number of agreements K would be binomial, B(n, p). The teacher does not fit
+    and the number of agreements K would be binomial, B(n, p). K is "no larger than by chance" if
+    P(B(n, p) >= K) > 0.05. The teacher does not match the labels
 
     - if K is smaller than by chance: P(B(n, p) <= K) < 0.001;
-    - if K is no larger than by chance, P(B(n, p) >= K) > 0.05, although n is large enough to tell:
-      a weak teacher, whose agreement is p + 0.3 (1 - p), would fall below that level with a
-      probability < 0.001 (27 rows for ten balanced classes, 240 for two);
-    - if K is no larger than by chance, and in the reverse order the rows would agree in a number of
-      which chance gives a probability < 1e-6;
-    - if the teacher prefers other classes one to one: there is a permutation of its columns that
-      maps each of them to the label that is most frequent where that column is the largest, and
-      of the rows where the permutation makes a difference it gains G and loses L, with a
-      probability P(B(G + L, 1/2) >= G) < 0.001 / C!, or, if K is no larger than by chance, with
-      P(B(n, p) >= K + G - L) < 0.001 / C!.
+    - if K is no larger than by chance although n is large enough: with a weak teacher, whose rows
+      agree with the probability p + 0.3 (1 - p), K would be that small with a probability < 0.001
+      (from 27 rows for ten balanced classes, 240 for two);
+    - if K is no larger than by chance, and with the rows in reverse order the agreement would have
+      a probability < 1e-6 by chance;
+    - if a permutation of the columns agrees much better. The permutation maps each column to the
+      most frequent label of the rows where that column is the largest. If G rows then agree that
+      did not, and L no longer do, it must hold that P(B(G + L, 1/2) >= G) < 0.001 / C!, or, if K is
+      no larger than by chance, that P(B(n, p) >= K + G - L) < 0.001 / C!.
 
-    Labels of one class, or a teacher that says one class for all of them, tell nothing.
-    With few labels the last two speak where the evidence is clear, and the first two are silent.
+    Nothing can be said if all labels are of one class, or the teacher predicts one class for all.
+    With few labels, only the last two rules can apply.
 
     Parameters
     ----------
     name : str
-        What messages call the teacher.
+        The name of the teacher in messages.
     teacher : (N, C) array
-        Its logits, read in blocks: of at most some thousands of rows.
+        Its logits, of which at most some thousands of rows are read.
     known : (N,) array of int
-        The label of each row, < 0 where there is none.
+        The label of each row, < 0 if there is none.
     rows : (n,) array of int
-        Sorted numbers of the rows in use.
+        Sorted indices of the rows in use.
     """
     classes = int(teacher.shape[1])
     labelled = rows[known[rows] >= 0]
     limit = min(ROWS, max(64, ELEMENTS // classes))
     if len(labelled) > limit:
         labelled = labelled[np.linspace(0, len(labelled) - 1, limit).astype(np.intp)]
-    says = _top_classes(teacher, labelled)
-    labelled, says = labelled[says >= 0], says[says >= 0]
+    predicted = _top_classes(teacher, labelled)
+    labelled, predicted = labelled[predicted >= 0], predicted[predicted >= 0]
     labels, n = known[labelled], len(labelled)
-    if n == 0 or (labels == labels[0]).all() or (says == says[0]).all():
+    if n == 0 or (labels == labels[0]).all() or (predicted == predicted[0]).all():
         return
-    agree = int((labels == says).sum())
-    chance = _chance(labels, says)
+    agree = int((labels == predicted).sum())
+    chance = _chance(labels, predicted)
     at_least, at_most = _tails(n, chance)
     by_chance = at_least[agree] > 0.05
     message = (
         f"{name} agrees with {agree:,} of {n:,} labels, where chance would give {chance * n:,.0f}"
     )
-    order = _permutation(labels, says)
+    order = _permutation(labels, predicted)
     if order is not None:
-        moved = order[says]
-        gained = int(((moved == labels) & (says != labels)).sum())
-        lost = int(((moved != labels) & (says == labels)).sum())
+        moved = order[predicted]
+        gained = int(((moved == labels) & (predicted != labels)).sum())
+        lost = int(((moved != labels) & (predicted == labels)).sum())
         level = math.log(1e-3) - math.lgamma(classes + 1)
         clear = _log_tail(gained + lost, 0.5, gained) < level or (
             by_chance and _log_tail(n, chance, agree + gained - lost) < level
@@ -94,37 +94,37 @@ def warn_of_misfit(name: str, teacher: Any, known: Array, rows: Array) -> None:
                 f"{message}; with its rows in reverse order it would agree with {in_reverse:,}. "
                 "Put the teacher's rows into the order of X"
             )
-        elif at_most[agree] < 1e-3 or _would_tell(n, chance, at_least):
+        elif at_most[agree] < 1e-3 or _is_enough(n, chance, at_least):
             warn(
                 f"{message}: its rows may be in another order than those of X, or its columns in "
                 "another order than the classes"
             )
 
 
-def _chance(labels: Array, says: Array) -> float:
-    """The share of agreements if the rows of one were in a random order."""
-    count = int(max(labels.max(), says.max())) + 1
-    a, b = (np.bincount(z[z >= 0], minlength=count) / len(z) for z in (labels, says))
+def _chance(labels: Array, predicted: Array) -> float:
+    """The expected share of agreements if the rows of one were shuffled."""
+    count = int(max(labels.max(), predicted.max())) + 1
+    a, b = (np.bincount(z[z >= 0], minlength=count) / len(z) for z in (labels, predicted))
     return min(1.0, float(a @ b))
 
 
-def _permutation(labels: Array, says: Array) -> Array | None:
-    """The most frequent label of each class that the teacher says, if these are one to one."""
-    classes = np.union1d(labels, says)
+def _permutation(labels: Array, predicted: Array) -> Array | None:
+    """The most frequent label for each predicted class, if these labels differ, else None."""
+    classes = np.union1d(labels, predicted)
     counts = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(counts, (np.searchsorted(classes, says), np.searchsorted(classes, labels)), 1)
+    np.add.at(counts, (np.searchsorted(classes, predicted), np.searchsorted(classes, labels)), 1)
     own, best = counts.diagonal(), counts.argmax(axis=1)
     best = np.where(counts.max(axis=1) > own, best, np.arange(len(classes)))
-    said = counts.any(axis=1)
-    if len(np.unique(best[said])) < said.sum() or (best == np.arange(len(classes))).all():
+    occurs = counts.any(axis=1)
+    if len(np.unique(best[occurs])) < occurs.sum() or (best == np.arange(len(classes))).all():
         return None
     order = np.arange(int(classes[-1]) + 1)
-    order[classes[said]] = classes[best[said]]
+    order[classes[occurs]] = classes[best[occurs]]
     return order
 
 
 def _top_classes(teacher: Any, rows: Array) -> Array:
-    """The most likely class of each of these sorted rows, -1 for a row with NaN."""
+    """The most probable class of each of these sorted rows, -1 for a row with NaN."""
     size = max(1, BLOCK_ELEMENTS // int(teacher.shape[1]))
     result = np.empty(len(rows), np.int64)
     for start in range(0, len(rows), size):
@@ -158,8 +158,8 @@ def _log_tail(n: int, p: float, k: int) -> float:
     return largest + math.log(float(np.exp(logs - largest).sum()))
 
 
-def _would_tell(n: int, chance: float, at_least: Array) -> bool:
-    """Whether a weak teacher would agree significantly better than by chance with n labels."""
+def _is_enough(n: int, chance: float, at_least: Array) -> bool:
+    """Whether n labels are enough to tell a weak teacher from chance."""
     needed = np.flatnonzero(at_least <= 0.05)  # agreements that are better than chance
     if not len(needed):
         return False

@@ -71,11 +71,11 @@ def page(
     title : str
         What was compared.
     facts : sequence of pairs
-        How it was measured: what, and its value.
+        How it was measured: names and values.
     notes : sequence of str
         Remarks on the results.
     command : str
-        What makes this page again.
+        The command that makes this page.
     """
     verdict = found.verdict()
     kind = verdict.outcome.replace(" ", "-")
@@ -87,15 +87,15 @@ def page(
         _table(
             ["trained on", *COLUMNS],
             score_rows(found),
-            f"Mean ± standard deviation of {len(found.splits)} seeds. Accuracy: more is better; "
-            "the others: less is better.",
+            f"Mean ± standard deviation of {len(found.splits)} seeds. Higher accuracy is better; "
+            "for the others, lower is better.",
         ),
         _pictures("wide", (_scores_picture(models, panel) for panel in plots.PANELS[::-1])),
         *_curves(found, models),
         "<h2>Calibration</h2>",
         "<p>Accuracy by confidence, with whiskers of one standard error; bars are the share of "
-        "rows (%). On the dotted line a model is as often right as it is sure; below it, it is "
-        "too sure. Rows of all seeds together.</p>",
+        "rows (%). On the dotted line a model is calibrated; below it, overconfident. Rows of all "
+        "seeds together.</p>",
         _pictures("small", _reliability_pictures(found)),
         "<h2>Confusion</h2>",
         "<p>Percent of the true class's rows, of all seeds together.</p>",
@@ -106,18 +106,18 @@ def page(
         _table(
             ["model", "time for a row, µs", "file, kB"],
             [[found.names[way], *_cost(cost)] for way, cost in found.costs.items()],
-            "Held-out rows are predicted at once, on this machine; means over the seeds.",
+            "All held-out rows are predicted at once, on this machine; means over the seeds.",
         ),
         "<h2>How it was measured</h2>",
         _table(["what", "value"], facts, kind="facts"),
         "<h2>Remarks</h2>",
         "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>",
-        f"<p>This page again:</p><pre>{escape(command)}</pre>",
+        f"<p>The command that made this page:</p><pre>{escape(command)}</pre>",
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # The browser itself refuses any request.
+        # With this policy the browser refuses any request.
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
@@ -163,11 +163,11 @@ def _pictures(kind: str, pictures: Iterable[str]) -> str:
 
 
 def _picture(figure: Figure, text: str, caption: str = "") -> str:
-    """The figure as SVG within the page, with `text` for who does not see it."""
+    """The figure as SVG within the page, with `text` for screen readers."""
     import matplotlib
 
     buffer = io.BytesIO()
-    # Without a date, and with fixed ids: the same comparison is the same page.
+    # Without a date and with fixed ids, the same comparison gives the same page.
     with matplotlib.rc_context({"svg.hashsalt": "kdloss"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     data = base64.b64encode(buffer.getvalue()).decode()
@@ -224,7 +224,7 @@ def _reliability_pictures(found: Comparison) -> Iterable[str]:
         name = f"{found.names[way]}: calibration error {np.mean(errors):.1%}"
         yield _picture(
             plots.reliability_figure(repetitions, colour),
-            f"Reliability diagram of {name}. It is sure by {sure:.1%} on average, and right in "
+            f"Reliability diagram of {name}. Its mean confidence is {sure:.1%}, and it is right in "
             f"{right:.1%} of the rows.",
             name,
         )
@@ -240,7 +240,7 @@ def _confusion_picture(found: Comparison, way: str, classes: Sequence[str]) -> s
     return _picture(
         plots.confusion_matrix(repetitions, classes),
         f"Confusion matrix of {name}. Its most frequent mistake: {worst:.1%} of the rows of class "
-        f"{classes[true]} are taken for class {classes[predicted]}.",
+        f"{classes[true]} are predicted as class {classes[predicted]}.",
         name,
     )
 
