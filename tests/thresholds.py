@@ -1,10 +1,10 @@
-"""Moves every threshold of the kernels, one at a time, and shows whether tests fail. Opt-in: slow.
+"""Moves every limit of the plain path, one at a time, and shows whether tests see it: minutes.
 
     python tests/thresholds.py [--build FOLDER]
 
-The kernels are built once, from a copy in which each threshold is multiplied by a factor from the
-environment. tests/python/test_thresholds.py must pass if nothing is moved, and fail for each
-threshold that is moved by its factor. Building needs CMake, Ninja and pybind11.
+The kernels are built once, from a copy in which each limit is its value times what the environment
+says. Each row of tests/python/thresholds_rows.py must keep the promise as it is, and break it where
+its limit is moved, on every instruction set. It needs what a build needs (CMake, Ninja, pybind11).
 """
 
 import argparse
@@ -18,10 +18,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests" / "python"
-sys.path.insert(0, str(TESTS))
-
-from thresholds_rows import FACTORS  # noqa: E402
-
 TABLE = "cpp/src/kernels/loss/thresholds.hpp"
 MOVED = """
 extern "C" char* getenv(const char*);
@@ -57,7 +53,7 @@ def make_movable(table: str) -> str:
 
 
 def build(folder: Path) -> Path:
-    """The folder of a kdloss whose thresholds can be moved."""
+    """A folder to import kdloss from, whose thresholds can be moved."""
     source, package = folder / "source", folder / "package" / "kdloss"
     ignored = shutil.ignore_patterns(".git", "*.so", "build*", "__pycache__")
     shutil.copytree(ROOT, source, ignore=ignored, dirs_exist_ok=True)
@@ -77,30 +73,42 @@ def build(folder: Path) -> Path:
     return package.parent
 
 
-def failures(package: Path, moved: str | None) -> int:
-    """The number of tests that fail."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(package), str(TESTS)])}
+def error(package: Path, isa: str, guard: int, moved: str | None) -> float:
+    """The largest error of a guard's row, with or without its limit moved."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(package), str(TESTS)]),
+        "KDLOSS_ISA": isa,
+    }
     if moved is not None:
         environment["KDLOSS_MOVED"] = moved
-    code = "import thresholds_rows; print(len(thresholds_rows.broken()))"
-    return int(subprocess.check_output([sys.executable, "-c", code], env=environment, text=True))
+    code = f"import thresholds_rows as rows; print(rows.error(rows.GUARDS[{guard}]))"
+    return float(subprocess.check_output([sys.executable, "-c", code], env=environment, text=True))
 
 
 def main() -> int:
-    """Print a line for each threshold; return 1 if no test fails for one of them."""
+    """Print a line for each guard; 1 if one of them does not see that its limit is moved."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", type=Path, help="a folder to build in, kept")
     folder = parser.parse_args().build
     with tempfile.TemporaryDirectory() as temporary:
         package = build(folder or Path(temporary))
-        unguarded = [] if failures(package, None) == 0 else ["as they are, rows break the promise"]
-        for name, factor in FACTORS.items():
-            seen = failures(package, f"{name} {factor}")
-            print(f"{name} times {factor:g}: {seen} rows break the promise", flush=True)
-            if seen == 0:
-                unguarded.append(name)
-    print("not guarded:", ", ".join(unguarded) or "none")
-    return 1 if unguarded else 0
+        sys.path[:0] = [str(package), str(TESTS)]
+        import kdloss
+        from thresholds_rows import GUARDS, LIMITED
+
+        isas = kdloss.show_config()["available_isas"]
+        print("largest error of each row, as it is and moved, on", ", ".join(isas))
+        blind = 0
+        for i, guard in enumerate(GUARDS):
+            moved = f"{guard.threshold} {guard.factor}"
+            before, after = ([error(package, isa, i, x) for isa in isas] for x in (None, moved))
+            sees = max(before) <= LIMITED[guard.dtype] < min(after)
+            blind += not sees
+            numbers = " ".join(f"{x:8.1e}" for x in before + after)
+            name = f"{guard.threshold:13} times {guard.factor:<7g} {guard.dtype}"
+            print(name, numbers, "" if sees else "not seen", flush=True)
+    print("guards that do not see their limit moved:", blind)
+    return 1 if blind else 0
 
 
 if __name__ == "__main__":

@@ -264,20 +264,28 @@ class ExactSoft(NamedTuple):
     grad: np.ndarray
 
 
-def exact_divergence(student, teacher, tau, divergence, beta=0.5):
-    """Any divergence of one row of finite logits, and its gradient, by the plain formulas."""
+def exact_divergence(student, teacher, tau, divergence, beta=0.5, counts=None):
+    """Any divergence of one row of finite logits, and its gradient, by the plain formulas.
+
+    `counts` says how many classes each logit stands for, one if not given.
+    """
     spread = max(np.ptp(np.asarray(z, np.longdouble)) for z in (student, teacher))
     with mpmath.workdps(100 + int(min(2 * spread * max(1, 1 / tau) / np.log(10), 700))):
         s, t = ([mpmath.mpf(float(x)) for x in logits] for logits in (student, teacher))
-        tau, beta, classes = mpmath.mpf(float(tau)), mpmath.mpf(float(beta)), len(s)
+        tau, beta = mpmath.mpf(float(tau)), mpmath.mpf(float(beta))
+        counts = [1] * len(s) if counts is None else [int(n) for n in counts]
+
+        def total(terms):
+            return mpmath.fsum(n * x for n, x in zip(counts, terms, strict=True))
+
         if divergence == "mse":
-            gaps = [a - b for a, b in zip(s, t, strict=True)]
-            loss = mpmath.fsum(x * x for x in gaps) / classes
+            gaps, classes = [a - b for a, b in zip(s, t, strict=True)], sum(counts)
+            loss = total(x * x for x in gaps) / classes
             return ExactSoft(float(loss), np.array([float(2 * x / classes) for x in gaps]))
 
         def log_softmax(z):
             m = max(z)
-            log_sum = m + mpmath.log(mpmath.fsum(mpmath.exp(x - m) for x in z))
+            log_sum = m + mpmath.log(total(mpmath.exp(x - m) for x in z))
             return [x - log_sum for x in z]
 
         log_p, log_q = (log_softmax([x / tau for x in z]) for z in (s, t))
@@ -286,7 +294,7 @@ def exact_divergence(student, teacher, tau, divergence, beta=0.5):
         log_m = [mpmath.log(x) for x in m]
 
         def kl(a, log_a, log_b):
-            return mpmath.fsum(x * (u - v) for x, u, v in zip(a, log_a, log_b, strict=True))
+            return total(x * (u - v) for x, u, v in zip(a, log_a, log_b, strict=True))
 
         if divergence == "kl":
             loss = kl(q, log_q, log_p)
@@ -298,9 +306,9 @@ def exact_divergence(student, teacher, tau, divergence, beta=0.5):
             loss = beta * kl(q, log_q, log_m) + (1 - beta) * kl(p, log_p, log_m)
             slope = [(1 - beta) * (a - b) for a, b in zip(log_p, log_m, strict=True)]
         else:
-            loss = mpmath.fsum(abs(a - b) for a, b in zip(p, q, strict=True)) / 2
+            loss = total(abs(a - b) for a, b in zip(p, q, strict=True)) / 2
             slope = [mpmath.sign(a - b) / 2 for a, b in zip(p, q, strict=True)]
-        mean = mpmath.fsum(a * f for a, f in zip(p, slope, strict=True))
+        mean = total(a * f for a, f in zip(p, slope, strict=True))
         if divergence == "kl":
             slope, mean = [1 - b / a for a, b in zip(p, q, strict=True)], 0
         grad = [tau * a * (f - mean) for a, f in zip(p, slope, strict=True)]

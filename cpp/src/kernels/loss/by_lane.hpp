@@ -24,14 +24,18 @@ struct Tile {
   static constexpr int kStride = Lanes<T>::kCount;  // from class to class
   std::int64_t apart;
   T *s, *t, *terms, *g, *p1;
+  Section<T>* section;
   Tile(T* scratch, std::int64_t classes)
       : apart(classes * kStride),
         s(scratch),
         t(s + apart),
         terms(t + apart),
         g(terms + 3 * apart),
-        p1(g + apart) {}
-  static std::int64_t size(std::int64_t classes) { return 7 * classes * kStride; }
+        p1(g + apart),
+        section(reinterpret_cast<Section<T>*>(p1 + apart)) {}
+  static std::int64_t size(std::int64_t classes) {
+    return 7 * classes * kStride + static_cast<std::int64_t>(sizeof(Section<T>) / sizeof(T));
+  }
 };
 
 // The units that blend_tile() takes the rows' targets in, where class weights are beyond the type's range.
@@ -104,7 +108,7 @@ void blend_tile(const KdCall<T>& call, const Plans<T>& plans, Tile<T> tile, Tile
     rows.target_sum[i] *= rows.target_unit[i], rows.target_rest[i] *= rows.target_unit[i];
   store(rows.keeps_p1, where(keeps_p1, L(1), L(0)));
   if (call.class_weight == nullptr && !any(uses_hard & ~(labelled & (L(0) < total)))) {
-    rows.set_hard_slopes(call.grad_scale);
+    rows.set_hard_factors(call.grad_scale);
     return;
   }
   for (int i = 0; i < n; ++i) {
@@ -137,11 +141,12 @@ struct LaneLabels {
 
 template <class T>
 struct NextTile {
+  static constexpr bool kInLanes = true;
   NextLines<T> s, t, grad;
   // A tile's rows are read side by side, which no processor foresees.
   template <bool Soft>
-  KDLOSS_INLINE void ask(const Groups<T>&, int part, std::int64_t i) {
-    if (part != 0 || i % (NextLines<T>::kAtOnce * Groups<T>::kSize) != 0) return;
+  KDLOSS_INLINE void ask(const Groups<T>&, std::int64_t i) {
+    if (i % (NextLines<T>::kAtOnce * Groups<T>::kSize) != 0) return;
     s.template ask<false>();
     if constexpr (Soft) t.template ask<false>();
     grad.template ask<true>();
@@ -157,9 +162,8 @@ class ByLane {
   using Element = T;
   using Number = L;
   using Flag = Mask<T>;
-  using Section = KDLOSS_ISA::Section<T, L>;
   // Where only some rows need the gaps' rounding errors, a row of its own can be read again, a lane cannot.
-  static constexpr bool kHasPlainGaps = false;
+  static constexpr bool kHasRoundedGaps = false;
   static constexpr Way kBeyond = kMixed;
 
   ByLane(const KdCall<T>& call, const Tile<T>& tile, const TileRows<T>& rows, const NextTile<T>& next)
@@ -169,31 +173,23 @@ class ByLane {
   Groups<T> groups() const { return {tile_.s, tile_.t, tile_.terms, tile_.apart, call_.classes}; }
   template <class F>
   KDLOSS_INLINE void each_section(F&& f) const {
-    f(section_, Classes<T, LaneLabels<T>, NextTile<T>>{groups(), {load(rows_.label)}, next_, 0});
+    f(*tile_.section, Classes<T, LaneLabels<T>, NextTile<T>>{groups(), {load(rows_.label)}, next_, 0});
   }
   template <class F>
   KDLOSS_INLINE void each_groups(F&& f) const {
     f(groups());
   }
-  struct Sections {
-    const Section* only;
-    const Section* begin() const { return only; }
-    const Section* end() const { return only + 1; }
-  };
-  Sections sections() const { return {&section_}; }
+  const Extent<T>& extent() const { return tile_.section->extent; }
+  const Sums<L>& sums() const { return tile_.section->sums; }
+  const DivergenceSums<L>& third() const { return tile_.section->third; }
+  L third_terms() const { return tile_.section->third.terms; }
   std::int64_t classes() const { return call_.classes; }
   InLanes<T> layout() const { return {call_.classes}; }
 
   // ---- Numbers of the rows
-  static const Extent<T>& in_row(const Extent<T>& x) { return x; }
+  static void spread(Extent<T>&) {}
   static L sum_in_row(L x) { return x; }
   static L largest_in_row(L x) { return x; }
-  template <bool Hard, bool Soft>
-  static const Sums<L>& total(const Sums<L>& x) {
-    return x;
-  }
-  static L total(L x) { return x; }
-  static L smallest_number(L x) { return x; }
   static L lanes(L x) { return x; }
   static Mask<T> flag(Mask<T> x) { return x; }
 
@@ -203,13 +199,13 @@ class ByLane {
   Mask<T> is_ordinary() const { return load(rows_.ordinary) == L(1); }
   L tau() const { return load(rows_.tau); }
   L inverse_tau() const { return load(rows_.inverse_tau); }
-  L exact_tau() const { return tau(); }
-  L exact_inverse_tau() const { return inverse_tau(); }
+  L row_tau() const { return tau(); }
+  L row_inverse_tau() const { return inverse_tau(); }
   L k() const { return load(rows_.k); }
   L squarings() const { return load(rows_.squarings); }
-  L hard_slope() const { return load(rows_.hard_slope); }
-  L soft_slope() const { return load(rows_.soft_slope); }
-  L distance_slope() const {
+  L hard_factor() const { return load(rows_.hard_factor); }
+  L soft_factor() const { return load(rows_.soft_factor); }
+  L distance_factor() const {
     return TileRows<T>::narrowed(rows_.soft_weight,
                                  2 * call_.grad_scale / static_cast<double>(call_.classes));
   }
@@ -224,7 +220,7 @@ class ByLane {
     return t;
   }
   L hard_curvature() const {
-    return load(rows_.hard_slope) * L(static_cast<T>(call_.hess_scale / call_.grad_scale));  // once or twice
+    return load(rows_.hard_factor) * L(static_cast<T>(call_.hess_scale / call_.grad_scale));  // once or twice
   }
   L soft_curvature() const { return TileRows<T>::narrowed(rows_.soft_weight, call_.hess_scale); }
   // How far the labels lie below the largest logits.
@@ -241,7 +237,7 @@ class ByLane {
   void clear_unused_terms() const {
     const Mask<T> uses_soft = this->uses_soft(true);
     if (!any(~uses_soft)) return;
-    for (std::int64_t i = 0; i < 2 * tile_.apart; i += n)  // es and de
+    for (std::int64_t i = 0; i < 2 * tile_.apart; i += n)  // es and slope
       store(tile_.terms + i, where(uses_soft, load(tile_.terms + i), L(0)));
   }
   L exact_growth(Mask<T> wanted, const Frame<T>& frame, L growth) const {
@@ -252,7 +248,7 @@ class ByLane {
       if (lane(is_wanted, i) != 0)
         d[i] = static_cast<T>(KDLOSS_ISA::exact_growth(tile_.s + i, tile_.t + i, n, call_.classes,
                                                        lane(frame.ms, i), lane(frame.mt, i),
-                                                       rows_.exact_tau[i]));
+                                                       rows_.tau_in_double[i]));
     return load(d);
   }
 
@@ -261,7 +257,6 @@ class ByLane {
   const Tile<T>& tile_;
   const TileRows<T>& rows_;
   const NextTile<T>& next_;
-  mutable Section section_;
 };
 
 }  // namespace

@@ -24,8 +24,7 @@ struct RowInput {
 // A row's working memory: what is known of each block, and the terms of its groups.
 template <class T>
 struct RowScratch {
-  using Block = Section<T, Vector<double>>;
-  Block* blocks;
+  Section<T>* blocks;
   T* terms;
   std::int64_t apart;
   T *p1, *p;  // for the Hessian
@@ -36,12 +35,12 @@ struct RowScratch {
     return (classes + n - 1) / n * n;
   }
   static std::int64_t of_blocks(std::int64_t classes) {
-    const std::int64_t bytes = block_count(classes) * static_cast<std::int64_t>(sizeof(Block));
+    const std::int64_t bytes = block_count(classes) * static_cast<std::int64_t>(sizeof(Section<T>));
     return (bytes + 63) / 64 * 64 / static_cast<std::int64_t>(sizeof(T));
   }
   static std::int64_t size(std::int64_t classes) { return of_blocks(classes) + 5 * of_classes(classes); }
   RowScratch(T* memory, std::int64_t classes)
-      : blocks(reinterpret_cast<Block*>(memory)),
+      : blocks(reinterpret_cast<Section<T>*>(memory)),
         terms(memory + of_blocks(classes)),
         apart(of_classes(classes)),
         p1(terms + 3 * apart),
@@ -64,10 +63,11 @@ struct RowLabel {
 
 template <class T>
 struct RowAhead {
+  static constexpr bool kInLanes = false;
   std::int64_t distance;
   const T* grad;  // of the first group; or null
   template <bool Soft>
-  KDLOSS_INLINE void ask(const Groups<T>& groups, int, std::int64_t i) const {
+  KDLOSS_INLINE void ask(const Groups<T>& groups, std::int64_t i) const {
     prefetch(groups.s + i, distance);
     if constexpr (Soft) prefetch(groups.t + i, distance);
     if (grad != nullptr) prefetch<true>(grad, i);
@@ -77,23 +77,21 @@ struct RowAhead {
 template <class T>
 class ByRow {
   using L = Lanes<T>;
-  using D = Vector<double>;
 
  public:
   using Element = T;
-  using Number = D;
+  using Number = Vector<double>;
   using Flag = Mask<double, 1>;
-  using Section = KDLOSS_ISA::Section<T, D>;
-  static constexpr bool kHasPlainGaps = true;
+  static constexpr bool kHasRoundedGaps = true;
   static constexpr Way kBeyond = kWide;
 
   ByRow(const KdCall<T>& call, const RowPlan& plan, const RowInput<T>& input,
-        const Temperature<T>& temperature, const Temperature<double>& exact, const RowScratch<T>& scratch)
+        const Temperature<T>& temperature, const Temperature<double>& in_double, const RowScratch<T>& scratch)
       : call_(call),
         plan_(plan),
         input_(input),
         temperature_(temperature),
-        exact_(exact),
+        in_double_(in_double),
         scratch_(scratch) {}
 
   // ---- The classes: blocks, the last of which may have a group that reaches back
@@ -126,58 +124,73 @@ class ByRow {
   KDLOSS_INLINE void each_groups(F&& f) const {
     for_blocks(call_.classes, [&](Span block) KDLOSS_INLINE_LAMBDA { f(classes_of(block).groups); });
   }
-  struct Sections {
-    const Section *first, *last;
-    const Section* begin() const { return first; }
-    const Section* end() const { return last; }
-  };
-  Sections sections() const { return {scratch_.blocks, scratch_.blocks + block_count(call_.classes)}; }
+  // What all sections add up to.
+  const Extent<T>& extent() const {
+    extent_ = scratch_.blocks[0].extent;
+    for (std::int64_t i = 1; i < block_count(call_.classes); ++i) extent_.add(scratch_.blocks[i].extent);
+    return extent_;
+  }
+  const Sums<Number>& sums() const {
+    sums_ = total(scratch_.blocks[0].sums);
+    for (std::int64_t i = 1; i < block_count(call_.classes); ++i) sums_.add(total(scratch_.blocks[i].sums));
+    return sums_;
+  }
+  DivergenceSums<Number> third() const {
+    DivergenceSums<Number> all = total(scratch_.blocks[0].third);
+    for (std::int64_t i = 1; i < block_count(call_.classes); ++i) all.add(total(scratch_.blocks[i].third));
+    return all;
+  }
+  Number third_terms() const {
+    Number all(0);
+    for (std::int64_t i = 0; i < block_count(call_.classes); ++i)
+      all = all + total(scratch_.blocks[i].third.terms);
+    return all;
+  }
   std::int64_t classes() const { return call_.classes; }
   InRow<T> layout() const { return {call_.classes}; }
 
   // ---- Numbers of the row
-  static Extent<T> in_row(const Extent<T>& x) {
-    return {L(largest(x.ms)), L(largest(x.mt)), L(smallest(x.lowest_s)), L(smallest(x.lowest_t))};
+  // Over all lanes, which belong to one row.
+  static void spread(Extent<T>& x) {
+    x.ms = L(largest(x.ms)), x.mt = L(largest(x.mt));
+    x.lowest_s = L(smallest(x.lowest_s)), x.lowest_t = L(smallest(x.lowest_t));
   }
   static L sum_in_row(L x) { return L(sum(x)); }
   static L largest_in_row(L x) { return L(largest(x)); }
-  static D smallest_number(L x) { return D(static_cast<double>(smallest(x))); }
-  static D total(L x) { return D(static_cast<double>(sum(x))); }
-  template <bool Hard, bool Soft>
-  static Sums<D> total(const Sums<L>& x) {
-    Sums<D> all;
-    if constexpr (Soft)
-      all.zt = total(x.zt), all.zs = total(x.zs), all.d = total(x.d), all.moved = total(x.moved);
-    if constexpr (Hard) all.others = total(x.others), all.label = total(x.label);
-    return all;
+  static Number total(L x) { return Number(static_cast<double>(sum(x))); }
+  static Sums<Number> total(const Sums<L>& x) {
+    return {total(x.zt), total(x.zs), total(x.d), total(x.moved), total(x.others), total(x.label)};
   }
-  static L lanes(D x) { return L(static_cast<T>(first(x))); }
-  static Flag flag(Mask<T> x) { return D(any(~x) ? 0.0 : 1.0) == D(1.0); }
+  static DivergenceSums<Number> total(const DivergenceSums<L>& x) {
+    return {total(x.terms), total(x.slopes), Number(static_cast<double>(smallest(x.least)))};
+  }
+  static L lanes(Number x) { return L(static_cast<T>(first(x))); }
+  static Flag flag(Mask<T> x) { return Number(any(~x) ? 0.0 : 1.0) == Number(1.0); }
 
   // ---- What the row needs
   static KDLOSS_INLINE Mask<T> uses_hard(bool does) { return does ? L(0) == L(0) : L(0) < L(0); }
   static KDLOSS_INLINE Mask<T> uses_soft(bool does) { return does ? L(0) == L(0) : L(0) < L(0); }
-  Flag is_ordinary() const { return D(temperature_.ordinary) == D(1); }
+  Flag is_ordinary() const { return Number(temperature_.ordinary) == Number(1); }
   L tau() const { return L(temperature_.tau); }
   L inverse_tau() const { return L(temperature_.inverse); }
-  D exact_tau() const { return D(exact_.tau); }
-  D exact_inverse_tau() const { return D(exact_.inverse); }
+  Number row_tau() const { return Number(in_double_.tau); }
+  Number row_inverse_tau() const { return Number(in_double_.inverse); }
   L k() const { return L(temperature_.k); }
   L squarings() const { return L(temperature_.squarings); }
-  D hard_slope() const { return D(plan_.hard_slope() * call_.grad_scale); }
-  D soft_slope() const { return D(plan_.soft_weight * call_.grad_scale * exact_.tau); }
-  D distance_slope() const {
-    return D(2 * plan_.soft_weight * call_.grad_scale / static_cast<double>(call_.classes));
+  Number hard_factor() const { return Number(plan_.hard_factor() * call_.grad_scale); }
+  Number soft_factor() const { return Number(plan_.soft_weight * call_.grad_scale * in_double_.tau); }
+  Number distance_factor() const {
+    return Number(2 * plan_.soft_weight * call_.grad_scale / static_cast<double>(call_.classes));
   }
   Divergence divergence() const { return call_.divergence; }
   double beta() const { return call_.beta; }
   bool wants_hessian() const { return call_.hess.data != nullptr; }
   // The teacher's logit at the student's largest.
   L top_teacher(L ms) const { return L(input_.t[top_class(input_.s, call_.classes, ms)]); }
-  L hard_curvature() const { return L(static_cast<T>(plan_.hard_slope() * call_.hess_scale)); }
+  L hard_curvature() const { return L(static_cast<T>(plan_.hard_factor() * call_.hess_scale)); }
   L soft_curvature() const { return L(static_cast<T>(plan_.soft_weight * call_.hess_scale)); }
-  D label_below(const Extent<T>& x) const {
-    return D(static_cast<double>(first(x.ms)) - static_cast<double>(input_.s[plan_.label]));
+  Number label_below(const Extent<T>& x) const {
+    return Number(static_cast<double>(first(x.ms)) - static_cast<double>(input_.s[plan_.label]));
   }
   RowLabel<T> gradient_labels(const RowLabel<T>& x) const { return plan_.keeps_p1 ? RowLabel<T>{-1} : x; }
   T* grad() const { return input_.grad; }
@@ -185,9 +198,9 @@ class ByRow {
   T* p() const { return scratch_.p; }
 
   void clear_unused_terms() const {}
-  D exact_growth(Mask<T>, const Frame<T>& frame, D) const {
-    return D(KDLOSS_ISA::exact_growth(input_.s, input_.t, 1, call_.classes, first(frame.ms), first(frame.mt),
-                                      exact_.tau));
+  Number exact_growth(Mask<T>, const Frame<T>& frame, Number) const {
+    return Number(KDLOSS_ISA::exact_growth(input_.s, input_.t, 1, call_.classes, first(frame.ms),
+                                           first(frame.mt), in_double_.tau));
   }
 
  private:
@@ -195,8 +208,10 @@ class ByRow {
   const RowPlan& plan_;
   const RowInput<T>& input_;
   const Temperature<T>& temperature_;
-  const Temperature<double>& exact_;
+  const Temperature<double>& in_double_;
   const RowScratch<T>& scratch_;
+  mutable Extent<T> extent_;
+  mutable Sums<Number> sums_;
 };
 
 }  // namespace

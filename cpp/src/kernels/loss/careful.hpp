@@ -92,7 +92,7 @@ class CarefulLoss {
       if (has_softmax_) store(row_.p + c, load(row_.es + c) / sums_.zs);
       store(row_.grad + c, L(0));
     });
-    const L hard_weight(plan_.hard_slope() * scale), soft_weight(plan_.soft_weight * scale);
+    const L hard_weight(plan_.hard_factor() * scale), soft_weight(plan_.soft_weight * scale);
     if (plan_.hard || has_softmax_)
       with_parts(plan_.hard, has_softmax_, [&](auto hard, auto soft) {
         KDLOSS_ISA::write_hessian<hard.value, soft.value>(InRow<double>{row_.columns().end}, row_.p1, row_.p,
@@ -235,7 +235,7 @@ class CarefulLoss {
   // ---- Fourth pass: the gradient
   template <bool Hard, bool Soft>
   void write_gradient(double grad_scale) {
-    const L hard_factor = L(plan_.hard_slope() * grad_scale) / (sums_.others + sums_.label);
+    const L hard_factor = L(plan_.hard_factor() * grad_scale) / (sums_.others + sums_.label);
     const double soft = plan_.soft_weight * grad_scale;
     const L soft_factor(is_distance_ ? 8 * soft / static_cast<double>(row_.classes) : soft / quarter_);
     constexpr double kUnit = Format<double>::kHeadroom;  // of es

@@ -161,9 +161,9 @@ struct TotalVariation {
   }
 };
 // Calls f(wrapped) with the type of a divergence that has a softmax, wrapped so that it need not be made.
-template <class D>
+template <class Kind>
 struct Wrapped {
-  using Type = D;
+  using Type = Kind;
 };
 template <class F>
 KDLOSS_INLINE auto with_divergence(Divergence divergence, F&& f) {

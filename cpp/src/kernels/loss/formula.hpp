@@ -59,7 +59,7 @@ KDLOSS_INLINE Difference<T, P> two_diff(Lanes<T, P> a, Lanes<T, P> b) {
 // The temperature, in the forms that the loops use.
 template <class T>
 struct Temperature {
-  double exact;
+  double in_double;
   T tau, inverse;
   T k;            // exp(x / tau) = 2^(x k)
   T zero;         // where exp_any() is 0
@@ -69,7 +69,7 @@ struct Temperature {
     ordinary = t >= Threshold<T>::kLeastTau && t <= Threshold<T>::kMostTau;
     const double largest = 1e-2 * Format<T>::kLargest;  // beyond, the limits are reached
     t = t > largest ? largest : (t < 1 / largest ? 1 / largest : t);
-    exact = t;
+    in_double = t;
     tau = static_cast<T>(t);
     inverse = static_cast<T>(1 / t);
     k = static_cast<T>(kLog2E / t);
@@ -93,11 +93,7 @@ struct Frame {
 
 template <class T>
 KDLOSS_INLINE Frame<T, 1> part_of(const Frame<T>& whole, int i) {
-  Frame<T, 1> f;
-  f.ms = part_of(whole.ms, i), f.mt = part_of(whole.mt, i);
-  f.dm = {part_of(whole.dm.value, i), part_of(whole.dm.error, i)};
-  f.k = part_of(whole.k, i), f.inverse_tau = part_of(whole.inverse_tau, i);
-  return f;
+  return {part_of(whole.ms, i), part_of(whole.mt, i), part_of(whole.k, i), part_of(whole.inverse_tau, i)};
 }
 
 // ---- The terms of one class
@@ -118,7 +114,7 @@ KDLOSS_INLINE Lanes<T, P> logit_gap(Lanes<T, P> s, Lanes<T, P> t, const Frame<T,
   return logit_gap(two_diff(s, t), frame);
 }
 template <class T, int P>
-KDLOSS_INLINE Lanes<T, P> plain_gap(Lanes<T, P> s, Lanes<T, P> t, const Frame<T, P>& frame) {
+KDLOSS_INLINE Lanes<T, P> rounded_gap(Lanes<T, P> s, Lanes<T, P> t, const Frame<T, P>& frame) {
   return (s - t) - frame.dm.value;
 }
 
@@ -127,43 +123,43 @@ KDLOSS_INLINE Lanes<T, P> plain_gap(Lanes<T, P> s, Lanes<T, P> t, const Frame<T,
 // is kept below 1e-6 (in float) in exp(v), and in its power where p1 is one, and below 1e-6 of the row's mean
 // gap.
 template <class T, int P>
-KDLOSS_INLINE Mask<T, P> plain_gap_is_in_reach(const Frame<T, P>& frame) {
+KDLOSS_INLINE Mask<T, P> rounded_gap_is_in_reach(const Frame<T, P>& frame) {
   const Lanes<T, P> per_logit = max(frame.inverse_tau, Lanes<T, P>(1));
   return abs(frame.dm.value) * per_logit <= Lanes<T, P>(Threshold<T>::kOffset);
 }
 template <class T>
-KDLOSS_INLINE bool plain_gap_is_fit(const Frame<T>& frame, double moved, double zt) {
+KDLOSS_INLINE bool rounded_gap_is_fit(const Frame<T>& frame, double moved, double zt) {
   const double offset = __builtin_fabs(static_cast<double>(first(frame.dm.value)));
   return offset * zt <= static_cast<double>(Threshold<T>::kOffset) * __builtin_fabs(moved);
 }
 
-// What the terms of a class begin with: its logits, their gap, and what becomes of both in the exponents.
+// What et, es and de of a class begin with: its gap, and what becomes of its logits in the exponents.
 template <class T, int P = kParts>
 struct Reduced {
-  Lanes<T, P> s, t, gap;
+  Lanes<T, P> gap;
   Exponent<T, P> teacher, growth;
-  KDLOSS_INLINE Reduced(Lanes<T, P> s_, Lanes<T, P> t_, Lanes<T, P> gap_, const Frame<T, P>& frame)
-      : s(s_), t(t_), gap(gap_), teacher(t - frame.mt, frame.k), growth(gap, frame.k) {}
+  KDLOSS_INLINE Reduced(Lanes<T, P> t, Lanes<T, P> gap_, const Frame<T, P>& frame)
+      : gap(gap_), teacher(t - frame.mt, frame.k), growth(gap, frame.k) {}
 };
-
+template <class T, int P>
+KDLOSS_INLINE Terms<T, P> normal_terms(const Reduced<T, P>& reduced) {
+  Terms<T, P> x;
+  x.et = exp_normal(reduced.teacher);
+  x.gap = reduced.gap;
+  const Grown<T, P> student = grow(x.et, reduced.growth);
+  x.es = student.value, x.de = student.growth;
+  return x;
+}
 // e1 by an exponential of its own. Where tau is 1, 2 or 4 it is also es^tau, whose error is that of es tau
 // times: 4 times its 5 half-ulps is 1.2e-6 in float.
-template <bool Hard, bool Soft, class T, int P>
-KDLOSS_INLINE Terms<T, P> plain_terms(const Reduced<T, P>& reduced, const Frame<T, P>& frame) {
-  Terms<T, P> x;
-  if constexpr (Soft) {
-    x.et = exp_normal(reduced.teacher);
-    x.gap = reduced.gap;
-    const Grown<T, P> student = grow(x.et, reduced.growth);
-    x.es = student.value, x.de = student.growth;
-  }
-  if constexpr (Hard)
-    // As what has grown from 1: nothing else here would see a NaN, which exp_normal() may lose.
-    x.e1 =
-        grow(Lanes<T, P>(1), Exponent<T, P>(max(Lanes<T, P>(-Threshold<T>::kHardDepth), reduced.s - frame.ms),
-                                            Lanes<T, P>(static_cast<T>(kLog2E))))
-            .value;
-  return x;
+template <class T, int P>
+KDLOSS_INLINE Exponent<T, P> reduced_e1(Lanes<T, P> s_below) {
+  return {max(Lanes<T, P>(-Threshold<T>::kHardDepth), s_below), Lanes<T, P>(static_cast<T>(kLog2E))};
+}
+// As what has grown from 1: nothing else would see a NaN, which exp_normal() may lose.
+template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> normal_e1(const Exponent<T, P>& reduced) {
+  return grow(Lanes<T, P>(1), reduced).value;
 }
 
 // et, es and de for any logits: masked ones (-inf), gaps of thousands, differences that overflow. All are
@@ -186,22 +182,25 @@ KDLOSS_INLINE Terms<T, P> any_terms(Lanes<T, P> s, Lanes<T, P> t, const Frame<T,
 
 // The terms of rows beyond reach in their own type: what underflows is 0. moved is NaN, and the row careful,
 // where the teacher wants what the student masks but not enough to be a number.
-template <bool Hard, bool Soft, class T, int P>
+template <class T, int P>
 KDLOSS_INLINE Terms<T, P> wide_terms(Lanes<T, P> s, Lanes<T, P> t, const Frame<T, P>& frame) {
   using L = Lanes<T, P>;
   const L minus_inf(-infinity<T>());
-  Terms<T, P> x;
-  if constexpr (Soft) {
-    x = any_terms(s, t, frame, L(T(-Format<T>::kBias)) / frame.k, T(0));
-    x.gap = where((x.et == L(0)) & ~((s == minus_inf) & (minus_inf < t)), L(0), x.gap);
-  }
-  if constexpr (Hard) x.e1 = exp_to_zero(s - frame.ms, L(static_cast<T>(kLog2E)), L(zero_at<T>(kLog2E, 0)));
+  Terms<T, P> x = any_terms(s, t, frame, L(T(-Format<T>::kBias)) / frame.k, T(0));
+  x.gap = where((x.et == L(0)) & ~((s == minus_inf) & (minus_inf < t)), L(0), x.gap);
   return x;
 }
 template <class T, int P>
+KDLOSS_INLINE Lanes<T, P> wide_e1(Lanes<T, P> s_below) {
+  using L = Lanes<T, P>;
+  return exp_to_zero(s_below, L(static_cast<T>(kLog2E)), L(zero_at<T>(kLog2E, 0)));
+}
+template <class T, int P>
 KDLOSS_INLINE Terms<T, P> where(Mask<T, P> m, const Terms<T, P>& yes, const Terms<T, P>& no) {
-  return {where(m, yes.e1, no.e1), where(m, yes.et, no.et), where(m, yes.es, no.es), where(m, yes.de, no.de),
-          where(m, yes.gap, no.gap)};
+  Terms<T, P> x;
+  x.et = where(m, yes.et, no.et), x.es = where(m, yes.es, no.es), x.de = where(m, yes.de, no.de);
+  x.gap = where(m, yes.gap, no.gap);
+  return x;
 }
 
 // ---- Sums over the classes, and what follows from them
@@ -217,21 +216,16 @@ struct Sums {
     others = others + x.others, label = label + x.label;
   }
 };
-template <class T>
-KDLOSS_INLINE void set_part(Sums<Lanes<T>>& sums, int i, const Sums<Vector<T>>& x) {
-  set_part(sums.zt, i, x.zt), set_part(sums.zs, i, x.zs), set_part(sums.d, i, x.d);
-  set_part(sums.moved, i, x.moved), set_part(sums.others, i, x.others), set_part(sums.label, i, x.label);
-}
-// Of runs of terms, but for the label's.
+// Of runs of terms, but for those of e1.
 template <class L>
 struct Totals {
-  Total<L> zt, zs, d, moved, others;
+  Total<L> zt, zs, d, moved;
 
   KDLOSS_INLINE void add(const Sums<L>& run) {
-    zt.add(run.zt), zs.add(run.zs), d.add(run.d), moved.add(run.moved), others.add(run.others);
+    zt.add(run.zt), zs.add(run.zs), d.add(run.d), moved.add(run.moved);
   }
   KDLOSS_INLINE Sums<L> with(const Sums<L>& run) const {
-    return {zt.with(run.zt), zs.with(run.zs), d.with(run.d), moved.with(run.moved), others.with(run.others)};
+    return {zt.with(run.zt), zs.with(run.zs), d.with(run.d), moved.with(run.moved)};
   }
 };
 template <bool Hard, bool Soft, class T, int P>
@@ -312,18 +306,18 @@ KDLOSS_INLINE Lanes<T, P> near_kl_term(Lanes<T, P> q, Lanes<T, P> tau_u, Lanes<T
 
 // ---- The gradient
 
-// hard_weight (p1 - onehot) + soft_weight tau (p - q) as a sum of multiples of e1, de and es, when e1 at the
-// label is replaced by -others.
+// hard_weight (p1 - onehot) + soft_weight tau (p - q) as a sum of multiples of e1, slope (de for KL) and es,
+// when e1 at the label is replaced by -others.
 template <class T, int P = kParts>
 struct GradientFactors {
-  Lanes<T, P> e1, de, es;
+  Lanes<T, P> of_e1, of_slope, of_es;
 };
 template <bool Hard, bool Soft, class T, int P>
-KDLOSS_INLINE Lanes<T, P> gradient(const GradientFactors<T, P>& factor, Lanes<T, P> e1, Lanes<T, P> de,
+KDLOSS_INLINE Lanes<T, P> gradient(const GradientFactors<T, P>& factor, Lanes<T, P> e1, Lanes<T, P> slope,
                                    Lanes<T, P> es) {
   Lanes<T, P> g(T(0));
-  if constexpr (Hard) g = fma(factor.e1, e1, g);  // never -0
-  if constexpr (Soft) g = fma(factor.de, de, fma(factor.es, es, g));
+  if constexpr (Hard) g = fma(factor.of_e1, e1, g);  // never -0
+  if constexpr (Soft) g = fma(factor.of_slope, slope, fma(factor.of_es, es, g));
   return g;
 }
 

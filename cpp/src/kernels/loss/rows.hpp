@@ -88,19 +88,20 @@ KDLOSS_INLINE SumOfRows tile_sums(const KdCall<T>& call, const Chunk<T>& chunk, 
 }
 
 // The rows of a tile by the plain path. What lies beyond its reach is marked in `to`.
-template <bool Hard, bool Soft, class T>
-KDLOSS_INLINE void plain_tile(const ByLane<T>& walk, bool grad, T* hess, TileLoss<T>& to) {
+template <class T>
+KDLOSS_INLINE void plain_tile(const ByLane<T>& walk, bool any_hard, bool any_soft, bool grad, T* hess,
+                              TileLoss<T>& to) {
   using L = Lanes<T>;
-  Loss<Hard, Soft, ByLane<T>> loss(walk);
+  Loss<ByLane<T>> loss(walk, any_hard, any_soft);
   loss.find_extents();
   loss.find_exponentials();
   L hard(T(0)), soft(T(0));
-  const Mask<T> fit = loss.find_losses(hard, soft), uses_hard = walk.uses_hard(Hard),
-                uses_soft = walk.uses_soft(Soft);
+  const Mask<T> fit = loss.find_losses(hard, soft), uses_hard = walk.uses_hard(any_hard),
+                uses_soft = walk.uses_soft(any_soft);
   store_wide(to.hard, where(uses_hard, hard, L(0))), store_wide(to.soft, where(uses_soft, soft, L(0)));
   const Mask<T> careful = (uses_hard | uses_soft) & ~fit;
   to.any_careful = any(careful);
-  if (hess != nullptr) store(to.careful_hess, where(loss.probabilities_are_whole(), L(0), L(1)));
+  if (hess != nullptr) store(to.careful_hess, where(loss.probabilities_are_normal(), L(0), L(1)));
   if (hess != nullptr || __builtin_expect(to.any_careful, 0)) store(to.careful, where(careful, L(1), L(0)));
   if (grad) loss.write_gradient();
   if (hess != nullptr) loss.write_hessian(hess);
@@ -136,10 +137,7 @@ KDLOSS_INLINE SumOfRows kd_tile(const KdCall<T>& call, const Chunk<T>& chunk, st
     const NextTile<T> next{{ahead.student, at, classes, tile.s},
                            {ahead.teacher, at, classes, tile.t},
                            {ahead.grad, at, classes, tile.s}};
-    with_parts(any_hard, any_soft, [&](auto with_hard, auto with_soft) {
-      plain_tile<with_hard.value, with_soft.value>(ByLane<T>(call, tile, rows, next), grad,
-                                                   hess ? tile.t : nullptr, loss);
-    });
+    plain_tile(ByLane<T>(call, tile, rows, next), any_hard, any_soft, grad, hess ? tile.t : nullptr, loss);
     for (int i = 0; __builtin_expect(loss.any_careful, 0) && i < count; ++i) {
       if (loss.careful[i] == 0) continue;
       const RowParts parts = careful_row(call, chunk, at + i, rows.plan(i), scratch.careful,
@@ -180,20 +178,20 @@ void kd_lanes(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf<T>& 
 
 // ---- One row at a time
 // Row i of a chunk by the plain path. False, with nothing written, where it is beyond its reach.
-template <bool Hard, bool Soft, class T>
+template <class T>
 bool plain_row(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t i, const RowPlan& plan,
                const ByRow<T>& walk, T* hess, double* careful, RowParts& parts) {
-  Loss<Hard, Soft, ByRow<T>> loss(walk);
+  Loss<ByRow<T>> loss(walk, plan.hard, plan.soft);
   loss.find_extents();
   loss.find_exponentials();
   Vector<double> hard(0.0), soft(0.0);
   if (any(~loss.find_losses(hard, soft))) return false;
   parts = {first(hard), first(soft)};
-  const bool whole = hess == nullptr || !any(~loss.probabilities_are_whole());
+  const bool normal = hess == nullptr || !any(~loss.probabilities_are_normal());
   // Before the gradient, which may be written in the student's place.
-  if (!whole) careful_row<T>(call, chunk, i, plan, careful, nullptr, hess, 1);
+  if (!normal) careful_row<T>(call, chunk, i, plan, careful, nullptr, hess, 1);
   if (walk.grad() != nullptr) loss.write_gradient();
-  if (hess != nullptr && whole) loss.write_hessian(hess);
+  if (hess != nullptr && normal) loss.write_hessian(hess);
   return true;
 }
 
@@ -220,10 +218,8 @@ void kd_row_by_row(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf
         temperature = Temperature<T>(call.taus[r]), exact = Temperature<double>(call.taus[r]);
       const RowInput<T> input{s, plan.soft ? at(chunk.teacher, i) : nullptr, ahead, grad};
       const ByRow<T> walk(call, plan, input, temperature, exact, plain_scratch);
-      const bool plain = temperature.ordinary && with_parts(plan.hard, plan.soft, [&](auto hard, auto soft) {
-                           return plain_row<hard.value, soft.value>(call, chunk, i, plan, walk, hess,
-                                                                    scratch.careful, parts);
-                         });
+      const bool plain =
+          temperature.ordinary && plain_row(call, chunk, i, plan, walk, hess, scratch.careful, parts);
       if (!plain) parts = careful_row(call, chunk, i, plan, scratch.careful, grad, hess, 1);
       if (grad != nullptr && plan.blended)
         blend_gradient(grad, target, classes,

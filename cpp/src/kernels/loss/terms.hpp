@@ -1,19 +1,21 @@
 // The loops over classes that both layouts share.
 //
 // Their unit is the group: a Lanes of neighbouring classes of one row, or of one class of as many rows.
-// Students and teachers lie group after group; so do the terms that they leave for the gradient: es, de and
-// e1.
+// Students and teachers lie group after group; so do the numbers that they leave for the gradient: es,
+// slope and e1.
 #pragma once
 
+#include "../row/plan.hpp"
 #include "../simd/layouts.hpp"
 #include "divergences.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
 
-// Some groups of students, teachers and terms: es begins at terms, de and e1 each `apart` elements further.
-// The last group may reach back: its logits are read `stale` elements before its terms lie, and as many of
-// its classes are those of the group before it.
+// Some groups of students, teachers and terms: es, slope and e1 lie `apart` elements from each other. slope
+// is es times the derivative of the divergence in p, up to what all classes share: for KL it is de. The last
+// group may reach back: its logits are read `stale` elements before its terms lie, and as many of its classes
+// are those of the group before it.
 template <class T>
 struct Groups {
   static constexpr std::int64_t kSize = Lanes<T>::kCount;
@@ -21,6 +23,9 @@ struct Groups {
   T* terms;
   std::int64_t apart, count, stale = 0;
 
+  T* es() const { return terms; }
+  T* slope() const { return terms + apart; }
+  T* e1() const { return terms + 2 * apart; }
   // What begins with that native vector of each group.
   Groups part(int i) const {
     const std::int64_t at = i * Vector<T>::kCount;
@@ -67,8 +72,8 @@ KDLOSS_INLINE void for_groups(std::int64_t count, Begin&& begin, Finish&& finish
 template <class T>
 struct Extent {
   using L = Lanes<T>;
-  L ms = L(-infinity<T>()), mt = ms, lowest_s = L(infinity<T>()), lowest_t = lowest_s;
-  L label = L(0);  // the label's logit, in lanes
+  L ms, mt, lowest_s, lowest_t;
+  L label;  // the label's logit, in lanes
 
   KDLOSS_INLINE void add(const Extent& x) {
     ms = max(x.ms, ms), lowest_s = min(x.lowest_s, lowest_s);
@@ -76,9 +81,10 @@ struct Extent {
     label = x.label;
   }
 };
-template <bool Hard, bool Soft, class T, class Labels>
+template <bool Soft, class T, class Labels>
 KDLOSS_INLINE Extent<T> find_extent(const Groups<T>& groups, Labels labels) {
-  Extent<T> x;
+  const Lanes<T> most(infinity<T>()), least = Lanes<T>(0) - most;
+  Extent<T> x{least, least, most, most, Lanes<T>(0)};
   groups.each([&](std::int64_t, std::int64_t i) KDLOSS_INLINE_LAMBDA {
     const Lanes<T> s = load(groups.s + i);
     x.ms = max(s, x.ms), x.lowest_s = min(s, x.lowest_s);
@@ -86,27 +92,27 @@ KDLOSS_INLINE Extent<T> find_extent(const Groups<T>& groups, Labels labels) {
       const Lanes<T> t = load(groups.t + i);
       x.mt = max(t, x.mt), x.lowest_t = min(t, x.lowest_t);
     }
-    if constexpr (Hard && Labels::kInLanes)
+    if constexpr (Labels::kInLanes)
       labels.at(i, [&](Mask<T> here) KDLOSS_INLINE_LAMBDA { x.label = where(here, s, x.label); });
   });
   return x;
 }
 
-// ---- Second pass: the terms and their sums
-// How they come about: by plain_terms(), from gaps without their rounding errors or with; by wide_terms(); or
-// by either, lane by lane.
-enum Way { kPlain, kExact, kWide, kMixed };
+// ---- Second pass: the exponentials and their sums
+// How et, es and de come about: as normal_terms(), from gaps without their rounding errors or with; as
+// wide_terms(); or as either, lane by lane.
+enum Way { kRoundedGap, kExactGap, kWide, kMixed };
 
-// Where plain_terms() will do, and where p1's exponential is es squared that many times, or (-1) not.
-template <class T, int P = kParts>
-struct Reach {
-  Mask<T, P> plain;
-  Lanes<T, P> squarings;
-  int times;  // squarings, where they are the same in all lanes
-};
-template <class T>
-KDLOSS_INLINE Reach<T, 1> part_of(const Reach<T>& x, int i) {
-  return {part_of(x.plain, i), part_of(x.squarings, i), x.times};
+template <int Times, class T, int P>
+KDLOSS_INLINE Lanes<T, P> squared(Lanes<T, P> e) {
+  for (int i = 0; i < Times; ++i) e = e * e;
+  return e;
+}
+// Calls f with 0, 1 or 2 as a compile-time constant.
+template <class F>
+KDLOSS_INLINE auto with_times(int times, F&& f) {
+  if (times == 2) return f(Constant<2>{});
+  return times == 1 ? f(Constant<1>{}) : f(Constant<0>{});
 }
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> squared(Lanes<T, P> e, Lanes<T, P> times) {
@@ -114,93 +120,118 @@ KDLOSS_INLINE Lanes<T, P> squared(Lanes<T, P> e, Lanes<T, P> times) {
   e = where(L(0) < times, e * e, e);
   return where(L(1) < times, e * e, e);
 }
-// The same for all lanes: by a branch where an instruction set has no registers for masks.
-template <class T, int P>
-KDLOSS_INLINE Lanes<T, P> squared(Lanes<T, P> e, int times) {
-  if constexpr (kNativeBytes == 64) return squared(e, Lanes<T, P>(static_cast<T>(times)));
-  if (times > 0) e = e * e;
-  if (times > 1) e = e * e;
-  return e;
-}
 
-// p1's exponential at element i. Where it is es squared it is not stored: a row's terms fit the first cache
-// without it.
-template <bool Squared, class T>
-KDLOSS_INLINE Lanes<T> stored_e1(const Groups<T>& groups, int times, std::int64_t i) {
-  if constexpr (Squared)
-    return squared(load(groups.terms + i), times);
-  else
-    return load(groups.terms + 2 * groups.apart + i);
-}
+// The sum of e1 without the label's, and the label's, of one native vector of each group.
+template <class T>
+struct HardSums {
+  using L = Vector<T>;
+  L label = L(0), run = L(0);
+  Total<L> total;
 
-// The groups at element i: as many as the frame has parts for.
-template <bool Soft, Way way, class T, int P>
-KDLOSS_INLINE Reduced<T, P> begin_groups(const Groups<T>& groups, std::int64_t i, const Frame<T, P>& frame) {
-  const Lanes<T, P> s = load<P>(groups.s + i), t = Soft ? load<P>(groups.t + i) : s;
-  return {s, t, way == kPlain ? plain_gap(s, t, frame) : logit_gap(s, t, frame), frame};
-}
-// Their terms, which are also stored.
-template <bool Hard, bool Soft, bool Squared, Way way, class T, int P>
-KDLOSS_INLINE Terms<T, P> finish_groups(const Reduced<T, P>& begun, const Groups<T>& groups, std::int64_t i,
-                                        const Frame<T, P>& frame, const Reach<T, P>& reach) {
-  using L = Lanes<T, P>;
-  Terms<T, P> x;
-  if constexpr (way == kWide)
-    x = wide_terms<Hard, Soft>(begun.s, begun.t, frame);
-  else
-    x = plain_terms < Hard && !Squared, Soft > (begun, frame);
-  if constexpr (Squared) x.e1 = squared(x.es, reach.times);
-  if constexpr (way == kMixed) {
-    if constexpr (Hard && Soft) {
-      const Mask<T, P> is_square = L(0) <= reach.squarings;
-      x.e1 = where(is_square, squared(where(is_square, x.es, L(1)), reach.squarings), x.e1);
-    }
-    x = where(reach.plain, x, wide_terms<Hard, Soft>(begun.s, begun.t, frame));
+  template <class Labels>
+  KDLOSS_INLINE void add(L e1, std::int64_t i, std::int64_t from, Labels& labels) {
+    if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) total.add(run), run = L(0);
+    labels.at(from, [&](Mask<T, 1> here)
+                        KDLOSS_INLINE_LAMBDA { label = where(here, e1, label), e1 = where(here, L(0), e1); });
+    run = run + e1;
   }
-  T* const terms = groups.terms + i;
-  if constexpr (Soft) store(terms, x.es), store(terms + groups.apart, x.de);
-  if constexpr (Hard && !Squared) store(terms + 2 * groups.apart, x.e1);
-  return x;
-}
+  KDLOSS_INLINE void set(Sums<Lanes<T>>& to, int part) const {
+    set_part(to.others, part, total.with(run)), set_part(to.label, part, label);
+  }
+};
 
-// The sums over some groups. Labels know where the label is, Ahead what will be read next.
-template <bool Hard, bool Soft, bool Squared, Way way, class T, class Labels, class Ahead>
-__attribute__((noinline)) void add_terms(const Groups<T>& all, const Frame<T>& whole_frame,
-                                         const Reach<T>& whole_reach, const Labels& all_labels,
-                                         const Ahead& all_ahead, Sums<Lanes<T>>& to) {
+// Leaves es and de, and adds them up; and e1, where it is es squared so many times (not -1). That is not
+// stored: a row's terms fit the first cache without it. `normal` says where normal_terms() will do.
+template <Way way, int Times, class T, class Labels, class Ahead>
+__attribute__((noinline)) void add_soft(const Groups<T>& all, const Frame<T>& whole_frame,
+                                        Mask<T> whole_normal, const Labels& all_labels, Ahead ahead,
+                                        Sums<Lanes<T>>& to) {
   using V = Vector<T>;
-  Ahead ahead = all_ahead;
+  struct Begun {
+    V s, t;
+    Reduced<T, 1> reduced;
+  };
   for (int part = 0; part < kParts; ++part) {
     const Groups<T> groups = all.part(part);
     const Frame<T, 1> frame = part_of(whole_frame, part);
-    const Reach<T, 1> reach = part_of(whole_reach, part);
+    const Mask<T, 1> normal = part_of(whole_normal, part);
     const std::int64_t tail = groups.tail();
     const auto from = [&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
       return !Labels::kInLanes && i == tail ? i - groups.stale : i;
     };
     auto labels = all_labels.part(part);
-    V label(T(0));
     Sums<V> run;
     Totals<V> total;
+    HardSums<T> hard;
     for_groups<T>(
         groups.count,
-        [&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return begin_groups<Soft, way>(groups, from(i), frame); },
-        [&](const Reduced<T, 1>& begun, std::int64_t i) KDLOSS_INLINE_LAMBDA {
-          ahead.template ask<Soft>(groups, part, i);
-          Terms<T, 1> x = finish_groups<Hard, Soft, Squared, way>(begun, groups, i, frame, reach);
-          if (!Labels::kInLanes && __builtin_expect(i == tail, 0))
-            x = {only_fresh(x.e1, groups.stale, part), only_fresh(x.et, groups.stale, part),
-                 only_fresh(x.es, groups.stale, part), only_fresh(x.de, groups.stale, part), x.gap};
+        [&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
+          const V s = load<1>(groups.s + from(i)), t = load<1>(groups.t + from(i));
+          const V gap = way == kRoundedGap ? rounded_gap(s, t, frame) : logit_gap(s, t, frame);
+          return Begun{s, t, {t, gap, frame}};
+        },
+        [&](const Begun& begun, std::int64_t i) KDLOSS_INLINE_LAMBDA {
+          if (part == 0) ahead.template ask<true>(groups, i);
+          Terms<T, 1> x;
+          if constexpr (way != kWide) x = normal_terms(begun.reduced);
+          if constexpr (way == kWide) x = wide_terms(begun.s, begun.t, frame);
+          if constexpr (way == kMixed) x = where(normal, x, wide_terms(begun.s, begun.t, frame));
+          store(groups.es() + i, x.es), store(groups.slope() + i, x.de);
+          if (!Labels::kInLanes && __builtin_expect(i == tail, 0)) {
+            x.et = only_fresh(x.et, groups.stale, part), x.es = only_fresh(x.es, groups.stale, part);
+            x.de = only_fresh(x.de, groups.stale, part);
+          }
           if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) total.add(run), run = Sums<V>();
-          if constexpr (Hard)
-            labels.at(from(i), [&](Mask<T, 1> here) KDLOSS_INLINE_LAMBDA {
-              label = where(here, x.e1, label), x.e1 = where(here, V(0), x.e1);
-            });
-          add<Hard, Soft>(run, x);
+          add<false, true>(run, x);
+          if constexpr (Times >= 0) hard.add(squared<Times>(x.es), i, from(i), labels);
         });
-    Sums<V> sums = total.with(run);
-    sums.label = label;
-    set_part(to, part, sums);
+    const Sums<V> sums = total.with(run);
+    set_part(to.zt, part, sums.zt), set_part(to.zs, part, sums.zs);
+    set_part(to.d, part, sums.d), set_part(to.moved, part, sums.moved);
+    hard.set(to, part);
+  }
+}
+
+// Adds up and leaves e1 by an exponential of its own, normal or (beyond) where it may underflow; but where
+// squarings are 0 or more, es squared that many times.
+template <bool Beyond, class T, class Labels, class Ahead>
+__attribute__((noinline)) void add_hard(const Groups<T>& all, Lanes<T> whole_ms, Mask<T> whole_normal,
+                                        Lanes<T> whole_squarings, const Labels& all_labels, Ahead ahead,
+                                        Sums<Lanes<T>>& to) {
+  using V = Vector<T>;
+  struct Begun {
+    V s_below;
+    Exponent<T, 1> reduced;
+  };
+  for (int part = 0; part < kParts; ++part) {
+    const Groups<T> groups = all.part(part);
+    const V ms = part_of(whole_ms, part), squarings = part_of(whole_squarings, part);
+    const Mask<T, 1> normal = part_of(whole_normal, part), is_square = V(0) <= squarings;
+    const std::int64_t tail = groups.tail();
+    const auto from = [&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
+      return !Labels::kInLanes && i == tail ? i - groups.stale : i;
+    };
+    auto labels = all_labels.part(part);
+    HardSums<T> sums;
+    for_groups<T>(
+        groups.count,
+        [&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
+          const V s_below = load<1>(groups.s + from(i)) - ms;
+          return Begun{s_below, reduced_e1(s_below)};
+        },
+        [&](const Begun& begun, std::int64_t i) KDLOSS_INLINE_LAMBDA {
+          if (part == 0) ahead.template ask<false>(groups, i);
+          V e1 = normal_e1(begun.reduced);
+          if constexpr (Beyond) {
+            e1 = where(normal, e1, wide_e1(begun.s_below));
+            if constexpr (Labels::kInLanes)
+              e1 = where(is_square, squared(where(is_square, load<1>(groups.es() + i), V(1)), squarings), e1);
+          }
+          store(groups.e1() + i, e1);
+          if (!Labels::kInLanes && __builtin_expect(i == tail, 0)) e1 = only_fresh(e1, groups.stale, part);
+          sums.add(e1, i, from(i), labels);
+        });
+    sums.set(to, part);
   }
 }
 
@@ -227,7 +258,7 @@ KDLOSS_INLINE Vector<T> near_part(const Groups<T>& groups, int part, const Frame
                factor.tau_log_ratio;
       },
       [&](V tau_u, std::int64_t i) KDLOSS_INLINE_LAMBDA {
-        const V es = load<1>(groups.terms + i), de = load<1>(groups.terms + groups.apart + i);
+        const V es = load<1>(groups.es() + i), de = load<1>(groups.slope() + i);
         V et = es - de;
         if (__builtin_expect(!all_from_difference, 0)) {
           const V t_below = load<1>(groups.t + from(i)) - frame.mt, zero = V(T(-Format<T>::kBias)) / frame.k;
@@ -289,16 +320,21 @@ template <class L>
 struct DivergenceSums {
   L terms = L(0), slopes = L(0);  // sum of p (f - f of the top class)
   L least = L(__builtin_inf());   // |tau u|
+  KDLOSS_INLINE void add(const DivergenceSums& x) {
+    terms = terms + x.terms, slopes = slopes + x.slopes, least = min(x.least, least);
+  }
 };
-// Leaves p (f - f of the top class) in the place of de.
-template <class D, class T>
-__attribute__((noinline)) void add_divergence(const D& divergence, const Groups<T>& all,
-                                              const Shared<T>& whole, DivergenceSums<Lanes<T>>& to) {
+// Leaves the slopes p (f - f of the top class).
+template <class Kind, class T>
+__attribute__((noinline)) DivergenceSums<Lanes<T>> add_divergence(const Kind& divergence,
+                                                                  const Groups<T>& all,
+                                                                  const Shared<T>& whole) {
   using V = Vector<T>;
   struct Begun {
     Difference<T, 1> gap;
     V es, et;
   };
+  DivergenceSums<Lanes<T>> sums;
   for (int part = 0; part < kParts; ++part) {
     const Groups<T> groups = all.part(part);
     const Shared<T, 1> row = part_of(whole, part);
@@ -310,12 +346,12 @@ __attribute__((noinline)) void add_divergence(const D& divergence, const Groups<
         [&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
           const std::int64_t from = i == tail ? i - groups.stale : i;
           const V s = load<1>(groups.s + from), t = load<1>(groups.t + from);
-          return Begun{two_diff(s, t), load<1>(groups.terms + i), exp_normal(t - row.frame.mt, row.frame.k)};
+          return Begun{two_diff(s, t), load<1>(groups.es() + i), exp_normal(t - row.frame.mt, row.frame.k)};
         },
         [&](const Begun& begun, std::int64_t i) KDLOSS_INLINE_LAMBDA {
           const ClassNumbers<V> x = class_numbers(begun.gap, begun.es, begun.et, row);
           V slope = x.p * divergence.slope(x, row.top), term = divergence.term(x, row.tau);
-          store(groups.terms + groups.apart + i, slope);
+          store(groups.slope() + i, slope);
           if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) {
             all_terms.add(terms), all_slopes.add(slopes);
             terms = slopes = V(0);
@@ -325,19 +361,20 @@ __attribute__((noinline)) void add_divergence(const D& divergence, const Groups<
           terms = terms + term, slopes = slopes + slope;
           least = min(abs(x.tau_u), least);
         });
-    set_part(to.terms, part, all_terms.with(terms)), set_part(to.slopes, part, all_slopes.with(slopes));
-    set_part(to.least, part, least);
+    set_part(sums.terms, part, all_terms.with(terms)), set_part(sums.slopes, part, all_slopes.with(slopes));
+    set_part(sums.least, part, least);
   }
+  return sums;
 }
 
-// sum (s - t)^2. Leaves s - t in the place of de, and 0 in that of es.
+// sum (s - t)^2. Leaves the slopes s - t, and 0 for es.
 template <class T>
 __attribute__((noinline)) Lanes<T> add_distance(const Groups<T>& groups) {
   Lanes<T> run(T(0));
   Total<Lanes<T>> total;
   groups.each([&](std::int64_t i, std::int64_t from) KDLOSS_INLINE_LAMBDA {
     Lanes<T> d = load(groups.s + from) - load(groups.t + from);
-    store(groups.terms + i, Lanes<T>(T(0))), store(groups.terms + groups.apart + i, d);
+    store(groups.es() + i, Lanes<T>(T(0))), store(groups.slope() + i, d);
     if (run_ends(i / Groups<T>::kSize)) total.add(run), run = Lanes<T>(T(0));
     if (from != i) d = only_fresh(d, groups.stale);
     run = fma(d, d, run);
@@ -346,29 +383,43 @@ __attribute__((noinline)) Lanes<T> add_distance(const Groups<T>& groups) {
 }
 
 // ---- Last pass: the gradient, which follows from the terms alone
-template <bool Hard, bool Soft, bool Squared, class T, class Labels>
-void write_terms(const Groups<T>& groups, const GradientFactors<T>& factor, int times,
-                 const Labels& all_labels, Lanes<T> others, T* grad) {
+// e1 at element i: es squared that many times, or (-1) stored.
+template <int Times, class T>
+KDLOSS_INLINE Lanes<T> stored_e1(const Groups<T>& groups, std::int64_t i) {
+  if constexpr (Times >= 0)
+    return squared<Times>(load(groups.es() + i));
+  else
+    return load(groups.e1() + i);
+}
+// Calls f(hard, soft, times) with the three as compile-time constants.
+template <class F>
+KDLOSS_INLINE void with_loop(bool hard, bool soft, int times, F&& f) {
+  if (!hard || !soft || times < 0)
+    with_parts(hard, soft, [&](auto h, auto s) KDLOSS_INLINE_LAMBDA { f(h, s, Constant<-1>{}); });
+  else
+    with_times(times, [&](auto n) KDLOSS_INLINE_LAMBDA { f(Constant<true>{}, Constant<true>{}, n); });
+}
+template <bool Hard, bool Soft, int Times, class T, class Labels>
+KDLOSS_INLINE void write_terms(const Groups<T>& groups, const GradientFactors<T>& factor, Labels labels,
+                               Lanes<T> others, T* grad) {
   using L = Lanes<T>;
-  auto labels = all_labels;
   groups.each([&](std::int64_t i, std::int64_t from) KDLOSS_INLINE_LAMBDA {
-    L es(T(0)), de = es, e1 = es;
-    if constexpr (Soft) es = load(groups.terms + i), de = load(groups.terms + groups.apart + i);
+    L es(T(0)), slope = es, e1 = es;
+    if constexpr (Soft) es = load(groups.es() + i), slope = load(groups.slope() + i);
     if constexpr (Hard) {
-      e1 = stored_e1<Squared>(groups, times, i);
+      e1 = stored_e1<Times>(groups, i);
       labels.at(from, [&](Mask<T> here) KDLOSS_INLINE_LAMBDA { e1 = where(here, L(0) - others, e1); });
     }
-    store(grad + from, gradient<Hard, Soft>(factor, e1, de, es));
+    store(grad + from, gradient<Hard, Soft>(factor, e1, slope, es));
   });
 }
 
 // p1 and p, for the Hessian.
-template <bool Hard, bool Soft, bool Squared, class T>
-void write_probabilities(const Groups<T>& groups, int times, Lanes<T> e1_factor, Lanes<T> es_factor, T* p1,
-                         T* p) {
+template <bool Hard, bool Soft, int Times, class T>
+KDLOSS_INLINE void write_probabilities(const Groups<T>& groups, Lanes<T> of_e1, Lanes<T> of_es, T* p1, T* p) {
   groups.each([&](std::int64_t i, std::int64_t from) KDLOSS_INLINE_LAMBDA {
-    if constexpr (Hard) store(p1 + from, e1_factor * stored_e1<Squared>(groups, times, i));
-    if constexpr (Soft) store(p + from, es_factor * load(groups.terms + i));
+    if constexpr (Hard) store(p1 + from, of_e1 * stored_e1<Times>(groups, i));
+    if constexpr (Soft) store(p + from, of_es * load(groups.es() + i));
   });
 }
 

@@ -1,32 +1,47 @@
-// Every threshold of the plain path: up to where its float arithmetic keeps the promise.
+// Every limit of the plain path: how far the arithmetic of the caller's own type keeps the promise.
 //
-// A row is on the plain path while it is within these; its own tests, row by row, decide. What is beyond goes
-// where the last column says: to exact gaps (with the rounding errors of s - t and ms - mt), to wide terms
-// (which may become 0), to the sum of near terms, to an exponential of its own, or to the careful path, which
-// is double. `depth` is how far below its row's largest a logit lies. An error is relative, in float; double
-// has as much room.
+// A row is tested against each limit, in float or in double as its logits are. Where it is beyond one, it is
+// computed in the way that the last column names:
 //
-//     name             float  double  of what, in which unit          error that is left    beyond it
-//     kStudentDepth       80     700  student's depth, tau            (normal numbers)      wide terms
-//     kTeacherDepth       45     700  teacher's depth, tau            3.8e-6 a class        wide terms
-//     kPowerDepth         32    1000  teacher's depth, logits         1.9e-6, times 4       own exponential
-//                                     the same, tau                   1.9e-6, thrice        exact gaps
-//     kHardDepth          69     620  student's depth, logits         (normal numbers)      own exponential
-//     kOffset             16     256  |ms - mt|, logits and tau       1e-6                  exact gaps
-//     kTail            1e-11  1e-250  hard loss; KL                   3e-6                  careful
-//     kBalance           100    5400  error of D, half-ulps           6e-6                  exact growth of D
-//     kHessianDepth      100    2100  teacher's depth + twice the     6e-6                  careful
-//                                     largest gap, tau
-//     kFarKl            0.02    0.02  KL                              2.5e-6                near terms
-//     kFarRatio        1 / 8   1 / 8  KL over |log(Zs / Zt)|          2e-6                  near terms
-//     kNearRatio     1 / 128 1 / 128  soft over (tau log(Zs / Zt))^2  4e-6                  careful
-//     kNearShare      1 / 64  1 / 64  TV over |log(Zs / Zt)|          4e-6                  careful
-//     kSign               16      16  |tau u|, half-ulps of           (the sign of p - q)   careful
-//                                     tau (|log(Zs / Zt)| + TV)
-//     kLeastTerm       1e-30  1e-290  mean of (s - t)^2; sum of       (normal numbers)      careful
-//                                     es (f - f of the top class)
-//     kGrowth            0.5     0.5  |D| / Zt                        (cancellation)        log Zs - log Zt
-//     kShrinkage         0.7     0.7  log(Zs / Zt)                    2e-7                  et computed anew
+//     wide terms   terms that may underflow to 0
+//     exact gaps   (s - t) - (ms - mt) with the rounding errors of both differences
+//     own e1       e1 by an exponential of its own, not as a power of es
+//     near terms   KL as the sum of q (expm1(u) - u)
+//     exact D      D added up once more in a wider type (exact_growth.hpp)
+//     careful      the careful path, which is double
+//
+// Depth is how far a row's smallest logit lies below its largest. `Error left` is the largest relative error
+// that a row within the limit may have because of it, in float; in double it is below 3e-13. A word in its
+// place says what the limit protects from. `none`: double needs no such limit.
+//
+//     name           float     double     of what, in which unit             error left      beyond it
+//     kStudentDepth  <= 80     <= 700     student's depth / tau              underflow       wide terms
+//     kTeacherDepth  <= 45     <= 700     teacher's depth / tau              3.8e-6 a class  wide terms
+//     kPowerDepth    <= 32     <= 1000    teacher's depth, in logits         4e-6            own e1
+//     kHardDepth     <= 69     <= 620     student's depth, in logits         underflow       own e1
+//     kOffset        <= 16     <= 256     |ms - mt| in logits, over tau, or  1e-6            exact gaps
+//                                         over the mean of the gap under q
+//     kTail          >= 1e-11  >= 1e-250  hard loss; soft loss / tau^2       3e-6            careful
+//     kBalance       <= 100    <= 5400    error of D in the gradient, in     6e-6            exact D
+//                                         half-ulps of its largest entry
+//     kHessianDepth  <= 100    none       teacher's depth plus twice the     6e-6            careful Hessian
+//                                         larger depth of both, / tau
+//     kLeastTerm     >= 1e-30  >= 1e-290  mean of (s - t)^2; |sum of         underflow       careful
+//                                         es (f - f of the top class)|
+//     kLeastTau      >= 1e-15  none       tau                                underflow       careful
+//     kMostTau       <= 1e15   <= 1e30    tau                                overflow        careful
+//
+//     name           both types           of what, in which unit             error left      beyond it
+//     kFarKl         >= 0.02              KL                                 2.5e-6          near terms
+//     kFarRatio      >= 1 / 8             KL / |log(Zs / Zt)|                2e-6            near terms
+//     kNearRatio     >= 1 / 128           soft loss / (tau log(Zs / Zt))^2   4e-6            careful
+//     kNearShare     >= 1 / 64            TV / |log(Zs / Zt)|                4e-6            careful
+//     kSign          >= 16                |u| of every class, in half-ulps   wrong sign      careful
+//                                         of |log(Zs / Zt)| + TV
+//     kGrowth        <= 0.5               |D| / Zt                           cancellation    log(Zs / Zt)
+//     kShrinkage     <= 0.7               log(Zs / Zt)                       2e-7            et computed anew
+//
+// For each there are rows that break the promise where it is moved: tests/thresholds.py shows them.
 #pragma once
 
 #include "../simd/lanes.hpp"
@@ -38,28 +53,34 @@ template <class T>
 struct Threshold;
 template <>
 struct Threshold<float> {
-  // exp(-80) is a normal number and 2^(80 log2 e) an exponent. A teacher's logits may not lie as deep: es
-  // comes from t - mt and the gap, and where the student wants what the teacher does not, either is rounded
-  // by a half-ulp of that distance, 1.9e-6 from 32 to 64; in the ratio of two classes that err in opposite
-  // directions 7.6e-6.
+  // exp(-80) is a normal number, and 2^(80 log2 e) has an exponent that a float can hold.
   static constexpr float kStudentDepth = 80;
+  // es is et times exp(gap / tau). From 32 to 64 below the largest logit, t - mt and the gap are each off by
+  // up to 1.9e-6: es by 3.8e-6, and the ratio of two classes with opposite errors by 7.6e-6.
   static constexpr float kTeacherDepth = 45;
-  // For what rounds more: p1's exponential taken as a power of es, which multiplies the errors of the
-  // polynomials too; and gaps without their rounding errors, where s - t is rounded once more.
+  // The same in logits, where e1 is es^tau: besides, the power multiplies the errors of es's polynomials by
+  // tau, which is up to 4. In double it keeps 1.5e-13; without it, 7e-13 would be left.
   static constexpr float kPowerDepth = 32;
-  // es^n = exp(s - ms) and its multiples are normal down to here. Denormal ones would halve the speed;
-  // beyond, exp(s - ms) may be taken as 2^-100, far below kTail.
+  // exp(s - ms) and its multiples are normal numbers down to here; denormal ones would halve the speed.
+  // Beyond, e1 may be taken as exp(-69), far below kTail, or where a row has no soft part as 0.
   static constexpr float kHardDepth = 69;
+  // Gaps without the rounding errors of s - t and ms - mt are off by 2^-24 |ms - mt|.
   static constexpr float kOffset = 16;
-  // A sum this small is made of exponentials near exp(-25) and below, whose arguments' rounding, 2^-24 of 25
-  // twice over, is 3e-6 of the sum.
+  // A loss this small is a sum of exponentials near exp(-25) and below, whose arguments are each rounded
+  // twice, by 2^-24 of 25: 3e-6 of the sum.
   static constexpr float kTail = 1e-11f;
+  // An entry p - q = (de - (D / Zs) es) / Zt of a class that both models are sure of is small where D is, and
+  // has the error of D.
   static constexpr float kBalance = 100;
-  // The Hessian promises each entry, so that the rounding of each distance counts, 2^-24 of itself. In logits
-  // where p1 is a power of es.
+  // The Hessian promises each entry, even the smallest, where the rounding errors of all distances add up:
+  // 2^-24 of each. Over 1 instead of tau where e1 is a power of es.
   static constexpr float kHessianDepth = 100;
+  // Denormal sums lose digits, which a large weight or tau would show.
   static constexpr float kLeastTerm = 1e-30f;
-  static constexpr double kLeastTau = 1e-15, kMostTau = 1e15;
+  // tau^2 KL is denormal where tau is smaller still.
+  static constexpr double kLeastTau = 1e-15;
+  // (tau u)^2 of a single class may overflow where the loss does not.
+  static constexpr double kMostTau = 1e15;
 };
 template <>
 struct Threshold<double> {
@@ -70,23 +91,26 @@ struct Threshold<double> {
   static constexpr double kOffset = 256;
   static constexpr double kTail = 1e-250;
   static constexpr double kBalance = 5400;
-  static constexpr double kHessianDepth = 2100;
+  static constexpr double kHessianDepth = __builtin_inf();  // at most 3,000, of which 2^-53 is 3.3e-13
   static constexpr double kLeastTerm = 1e-290;
-  static constexpr double kLeastTau = 1e-30, kMostTau = 1e30;
+  static constexpr double kLeastTau = 0;  // the careful path has no wider type for tau^2 KL
+  static constexpr double kMostTau = 1e30;
 };
 
-// L - sum q v is off by some 4 half-ulps of sum q |v| <= |L| + sum q |u|, where few different logits are
-// rounded all alike 10, and sum q |u| <= h^-1(KL) with h(a) = exp(-a) - 1 + a, by Jensen: 0.21 where KL =
-// 0.02.
-constexpr double kFarKl = 0.02, kFarRatio = 1.0 / 8;
-// Where nearly all classes agree in v = L and differ in u by little, v's error, a half-ulp or two of |L|, is
-// a share of u: of u^2 in the sums of KL's kind, of |u| in the total variation.
-constexpr double kNearRatio = 1.0 / 128, kNearShare = 1.0 / 64;
-// Whether p or q is larger is what the total variation's gradient is made of.
+// KL = L - sum q v, with L = log(Zs / Zt), is off by some 4 half-ulps of sum q |v| (10 where few different
+// logits are rounded all alike). That sum is at most |L| + sum q |u|, and sum q |u| is at most 0.21 where KL
+// is 0.02: by Jensen, h(sum q |u|) <= KL with h(a) = exp(-a) - 1 + a.
+constexpr double kFarKl = 0.02;
+constexpr double kFarRatio = 1.0 / 8;
+// Where nearly all classes have v close to L, u = v - L is small and has v's error, a half-ulp or two of |L|:
+// KL and its kind are made of u^2, the total variation of |u|.
+constexpr double kNearRatio = 1.0 / 128;
+constexpr double kNearShare = 1.0 / 64;
+// The total variation's gradient is made of the signs of p - q, and a class's u is off by a few half-ulps.
 constexpr double kSign = 16;
 // A peaked student under a flat teacher: D is close to -Zt, and Zs has the digits that Zt + D has lost.
 constexpr double kGrowth = 0.5;
-// et = es - de is as good as et where es is not many times et.
+// et = es - de loses digits where es is many times et.
 constexpr double kShrinkage = 0.7;
 
 }  // namespace

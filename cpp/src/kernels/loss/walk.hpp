@@ -10,14 +10,13 @@
 namespace kdloss::KDLOSS_ISA {
 namespace {
 
-// What is known of a section.
-template <class T, class Number>
+// What is known of a section, in the lanes of the loops.
+template <class T>
 struct Section {
-  Extent<T> extent;            // after the first pass
-  Reach<T> reach;              // after the second, as all below: how its terms came about,
-  bool squared;                // whether all of p1's exponentials are squares,
-  Sums<Number> sums;           // and their sums
-  Number soft, slopes, least;  // after the third, where there is one
+  Extent<T> extent;     // after the first pass
+  int times;            // after the second: how often es is squared for e1, or -1 where e1 is stored,
+  Sums<Lanes<T>> sums;  // and the sums
+  DivergenceSums<Lanes<T>> third;  // after the third, where there is one
 };
 
 // Its classes. `column` is where they begin in the row.

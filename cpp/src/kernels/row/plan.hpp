@@ -30,7 +30,7 @@ struct RowPlan {
   double target_unit = 1;                  // what blended targets are multiples of, a power of two
   bool blended = false, keeps_p1 = false;  // keeps_p1: the gradient at label is that of p1, not of p1 - 1
 
-  double hard_slope() const {
+  double hard_factor() const {
     return hard_weight * target_sum;
   }  // of the row's loss in the kernel's hard loss
 };

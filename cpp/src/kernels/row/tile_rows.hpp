@@ -13,14 +13,14 @@ struct TileRows {
   alignas(64) T uses_hard[kCount], uses_soft[kCount];  // 1 where the row uses that part, else 0
   alignas(64) T label[kCount];                         // -1: none
   alignas(64) T tau[kCount], inverse_tau[kCount], k[kCount], squarings[kCount];
-  double exact_tau[kCount];
+  double tau_in_double[kCount];
   alignas(64) T ordinary[kCount];  // 1 where the temperature is
   alignas(64) double weight[kCount], hard_weight[kCount], soft_weight[kCount];
   alignas(64) double target_sum[kCount], target_rest[kCount];
   alignas(64) double target_unit[kCount];
   alignas(64) T keeps_p1[kCount];  // 1 or 0
   // Of the reduced loss, in the kernels' parts; of the soft one times tau.
-  alignas(64) T hard_slope[kCount], soft_slope[kCount];
+  alignas(64) T hard_factor[kCount], soft_factor[kCount];
   bool still_alike = false;  // all this, but for the labels, is what all rows need that are alike
 
   void set(int i, const RowPlan& plan, double grad_scale) {
@@ -29,8 +29,8 @@ struct TileRows {
     weight[i] = plan.weight, hard_weight[i] = plan.hard_weight, soft_weight[i] = plan.soft_weight;
     target_sum[i] = plan.target_sum, target_rest[i] = plan.target_rest, target_unit[i] = plan.target_unit;
     keeps_p1[i] = plan.keeps_p1;
-    hard_slope[i] = static_cast<T>(plan.hard_slope() * grad_scale);
-    soft_slope[i] = static_cast<T>(plan.soft_weight * static_cast<double>(tau[i]) * grad_scale);
+    hard_factor[i] = static_cast<T>(plan.hard_factor() * grad_scale);
+    soft_factor[i] = static_cast<T>(plan.soft_weight * static_cast<double>(tau[i]) * grad_scale);
   }
   static Lanes<T> narrowed(const double* from, double scale) {
     using D = Lanes<double>;
@@ -41,10 +41,10 @@ struct TileRows {
     return x;
   }
   // After target_sum has changed.
-  void set_hard_slopes(double grad_scale) {
-    alignas(64) double slope[kCount];
-    for (int i = 0; i < kCount; ++i) slope[i] = hard_weight[i] * target_sum[i];
-    store(hard_slope, narrowed(slope, grad_scale));
+  void set_hard_factors(double grad_scale) {
+    alignas(64) double factor[kCount];
+    for (int i = 0; i < kCount; ++i) factor[i] = hard_weight[i] * target_sum[i];
+    store(hard_factor, narrowed(factor, grad_scale));
   }
   Lanes<T> in_target_units(const double* from, double scale) const {
     alignas(64) double product[kCount];
@@ -99,8 +99,8 @@ struct TileRows {
     fill(uses_hard, T(plan.hard)), fill(uses_soft, T(plan.soft)), fill(keeps_p1, T(0));
     fill(weight, plan.weight), fill(hard_weight, plan.hard_weight), fill(soft_weight, plan.soft_weight);
     fill(target_sum, 1.0), fill(target_rest, 0.0), fill(target_unit, 1.0);
-    fill(hard_slope, static_cast<T>(plan.hard_slope() * grad_scale));
-    fill(soft_slope, static_cast<T>(plan.soft_weight * static_cast<double>(tau[0]) * grad_scale));
+    fill(hard_factor, static_cast<T>(plan.hard_factor() * grad_scale));
+    fill(soft_factor, static_cast<T>(plan.soft_weight * static_cast<double>(tau[0]) * grad_scale));
   }
   // The rows from the given one, whose labels are known: each with a weight and an alpha of its own.
   void set_each(const KdCall<T>& call, std::int64_t first) {
@@ -120,8 +120,8 @@ struct TileRows {
       store(target_sum + i, one), store(target_rest + i, zero), store(target_unit + i, one);
     }
     store(uses_hard, narrowed(needs_hard, 1)), store(uses_soft, narrowed(needs_soft, 1));
-    store(hard_slope, narrowed(hard_weight, call.grad_scale));
-    store(soft_slope, narrowed(times_tau, call.grad_scale));
+    store(hard_factor, narrowed(hard_weight, call.grad_scale));
+    store(soft_factor, narrowed(times_tau, call.grad_scale));
     store(keeps_p1, Lanes<T>(T(0)));
     store(label, where(load(uses_hard) == Lanes<T>(1), load(label), Lanes<T>(-1)));  // as in set()
   }
@@ -129,10 +129,10 @@ struct TileRows {
     using L = Lanes<T>;
     store(tau, L(t.tau)), store(inverse_tau, L(t.inverse)), store(k, L(t.k));
     store(squarings, L(t.squarings)), store(ordinary, L(T(t.ordinary)));
-    for (double& x : exact_tau) x = t.exact;
+    for (double& x : tau_in_double) x = t.in_double;
   }
   void set(int i, const Temperature<T>& temperature) {
-    exact_tau[i] = temperature.exact, tau[i] = temperature.tau, inverse_tau[i] = temperature.inverse,
+    tau_in_double[i] = temperature.in_double, tau[i] = temperature.tau, inverse_tau[i] = temperature.inverse,
     k[i] = temperature.k;
     squarings[i] = temperature.squarings, ordinary[i] = temperature.ordinary;
   }
