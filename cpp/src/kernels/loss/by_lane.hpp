@@ -182,7 +182,6 @@ class ByLane {
   const Extent<T>& extent() const { return tile_.section->extent; }
   const Sums<L>& sums() const { return tile_.section->sums; }
   const DivergenceSums<L>& third() const { return tile_.section->third; }
-  L third_terms() const { return tile_.section->third.terms; }
   std::int64_t classes() const { return call_.classes; }
   InLanes<T> layout() const { return {call_.classes}; }
 

@@ -74,6 +74,9 @@ struct RowAhead {
   }
 };
 
+// What splits a row's columns where no threads do.
+inline void run_here(std::int64_t count, int, Task task, void* context) { task(context, 0, count, 0); }
+
 template <class T>
 class ByRow {
   using L = Lanes<T>;
@@ -113,12 +116,11 @@ class ByRow {
       for (std::int64_t i = begin; i < end; ++i)
         f(scratch_.blocks[i], classes_of(block_at(i, count, call_.classes)));
     };
-    if (call_.split_columns == nullptr) return run(0, count);
     using Run = decltype(run);
-    call_.split_columns(
-        count, call_.threads,
-        [](void* p, std::int64_t begin, std::int64_t end, int) { (*static_cast<Run*>(p))(begin, end); },
-        &run);
+    const Task task = [](void* p, std::int64_t begin, std::int64_t end, int) {
+      (*static_cast<Run*>(p))(begin, end);
+    };
+    (call_.split_columns == nullptr ? run_here : call_.split_columns)(count, call_.threads, task, &run);
   }
   template <class F>
   KDLOSS_INLINE void each_groups(F&& f) const {
@@ -138,12 +140,6 @@ class ByRow {
   DivergenceSums<Number> third() const {
     DivergenceSums<Number> all = total(scratch_.blocks[0].third);
     for (std::int64_t i = 1; i < block_count(call_.classes); ++i) all.add(total(scratch_.blocks[i].third));
-    return all;
-  }
-  Number third_terms() const {
-    Number all(0);
-    for (std::int64_t i = 0; i < block_count(call_.classes); ++i)
-      all = all + total(scratch_.blocks[i].third.terms);
     return all;
   }
   std::int64_t classes() const { return call_.classes; }

@@ -66,8 +66,7 @@ KDLOSS_INLINE Lanes<T, P> ratio(Lanes<T, P> a, Lanes<T, P> b) {
 }
 
 // ---- Each: term() is its term times tau (and what p and q are multiples by), and slope() is f less that of
-// the top class. near() says from where on the rounding of L = log(Zs / Zt) no longer counts: soft = tau^2 D
-// and tau_l = tau L given.
+// the top class.
 struct ForwardKL {
   static constexpr bool kIsDifference = true;  // the gradient is tau (p - q)
   explicit ForwardKL(double) {}
@@ -83,7 +82,7 @@ struct ForwardKL {
   }
 };
 struct ReverseKL {
-  static constexpr bool kIsDifference = false, kHasSigns = false;
+  static constexpr bool kIsDifference = false;
   explicit ReverseKL(double) {}
   template <class V>
   KDLOSS_INLINE V term(const ClassNumbers<V>& x, V tau) const {
@@ -95,13 +94,9 @@ struct ReverseKL {
   KDLOSS_INLINE V slope(const ClassNumbers<V>& x, const TopClass<V>&) const {
     return zero_where(x.unwanted, x.step);
   }
-  template <class V>
-  V near(V tau_l, V) const {
-    return tau_l * tau_l * V(kNearRatio);
-  }
 };
 struct JensenShannon {
-  static constexpr bool kIsDifference = false, kHasSigns = false;
+  static constexpr bool kIsDifference = false;
   double beta;
   explicit JensenShannon(double beta_) : beta(beta_) {}
   // By a logarithm what m is of the larger of p and q, which is bounded; the other from a - b = u.
@@ -135,17 +130,13 @@ struct JensenShannon {
     const V sum = where(is_near | is_sure, V(1), V(1 - beta) * p_over_m) + share;
     return V(beta - 1) * log_of_sum(sum, where(is_near | is_sure, share - (sum - V(1)), V(0)));
   }
-  template <class V>
-  V near(V tau_l, V) const {
-    return tau_l * tau_l * V(kNearRatio * beta * (1 - beta));
-  }
 };
 struct TotalVariation {
   template <class V>
   static KDLOSS_INLINE V half_sign(V x) {
     return where(x < V(0), V(-0.5), where(V(0) < x, V(0.5), V(0)));
   }
-  static constexpr bool kIsDifference = false, kHasSigns = true;
+  static constexpr bool kIsDifference = false;
   explicit TotalVariation(double) {}
   template <class V>
   KDLOSS_INLINE V term(const ClassNumbers<V>& x, V tau) const {
@@ -155,11 +146,16 @@ struct TotalVariation {
   KDLOSS_INLINE V slope(const ClassNumbers<V>& x, const TopClass<V>& top) const {
     return half_sign(x.difference) - half_sign(top.difference);
   }
-  template <class V>
-  V near(V tau_l, V tau) const {
-    return tau * abs(tau_l) * V(kNearShare);
-  }
 };
+
+// How large soft = tau^2 D must be, at the least, for the rounding of L = log(Zs / Zt) not to count: tau_l =
+// tau L is given.
+template <class V>
+V rounding_of(Divergence divergence, double beta, V tau_l, V tau) {
+  if (divergence == Divergence::kTV) return tau * abs(tau_l) * V(kNearShare);
+  return tau_l * tau_l * V(kNearRatio * (divergence == Divergence::kJS ? beta * (1 - beta) : 1));
+}
+
 // Calls f(wrapped) with the type of a divergence that has a softmax, wrapped so that it need not be made.
 template <class Kind>
 struct Wrapped {

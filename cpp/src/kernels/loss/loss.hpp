@@ -176,21 +176,16 @@ class Loss {
     if (walk_.divergence() == Divergence::kKL) return find_kl(soft);
     if (is_distance_) return find_distance(soft);
     if (walk_.wants_hessian()) return Number(0) < Number(0);
-    Flag fit;
-    with_divergence(walk_.divergence(), [&](auto wrapped) {
-      using Kind = typename decltype(wrapped)::Type;
-      if constexpr (!Kind::kIsDifference) fit = find_divergence(Kind(walk_.beta()), soft);
-    });
-    return fit;
+    return find_divergence(soft);
   }
   Flag find_distance(Number& soft) {
     walk_.each_section([&](Section<T>& section, const auto& x)
-                           KDLOSS_INLINE_LAMBDA { section.third.terms = add_distance(x.groups); });
-    soft = walk_.third_terms() / Number(walk_.classes());
+                           KDLOSS_INLINE_LAMBDA { section.third = {add_distance(x.groups)}; });
+    soft = walk_.third().terms / Number(walk_.classes());
     return (Number(Limit::kLeastTerm) <= soft) & (soft < Number(Format<T>::kLargest));
   }
-  template <class Kind>
-  Flag find_divergence(const Kind& divergence, Number& soft) {
+  Flag find_divergence(Number& soft) {
+    const Divergence divergence = walk_.divergence();
     const Number tau = walk_.row_tau(), tau_log_ratio = Number(0) - result_.log_ratio * tau;
     const L top_t = walk_.top_teacher(frame_.ms);
     Shared<T> row{frame_,
@@ -203,15 +198,16 @@ class Loss {
         class_numbers(two_diff(frame_.ms, top_t), L(1), exp_normal(top_t - frame_.mt, frame_.k), row);
     row.top = {top.q, top.p, top.difference};
     walk_.each_section([&](Section<T>& section, const auto& x) KDLOSS_INLINE_LAMBDA {
-      section.third = add_divergence(divergence, x.groups, row);
+      section.third = add_divergence(divergence, walk_.beta(), x.groups, row);
     });
     const DivergenceSums<Number> sums = walk_.third();
     inverse_zs_ = Number(1) / sums_->zs, mean_slope_ = sums.slopes * inverse_zs_;
     soft = sums.terms * inverse_zs_ * tau;
     Flag fit = walk_.flag(is_normal(*extent_)) & (soft < Number(__builtin_inf())) &
-               (Number(Limit::kTail) * tau * tau <= soft) & (divergence.near(tau_log_ratio, tau) <= soft) &
+               (Number(Limit::kTail) * tau * tau <= soft) &
+               (rounding_of(divergence, walk_.beta(), tau_log_ratio, tau) <= soft) &
                (Number(Limit::kLeastTerm) <= abs(sums.slopes));
-    if constexpr (Kind::kHasSigns)
+    if (divergence == Divergence::kTV)  // whose gradient depends on the sign of p - q
       fit = fit & (Number(kSign * Format<T>::kHalfUlp) * (abs(tau_log_ratio) + soft / tau) <= sums.least);
     return fit & ~walk_.flag(balanced(mean_slope_));
   }
@@ -243,9 +239,9 @@ class Loss {
     const NearFactors<T> factor{Walk::lanes(Number(1) / sums_->zs), Walk::lanes(result_.inverse_zt),
                                 Walk::lanes(tau_log_ratio), walk_.tau()};
     walk_.each_section([&](Section<T>& section, const auto& x) KDLOSS_INLINE_LAMBDA {
-      section.third.terms = near_terms(x.groups, frame_, factor, is_normal(section.extent));
+      section.third = {near_terms(x.groups, frame_, factor, is_normal(section.extent))};
     });
-    soft = where(far, soft, walk_.third_terms());
+    soft = where(far, soft, walk_.third().terms);
     return fit & (far | (walk_.flag(is_normal(*extent_)) & are_equal(*sums_, soft)) |
                   near_kl_is_fit(soft, tau_log_ratio * tau_log_ratio, tau, Number(Limit::kTail)));
   }

@@ -31,7 +31,9 @@ struct Groups {
     const std::int64_t at = i * Vector<T>::kCount;
     return {s + at, t + at, terms + at, apart, count, stale};
   }
-  std::int64_t tail() const { return stale > 0 ? (count - 1) * kSize : -1; }
+  // Whether the group at element i reaches back, and where its logits are read.
+  KDLOSS_INLINE bool reaches_back(std::int64_t i) const { return stale != 0 && i == (count - 1) * kSize; }
+  KDLOSS_INLINE std::int64_t from(std::int64_t i) const { return reaches_back(i) ? i - stale : i; }
   // Calls body(i, from) with the index of each group's first term, and of its first logit.
   template <class Body>
   KDLOSS_INLINE void each(Body&& body) const {
@@ -103,6 +105,7 @@ KDLOSS_INLINE Extent<T> find_extent(const Groups<T>& groups, Labels labels) {
 // wide_terms(); or as either, lane by lane.
 enum Way { kRoundedGap, kExactGap, kWide, kMixed };
 
+// e, e^2 or e^4: squared so many times.
 template <int Times, class T, int P>
 KDLOSS_INLINE Lanes<T, P> squared(Lanes<T, P> e) {
   for (int i = 0; i < Times; ++i) e = e * e;
@@ -140,8 +143,9 @@ struct HardSums {
   }
 };
 
-// Leaves es and de, and adds them up; and e1, where it is es squared so many times (not -1). That is not
-// stored: a row's terms fit the first cache without it. `normal` says where normal_terms() will do.
+// Leaves es and de, and adds up et, es, de and et gap. With Times >= 0 adds up e1 too, which is es squared so
+// many times, and not stored: a row's terms fit the first cache without it. whole_normal: where
+// normal_terms() will do.
 template <Way way, int Times, class T, class Labels, class Ahead>
 __attribute__((noinline)) void add_soft(const Groups<T>& all, const Frame<T>& whole_frame,
                                         Mask<T> whole_normal, const Labels& all_labels, Ahead ahead,
@@ -152,13 +156,10 @@ __attribute__((noinline)) void add_soft(const Groups<T>& all, const Frame<T>& wh
     Reduced<T, 1> reduced;
   };
   for (int part = 0; part < kParts; ++part) {
-    const Groups<T> groups = all.part(part);
+    Groups<T> groups = all.part(part);
+    if constexpr (Labels::kInLanes) groups.stale = 0;  // as it is: the compiler need not ask
     const Frame<T, 1> frame = part_of(whole_frame, part);
     const Mask<T, 1> normal = part_of(whole_normal, part);
-    const std::int64_t tail = groups.tail();
-    const auto from = [&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
-      return !Labels::kInLanes && i == tail ? i - groups.stale : i;
-    };
     auto labels = all_labels.part(part);
     Sums<V> run;
     Totals<V> total;
@@ -166,7 +167,7 @@ __attribute__((noinline)) void add_soft(const Groups<T>& all, const Frame<T>& wh
     for_groups<T>(
         groups.count,
         [&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
-          const V s = load<1>(groups.s + from(i)), t = load<1>(groups.t + from(i));
+          const V s = load<1>(groups.s + groups.from(i)), t = load<1>(groups.t + groups.from(i));
           const V gap = way == kRoundedGap ? rounded_gap(s, t, frame) : logit_gap(s, t, frame);
           return Begun{s, t, {t, gap, frame}};
         },
@@ -177,13 +178,13 @@ __attribute__((noinline)) void add_soft(const Groups<T>& all, const Frame<T>& wh
           if constexpr (way == kWide) x = wide_terms(begun.s, begun.t, frame);
           if constexpr (way == kMixed) x = where(normal, x, wide_terms(begun.s, begun.t, frame));
           store(groups.es() + i, x.es), store(groups.slope() + i, x.de);
-          if (!Labels::kInLanes && __builtin_expect(i == tail, 0)) {
+          if (__builtin_expect(groups.reaches_back(i), 0)) {
             x.et = only_fresh(x.et, groups.stale, part), x.es = only_fresh(x.es, groups.stale, part);
             x.de = only_fresh(x.de, groups.stale, part);
           }
           if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) total.add(run), run = Sums<V>();
           add<false, true>(run, x);
-          if constexpr (Times >= 0) hard.add(squared<Times>(x.es), i, from(i), labels);
+          if constexpr (Times >= 0) hard.add(squared<Times>(x.es), i, groups.from(i), labels);
         });
     const Sums<V> sums = total.with(run);
     set_part(to.zt, part, sums.zt), set_part(to.zs, part, sums.zs);
@@ -192,8 +193,8 @@ __attribute__((noinline)) void add_soft(const Groups<T>& all, const Frame<T>& wh
   }
 }
 
-// Adds up and leaves e1 by an exponential of its own, normal or (beyond) where it may underflow; but where
-// squarings are 0 or more, es squared that many times.
+// Leaves e1 by an exponential of its own, and adds it up. Beyond: some may underflow, and in the lanes of a
+// tile e1 may be es squared (where `squarings` are 0 or more) in some rows and not in others.
 template <bool Beyond, class T, class Labels, class Ahead>
 __attribute__((noinline)) void add_hard(const Groups<T>& all, Lanes<T> whole_ms, Mask<T> whole_normal,
                                         Lanes<T> whole_squarings, const Labels& all_labels, Ahead ahead,
@@ -204,32 +205,31 @@ __attribute__((noinline)) void add_hard(const Groups<T>& all, Lanes<T> whole_ms,
     Exponent<T, 1> reduced;
   };
   for (int part = 0; part < kParts; ++part) {
-    const Groups<T> groups = all.part(part);
+    Groups<T> groups = all.part(part);
+    if constexpr (Labels::kInLanes) groups.stale = 0;  // as it is: the compiler need not ask
     const V ms = part_of(whole_ms, part), squarings = part_of(whole_squarings, part);
     const Mask<T, 1> normal = part_of(whole_normal, part), is_square = V(0) <= squarings;
-    const std::int64_t tail = groups.tail();
-    const auto from = [&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
-      return !Labels::kInLanes && i == tail ? i - groups.stale : i;
-    };
     auto labels = all_labels.part(part);
     HardSums<T> sums;
     for_groups<T>(
         groups.count,
         [&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
-          const V s_below = load<1>(groups.s + from(i)) - ms;
+          const V s_below = load<1>(groups.s + groups.from(i)) - ms;
           return Begun{s_below, reduced_e1(s_below)};
         },
         [&](const Begun& begun, std::int64_t i) KDLOSS_INLINE_LAMBDA {
           if (part == 0) ahead.template ask<false>(groups, i);
-          V e1 = normal_e1(begun.reduced);
-          if constexpr (Beyond) {
+          V e1;
+          if constexpr (!Beyond || Labels::kInLanes) e1 = normal_e1(begun.reduced);
+          if constexpr (Beyond && !Labels::kInLanes) e1 = wide_e1(begun.s_below);
+          if constexpr (Beyond && Labels::kInLanes) {
+            const V es = where(is_square, load<1>(groups.es() + i), V(1));
             e1 = where(normal, e1, wide_e1(begun.s_below));
-            if constexpr (Labels::kInLanes)
-              e1 = where(is_square, squared(where(is_square, load<1>(groups.es() + i), V(1)), squarings), e1);
+            e1 = where(is_square, squared(es, squarings), e1);
           }
           store(groups.e1() + i, e1);
-          if (!Labels::kInLanes && __builtin_expect(i == tail, 0)) e1 = only_fresh(e1, groups.stale, part);
-          sums.add(e1, i, from(i), labels);
+          if (__builtin_expect(groups.reaches_back(i), 0)) e1 = only_fresh(e1, groups.stale, part);
+          sums.add(e1, i, groups.from(i), labels);
         });
     sums.set(to, part);
   }
@@ -247,21 +247,20 @@ KDLOSS_INLINE Vector<T> near_part(const Groups<T>& groups, int part, const Frame
   using V = Vector<T>;
   const Mask<T, 1> from_difference = et_is_es_minus_de(V(0) - factor.tau_log_ratio * frame.inverse_tau);
   const bool all_from_difference = !any(~from_difference), any_wide = any(~in_reach);
-  const std::int64_t tail = groups.tail();
-  const auto from = [&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return i == tail ? i - groups.stale : i; };
   V run(T(0));
   Total<V> kl;
   for_groups<T>(
       groups.count,
       [&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
-        return logit_gap(load<1>(groups.s + from(i)), load<1>(groups.t + from(i)), frame) +
+        return logit_gap(load<1>(groups.s + groups.from(i)), load<1>(groups.t + groups.from(i)), frame) +
                factor.tau_log_ratio;
       },
       [&](V tau_u, std::int64_t i) KDLOSS_INLINE_LAMBDA {
         const V es = load<1>(groups.es() + i), de = load<1>(groups.slope() + i);
         V et = es - de;
         if (__builtin_expect(!all_from_difference, 0)) {
-          const V t_below = load<1>(groups.t + from(i)) - frame.mt, zero = V(T(-Format<T>::kBias)) / frame.k;
+          const V t_below = load<1>(groups.t + groups.from(i)) - frame.mt,
+                  zero = V(T(-Format<T>::kBias)) / frame.k;
           const V own = where(in_reach, exp_normal(t_below, frame.k), exp_to_zero(t_below, frame.k, zero));
           et = where(from_difference, et, own);
         }
@@ -269,7 +268,7 @@ KDLOSS_INLINE Vector<T> near_part(const Groups<T>& groups, int part, const Frame
         V k = near_kl_term(q, tau_u, difference, factor.tau, frame.inverse_tau);
         if (__builtin_expect(any_wide, 0))  // what the teacher masks: q = 0, and the term is p
           k = where(et == V(0), factor.tau * factor.tau * difference, k);
-        if (__builtin_expect(i == tail, 0)) k = only_fresh(k, groups.stale, part);
+        if (__builtin_expect(groups.reaches_back(i), 0)) k = only_fresh(k, groups.stale, part);
         if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) kl.add(run), run = V(0);
         run = run + k;
       });
@@ -326,9 +325,8 @@ struct DivergenceSums {
 };
 // Leaves the slopes p (f - f of the top class).
 template <class Kind, class T>
-__attribute__((noinline)) DivergenceSums<Lanes<T>> add_divergence(const Kind& divergence,
-                                                                  const Groups<T>& all,
-                                                                  const Shared<T>& whole) {
+KDLOSS_INLINE DivergenceSums<Lanes<T>> add_divergence(const Kind& divergence, const Groups<T>& all,
+                                                      const Shared<T>& whole) {
   using V = Vector<T>;
   struct Begun {
     Difference<T, 1> gap;
@@ -338,14 +336,12 @@ __attribute__((noinline)) DivergenceSums<Lanes<T>> add_divergence(const Kind& di
   for (int part = 0; part < kParts; ++part) {
     const Groups<T> groups = all.part(part);
     const Shared<T, 1> row = part_of(whole, part);
-    const std::int64_t tail = groups.tail();
     V terms(T(0)), slopes(T(0)), least(__builtin_inf());
     Total<V> all_terms, all_slopes;
     for_groups<T>(
         groups.count,
         [&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
-          const std::int64_t from = i == tail ? i - groups.stale : i;
-          const V s = load<1>(groups.s + from), t = load<1>(groups.t + from);
+          const V s = load<1>(groups.s + groups.from(i)), t = load<1>(groups.t + groups.from(i));
           return Begun{two_diff(s, t), load<1>(groups.es() + i), exp_normal(t - row.frame.mt, row.frame.k)};
         },
         [&](const Begun& begun, std::int64_t i) KDLOSS_INLINE_LAMBDA {
@@ -356,7 +352,7 @@ __attribute__((noinline)) DivergenceSums<Lanes<T>> add_divergence(const Kind& di
             all_terms.add(terms), all_slopes.add(slopes);
             terms = slopes = V(0);
           }
-          if (__builtin_expect(i == tail, 0))
+          if (__builtin_expect(groups.reaches_back(i), 0))
             slope = only_fresh(slope, groups.stale, part), term = only_fresh(term, groups.stale, part);
           terms = terms + term, slopes = slopes + slope;
           least = min(abs(x.tau_u), least);
@@ -364,6 +360,18 @@ __attribute__((noinline)) DivergenceSums<Lanes<T>> add_divergence(const Kind& di
     set_part(sums.terms, part, all_terms.with(terms)), set_part(sums.slopes, part, all_slopes.with(slopes));
     set_part(sums.least, part, least);
   }
+  return sums;
+}
+
+template <class T>
+__attribute__((noinline)) DivergenceSums<Lanes<T>> add_divergence(Divergence divergence, double beta,
+                                                                  const Groups<T>& groups,
+                                                                  const Shared<T>& row) {
+  DivergenceSums<Lanes<T>> sums;
+  with_divergence(divergence, [&](auto wrapped) KDLOSS_INLINE_LAMBDA {
+    using Kind = typename decltype(wrapped)::Type;
+    if constexpr (!Kind::kIsDifference) sums = add_divergence(Kind(beta), groups, row);
+  });
   return sums;
 }
 
