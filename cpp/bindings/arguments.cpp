@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <numeric>
 #include <string>
+#include <utility>
 
 namespace {
 
@@ -14,7 +15,7 @@ py::object convert(const char* function) { return py::module_::import("kdloss._a
 
 bool is_ndarray(py::handle object) { return py::isinstance<py::array>(object); }
 
-// What may be read without a look at its class: numpy.ndarray itself and memory maps, but no masked array.
+// An array of numpy.ndarray itself, or of a subclass without a mask, as memory maps are.
 bool is_plain_ndarray(py::handle object) {
   if (!is_ndarray(object)) return false;
   static const PyTypeObject* const ndarray = py::detail::npy_api::get().PyArray_Type_;
@@ -22,8 +23,7 @@ bool is_plain_ndarray(py::handle object) {
   return !py::hasattr(object, "mask");
 }
 
-// In place means that elements can be reached as elements: native, aligned, at strides that are whole
-// elements, whose size is a power of two.
+// Whether all elements are aligned: the address and the strides are multiples of the size, a power of two.
 bool in_place(const py::array& a, py::ssize_t size) {
   auto bits = reinterpret_cast<std::uintptr_t>(a.data());
   for (py::ssize_t i = 0; i < a.ndim(); ++i) bits |= static_cast<std::uintptr_t>(a.strides()[i]);
@@ -38,7 +38,7 @@ bool has_type(const py::array& a, int number) {
 
 constexpr int kNumpyHalf = 23;
 
-// ml_dtypes' type has no number of its own until it is registered.
+// ml_dtypes' bfloat16 has no fixed type number.
 bool is_bfloat16(const py::array& a) {
   return a.itemsize() == 2 && !has_type(a, kNumpyHalf) && a.dtype().kind() == 'V' &&
          text(a.dtype()) == "bfloat16";
@@ -52,7 +52,7 @@ bool is_plain_float(const py::array& a, Halves halves) {
 
 bool is_vector(const py::array& a, py::ssize_t size) { return a.ndim() == 1 && in_place(a, size); }
 
-// Of an array of the types that are read in place (array.itemsize() would take longer).
+// The size of an element, of an array that is read in place (faster than array.itemsize()).
 std::intptr_t element_size(const py::array& a) {
   using py::detail::npy_api;
   if (has_type(a, npy_api::NPY_FLOAT_) || has_type(a, npy_api::NPY_INT_)) return 4;
@@ -185,32 +185,42 @@ double as_number(py::handle object, const char* name) {
   return x;
 }
 
-kdloss::Reduction as_reduction(py::handle object) {
-  if (PyUnicode_Check(object.ptr())) {
-    if (PyUnicode_CompareWithASCIIString(object.ptr(), "mean") == 0) return kdloss::Reduction::kMean;
-    if (PyUnicode_CompareWithASCIIString(object.ptr(), "sum") == 0) return kdloss::Reduction::kSum;
-    if (PyUnicode_CompareWithASCIIString(object.ptr(), "none") == 0) return kdloss::Reduction::kNone;
-    throw py::value_error("reduction is '" + text(object) + "', expected 'mean', 'sum' or 'none'");
+double as_normalizer(py::handle object) {
+  if (object.is_none()) return 0;
+  const double x = as_number(object, "normalizer");
+  if (x == 0) throw py::value_error("normalizer is 0, expected a finite number > 0 with a finite inverse");
+  return x;
+}
+
+// One of the named choices.
+template <class Value, std::size_t N>
+Value one_of(py::handle object, const char* name, const std::pair<const char*, Value> (&choices)[N]) {
+  std::string expected = ", expected ";
+  for (std::size_t i = 0; i < N; ++i) {
+    if (PyUnicode_Check(object.ptr()) &&
+        PyUnicode_CompareWithASCIIString(object.ptr(), choices[i].first) == 0)
+      return choices[i].second;
+    expected += (i == 0 ? "'" : (i + 1 < N ? ", '" : " or '")) + std::string(choices[i].first) + "'";
   }
-  throw py::type_error("reduction is of type " + type_name(object) + ", expected 'mean', 'sum' or 'none'");
+  if (PyUnicode_Check(object.ptr())) throw py::value_error(name + (" is '" + text(object) + "'") + expected);
+  throw py::type_error(name + (" is of type " + type_name(object)) + expected);
+}
+
+kdloss::Reduction as_reduction(py::handle object) {
+  using kdloss::Reduction;
+  static constexpr std::pair<const char*, Reduction> kChoices[] = {
+      {"mean", Reduction::kMean}, {"sum", Reduction::kSum}, {"none", Reduction::kNone}};
+  return one_of(object, "reduction", kChoices);
 }
 
 kdloss::Divergence as_divergence(py::handle object) {
   using kdloss::Divergence;
-  constexpr struct {
-    const char* name;
-    Divergence divergence;
-  } kNames[] = {{"kl", Divergence::kKL},
-                {"reverse_kl", Divergence::kReverseKL},
-                {"js", Divergence::kJS},
-                {"tv", Divergence::kTV},
-                {"mse", Divergence::kMSE}};
-  constexpr const char* kExpected = ", expected 'kl', 'reverse_kl', 'js', 'tv' or 'mse'";
-  if (!PyUnicode_Check(object.ptr()))
-    throw py::type_error("divergence is of type " + type_name(object) + kExpected);
-  for (const auto& x : kNames)
-    if (PyUnicode_CompareWithASCIIString(object.ptr(), x.name) == 0) return x.divergence;
-  throw py::value_error("divergence is '" + text(object) + "'" + kExpected);
+  static constexpr std::pair<const char*, Divergence> kChoices[] = {{"kl", Divergence::kKL},
+                                                                    {"reverse_kl", Divergence::kReverseKL},
+                                                                    {"js", Divergence::kJS},
+                                                                    {"tv", Divergence::kTV},
+                                                                    {"mse", Divergence::kMSE}};
+  return one_of(object, "divergence", kChoices);
 }
 
 int as_num_threads(py::handle object) {

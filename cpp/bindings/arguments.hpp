@@ -40,7 +40,7 @@ kdloss::View<T> view(const py::array& array) {
   return {static_cast<T*>(const_cast<void*>(array.data())), array.shape()[0], array.shape()[1],
           array.strides()[0] / size, array.strides()[1] / size};
 }
-// An array without rows may have no address, and must not look absent.
+// An array without rows may have a null address, which would mean that it is absent: it gets another.
 kdloss::AnyView any_view(const py::array& array);
 
 // Class indices as int64 or int32, or soft labels, in place where they are; None is absent.
@@ -56,6 +56,7 @@ inline const double* doubles(const py::object& array) {
 }
 
 double as_number(py::handle object, const char* name);
+double as_normalizer(py::handle object);  // 0 for None
 kdloss::Reduction as_reduction(py::handle object);
 kdloss::Divergence as_divergence(py::handle object);
 int as_num_threads(py::handle object);
@@ -67,8 +68,7 @@ std::int64_t as_ignore_index(py::handle object);
 py::array output(py::handle out, const char* name, const py::array& logits, bool own,
                  std::initializer_list<py::handle> inputs);
 
-// The interpreter is let go for work of more than this many elements; less is done before another thread
-// could start.
+// The GIL is released for more than this many elements; less work is done before another thread could start.
 constexpr py::ssize_t kKeepInterpreter = 4096;
 template <class F>
 auto without_interpreter(py::ssize_t elements, F&& f) {

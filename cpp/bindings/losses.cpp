@@ -6,33 +6,25 @@
 
 namespace {
 
-// The options that the losses share, in the order in which kdloss.losses hands them over, in a tuple.
-enum Option {
-  kAlpha,
-  kTau,
-  kReduction,
-  kIgnoreIndex,
-  kSampleWeight,
-  kClassWeight,
-  kLabelSmoothing,
-  kNormalizer,
-  kDivergence,
-  kBeta,
-  kNumThreads,
-  kOptionCount
-};
-
+// The options that the losses share: a tuple of them, in the order of kdloss.losses.Options.
 class GivenOptions {
  public:
-  explicit GivenOptions(const py::tuple& given) : given_(given) {
-    if (given.size() != kOptionCount)
-      throw py::type_error(std::to_string(given.size()) + " options given, expected " +
-                           std::to_string(kOptionCount));
+  explicit GivenOptions(const py::tuple& given) : given_(given) {}
+  py::handle next() {
+    if (next_ == given_.size()) refuse();
+    return PyTuple_GET_ITEM(given_.ptr(), static_cast<py::ssize_t>(next_++));
   }
-  py::handle operator[](Option which) const { return PyTuple_GET_ITEM(given_.ptr(), which); }
+  void end() const {
+    if (next_ != given_.size()) refuse();
+  }
 
  private:
+  [[noreturn]] void refuse() const {
+    throw py::type_error(std::to_string(given_.size()) +
+                         " options given, expected those of kdloss.losses.Options");
+  }
   const py::tuple& given_;
+  std::size_t next_ = 0;
 };
 
 struct Arguments {
@@ -47,7 +39,6 @@ struct Arguments {
   Arguments(py::handle student_, py::handle teacher_, py::handle labels_, const py::tuple& options_,
             const char* student_name = "student_logits")
       : student(as_floats(student_, student_name, Halves::kAccepted)), teacher(py::none()) {
-    const GivenOptions given(options_);
     require_2d(
         student, student_name,
         teacher_.is_none() ? ", and labels to the same rows" : ", and teacher and labels to the same rows");
@@ -59,24 +50,21 @@ struct Arguments {
     labels = as_labels(labels_);
     labels_view = as_view(labels);
     const py::ssize_t rows = student.shape()[0], classes = student.shape()[1];
-    alphas = as_number_or_rows(given[kAlpha], "alpha", rows, options.alpha);
-    taus = as_number_or_rows(given[kTau], "tau", rows, options.tau);
-    sample_weight =
-        as_weights(given[kSampleWeight], "sample_weight", rows, "one weight for each row of logits");
-    class_weight = as_weights(given[kClassWeight], "class_weight", classes, "one weight for each class");
+    GivenOptions given(options_);
+    alphas = as_number_or_rows(given.next(), "alpha", rows, options.alpha);
+    taus = as_number_or_rows(given.next(), "tau", rows, options.tau);
+    options.reduction = as_reduction(given.next());
+    options.ignore_index = as_ignore_index(given.next());
+    sample_weight = as_weights(given.next(), "sample_weight", rows, "one weight for each row of logits");
+    class_weight = as_weights(given.next(), "class_weight", classes, "one weight for each class");
+    options.label_smoothing = as_number(given.next(), "label_smoothing");
+    options.normalizer = as_normalizer(given.next());
+    options.divergence = as_divergence(given.next());
+    options.beta = as_number(given.next(), "beta");
+    options.num_threads = as_num_threads(given.next());
+    given.end();
     options.alphas = doubles(alphas), options.taus = doubles(taus);
     options.sample_weight = doubles(sample_weight), options.class_weight = doubles(class_weight);
-    options.reduction = as_reduction(given[kReduction]);
-    options.ignore_index = as_ignore_index(given[kIgnoreIndex]);
-    options.label_smoothing = as_number(given[kLabelSmoothing], "label_smoothing");
-    if (!given[kNormalizer].is_none()) {
-      options.normalizer = as_number(given[kNormalizer], "normalizer");
-      if (options.normalizer == 0)
-        throw py::value_error("normalizer is 0, expected a finite number > 0 with a finite inverse");
-    }
-    options.divergence = as_divergence(given[kDivergence]);
-    options.beta = as_number(given[kBeta], "beta");
-    options.num_threads = as_num_threads(given[kNumThreads]);
   }
 
   bool by_row() const { return options.reduction == kdloss::Reduction::kNone; }
@@ -101,6 +89,17 @@ struct RowResult {
   py::object or_number(double x) { return array ? std::move(array) : py::object(py::float_(x)); }
 };
 
+// The result of loss(student, row losses), a function of the core.
+template <class Loss>
+py::object compute(const Arguments& a, Loss&& loss) {
+  return with_any_type(a.student, [&](auto zero) {
+    using T = decltype(zero);
+    RowResult<T> rows(a);
+    const auto s = view<const T>(a.student);
+    return rows.or_number(without_interpreter(a.student.size(), [&] { return loss(s, rows.data); }));
+  });
+}
+
 // One of the named tuples of kdloss.losses, made as tuple itself makes them.
 enum Result { kKDResult, kKDParts, kKDGradHess };
 template <Result which, class... Values>
@@ -118,17 +117,17 @@ py::object named_tuple(Values... values) {
   return result;
 }
 
+// An array to write to, of the student's type.
+template <class T>
+kdloss::View<T> writable(const kdloss::View<const T>&, const py::array& array) {
+  return view<T>(array);
+}
+
 py::object kd_loss_batch(py::handle student, py::handle teacher, py::handle labels,
                          const py::tuple& options) {
   const Arguments a(student, teacher, labels, options);
-  return with_any_type(a.student, [&](auto zero) -> py::object {
-    using T = decltype(zero);
-    RowResult<T> rows(a);
-    const auto s = view<const T>(a.student);
-    const double loss = without_interpreter(a.student.size(), [&] {
-      return kdloss::kd_loss_batch<T>(s, a.teacher_view, a.labels_view, a.options, rows.data);
-    });
-    return rows.or_number(loss);
+  return compute(a, [&](auto s, auto* rows) {
+    return kdloss::kd_loss_batch(s, a.teacher_view, a.labels_view, a.options, rows);
   });
 }
 
@@ -136,16 +135,10 @@ py::object kd_loss_and_grad(py::handle student, py::handle teacher, py::handle l
                             const py::tuple& options, py::handle out) {
   const Arguments a(student, teacher, labels, options);
   py::array grad = a.to_write(out, "out", true);
-  return with_any_type(a.student, [&](auto zero) -> py::object {
-    using T = decltype(zero);
-    RowResult<T> rows(a);
-    const auto s = view<const T>(a.student);
-    const auto g = view<T>(grad);
-    const double loss = without_interpreter(a.student.size(), [&] {
-      return kdloss::kd_loss_and_grad<T>(s, a.teacher_view, a.labels_view, g, a.options, rows.data);
-    });
-    return named_tuple<kKDResult>(rows.or_number(loss), std::move(grad));
+  py::object loss = compute(a, [&](auto s, auto* rows) {
+    return kdloss::kd_loss_and_grad(s, a.teacher_view, a.labels_view, writable(s, grad), a.options, rows);
   });
+  return named_tuple<kKDResult>(std::move(loss), std::move(grad));
 }
 
 py::object kd_loss_grad_hess(py::handle student, py::handle teacher, py::handle labels,
@@ -154,16 +147,11 @@ py::object kd_loss_grad_hess(py::handle student, py::handle teacher, py::handle 
   a.options.hessian = bound ? kdloss::Hessian::kBound : kdloss::Hessian::kExact;
   py::array grad = a.to_write(grad_out, "out[0]", true);
   py::array hess = a.to_write(hess_out, "out[1]", false, grad);
-  return with_any_type(a.student, [&](auto zero) -> py::object {
-    using T = decltype(zero);
-    RowResult<T> rows(a);
-    const auto s = view<const T>(a.student);
-    const auto g = view<T>(grad), h = view<T>(hess);
-    const double loss = without_interpreter(a.student.size(), [&] {
-      return kdloss::kd_loss_grad_hess<T>(s, a.teacher_view, a.labels_view, g, h, a.options, rows.data);
-    });
-    return named_tuple<kKDGradHess>(rows.or_number(loss), std::move(grad), std::move(hess));
+  py::object loss = compute(a, [&](auto s, auto* rows) {
+    return kdloss::kd_loss_grad_hess(s, a.teacher_view, a.labels_view, writable(s, grad), writable(s, hess),
+                                     a.options, rows);
   });
+  return named_tuple<kKDGradHess>(std::move(loss), std::move(grad), std::move(hess));
 }
 
 py::object kd_loss_parts(py::handle student, py::handle teacher, py::handle labels, const py::tuple& options,
@@ -214,15 +202,8 @@ double kd_loss_single(py::handle student_logits, py::handle teacher_logits, py::
 // As kd_loss_batch; the options of the soft loss are not used.
 py::object cross_entropy_hard(py::handle logits, py::handle labels, const py::tuple& options) {
   const Arguments a(logits, py::none(), labels, options, "logits");
-  return with_any_type(a.student, [&](auto zero) -> py::object {
-    using T = decltype(zero);
-    RowResult<T> rows(a);
-    const auto s = view<const T>(a.student);
-    const double loss = without_interpreter(a.student.size(), [&] {
-      return kdloss::cross_entropy_hard<T>(s, a.labels_view, a.options, rows.data);
-    });
-    return rows.or_number(loss);
-  });
+  return compute(
+      a, [&](auto s, auto* rows) { return kdloss::cross_entropy_hard(s, a.labels_view, a.options, rows); });
 }
 
 py::object kl_divergence(py::handle q_object, py::handle p_object, py::handle reduction_object) {

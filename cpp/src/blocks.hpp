@@ -10,18 +10,18 @@
 
 namespace kdloss {
 
-// Elements of a block, so that taking one costs little beside working on it. A call that fits the second
-// caches is cut into one block a thread instead: to move some rows to another processor's cache would cost
-// more than an uneven share.
+// Elements of a block: enough that taking a block costs little beside working on it. A call that fits the
+// second caches is cut into one block for each thread instead: moving rows to another processor's cache would
+// cost more than uneven shares.
 constexpr std::int64_t kBlockElements = 16384;
 constexpr std::int64_t kFitsCaches = 1 << 17;
 
-// Rows are cut where groups begin: at row i if i + missing is a multiple of size.
+// Blocks begin where groups begin: at row i if i + missing is a multiple of size.
 struct RowGroups {
   std::int64_t size = 1, missing = 0;
 };
 
-// Groups of rows whose classes lie apart.
+// The groups that rows are packed in, where their classes lie apart.
 inline RowGroups packed_groups(std::int64_t rows, int threads, std::int64_t missing) {
   const std::int64_t share = (rows + threads - 1) / threads;
   return {std::min(kPackedRows, (share + kFewRows - 1) / kFewRows * kFewRows), missing};
@@ -31,7 +31,7 @@ inline RowGroups packed_groups(std::int64_t rows, int threads, std::int64_t miss
 template <class T, class Work>
 void for_row_blocks(std::int64_t rows, std::int64_t classes, RowGroups groups, std::int64_t scratch_elements,
                     int threads, Work&& work) {
-  if (threads == 1) {  // a small call would notice the divisions below
+  if (threads == 1) {  // a small call is spared the divisions below
     Scratch scratch(scratch_elements, sizeof(T), 1);
     if (rows > 0) work(0, rows, scratch.piece<T>(0));
     call_ends();
@@ -42,7 +42,7 @@ void for_row_blocks(std::int64_t rows, std::int64_t classes, RowGroups groups, s
       rows * classes <= kFitsCaches ? share : std::min(share, kBlockElements / classes);
   const std::int64_t block =
       std::max<std::int64_t>(1, (block_rows + groups.size - 1) / groups.size) * groups.size;
-  // A few rows at the end that are no group are no block either.
+  // A few rows that are left over at the end join the last block.
   const std::int64_t few = std::min(kFewRows, groups.size) - 1;
   const std::int64_t count = std::max<std::int64_t>(1, (rows + groups.missing - few + block - 1) / block);
   threads = static_cast<int>(std::min<std::int64_t>(threads, count));

@@ -83,7 +83,9 @@ bool rows_fit(const Labels& labels, const Options& o, std::int64_t rows, std::in
   counted.all_have_class =
       labels.are_indices() && padding_is_no_class && kernels().are_classes(labels, classes);
   if (counted.all_have_class || !labels.are_indices()) {
-    counted.weight = o.sample_weight == nullptr ? static_cast<double>(rows) : sum_of(o.sample_weight, rows);
+    counted.weight = o.sample_weight == nullptr
+                         ? static_cast<double>(rows)
+                         : sum_of(rows, [&](std::int64_t i) { return o.sample_weight[i]; });
     return true;
   }
   if (o.sample_weight != nullptr) return false;

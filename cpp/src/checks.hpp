@@ -28,9 +28,8 @@ struct CountedRows {
   double weight = 0;            // the sum of the weights (1 without weights) of the rows that count
   bool all_have_class = false;  // true only if every row was seen to have a class index
 };
-// Looks at all rows. Refuses the first whose alpha, tau, weight or label is none, or whose label or teacher
-// is wanted and absent. one_row: the label is called "label" and stands alone. Soft labels are not looked
-// into.
+// Refuses the first row whose alpha, tau, weight or label is not valid, or whose label or teacher is needed
+// but absent. one_row: messages say "label", not "labels[0]". The numbers of soft labels are not checked.
 CountedRows check_rows(const AnyView& student, const Labels& labels, const Options& options,
                        const char* student_name, bool has_teacher, bool one_row);
 // Says what is wrong with a row of soft labels.

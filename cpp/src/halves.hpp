@@ -1,4 +1,4 @@
-// Halves to floats and back, one at a time, and what is of one of the four types.
+// Half-precision numbers to floats and back, one at a time; and functions called by an array's type.
 //
 // A half has a sign, 5 (or 8, in BFloat16) bits of exponent and 10 (or 7) of mantissa; all of them are
 // floats. (static: what a kernel's object holds is shared with no other.)
@@ -48,10 +48,6 @@ KDLOSS_STATIC void narrow(float x, Float16& to) {
 KDLOSS_STATIC void narrow(float x, BFloat16& to) {
   const std::uint32_t bits = as_bits(x), rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
   to.bits = static_cast<std::uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
-}
-template <class T>
-KDLOSS_STATIC void narrow(T x, T& to) {
-  to = x;
 }
 
 // Calls f(E{}) with the type of the elements.

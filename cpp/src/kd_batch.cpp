@@ -15,11 +15,11 @@
 namespace kdloss {
 namespace {
 
-// With fewer rows than this a thread, and columns enough, threads share each row's columns instead.
+// With fewer rows than this for each thread, and many classes, threads share each row's columns instead.
 constexpr std::int64_t kRowsForThread = 4;
 constexpr std::int64_t kManyClasses = 32768;
 
-// How the caller knows the student's logits.
+// What messages call the student's logits.
 struct Student {
   const char* name = "student_logits";
   bool one_row = false;
@@ -44,7 +44,7 @@ CountedRows check(const KdCall<T>& call, const Options& options, Student student
   return check_rows(call.student, call.labels, options, student.name, has_teacher, student.one_row);
 }
 
-// Jensen-Shannon's ends are other divergences.
+// At beta 0 and 1 Jensen-Shannon is another divergence.
 void replace_ends(Options& o) {
   if (o.divergence != Divergence::kJS) return;
   if (o.beta == 0) o.divergence = Divergence::kKL;
@@ -73,7 +73,7 @@ void check_probabilities(const KdCall<T>& call, const KernelsFor<T>& kernel, int
   if (first < call.rows) refuse_probabilities(call.labels.probabilities, first, call.teacher.data != nullptr);
 }
 
-// Computes a call that has its arrays; what the options say is added to it here.
+// Runs a call whose arrays are set; the rest follows from the options.
 template <class T>
 Parts run(KdCall<T>& call, const Options& o, Student student = {}) {
   const CountedRows counted = check(call, o, student);
@@ -92,10 +92,8 @@ Parts run(KdCall<T>& call, const Options& o, Student student = {}) {
   if (call.labels.are_soft()) check_probabilities(call, kernel, threads);
   const std::int64_t rows_per_sum = kernel.rows_per_sum(classes);
   const std::int64_t sum_count = (rows + rows_per_sum - 1) / rows_per_sum;
-  Scratch memory(sum_count, sizeof(double), call.both_parts ? 4 : 1);
-  double* sums[4] = {};
-  for (int i = 0; i < (call.both_parts ? 4 : 1); ++i) sums[i] = memory.piece<double>(i);
-  call.sums = {sums[0], sums[1], sums[2], sums[3]};
+  Scratch memory(sum_count, sizeof(RowSums), 1);
+  call.sums = memory.piece<RowSums>(0);
   if (threads > 1 && rows < kRowsForThread * threads && classes >= kManyClasses) {
     call.split_columns = parallel_for;
     call.threads = threads;
@@ -110,10 +108,12 @@ Parts run(KdCall<T>& call, const Options& o, Student student = {}) {
 
   if (o.reduction == Reduction::kNone) return {};
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  const auto total = [&](const double* x) { return x == nullptr ? nan : sum_of(x, sum_count); };
-  const double labelled = total(call.sums.labelled);
-  Parts parts{total(call.sums.loss), labelled > 0 ? total(call.sums.hard) : nan,
-              call.teacher.data != nullptr ? total(call.sums.soft) : nan};
+  const auto total = [&](double RowSums::* x) {
+    return sum_of(sum_count, [&](std::int64_t i) { return call.sums[i].*x; });
+  };
+  const double labelled = total(&RowSums::labelled);
+  Parts parts{total(&RowSums::loss), labelled > 0 ? total(&RowSums::hard) : nan,
+              call.teacher.data != nullptr ? total(&RowSums::soft) : nan};
   if (o.reduction == Reduction::kMean) {
     if (divisor > 0) parts.loss /= divisor, parts.soft /= divisor;
     parts.hard /= o.normalizer > 0 ? o.normalizer : labelled;
@@ -121,8 +121,8 @@ Parts run(KdCall<T>& call, const Options& o, Student student = {}) {
   return parts;
 }
 
-// Whether a part may have weight 0 whose value is asked for all the same. The gradient must not use its
-// logits, which may hold NaN.
+// Whether a part may have weight 0 although its value is asked for. The gradient must not use its logits,
+// which may be NaN.
 template <class T>
 bool has_unused_parts(const KdCall<T>& call, const Options& o) {
   const bool has_teacher = call.teacher.data != nullptr,

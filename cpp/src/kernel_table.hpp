@@ -25,7 +25,7 @@ constexpr std::int64_t kPackedRows = 128, kFewRows = 16;
 
 constexpr std::int64_t kBeyondCaches = 1 << 20;  // elements of an array that no cache is expected to hold
 
-// How many elements of p's cache line lie before p.
+// How many elements lie before p in its cache line.
 template <class T>
 static std::int64_t line_offset(const T* p) {
   return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(p) % 64 / sizeof(T));
@@ -39,11 +39,10 @@ constexpr double kProbabilityTolerance = 1e-3;
 using Task = void (*)(void* context, std::int64_t begin, std::int64_t end, int thread);
 using Runner = void (*)(std::int64_t count, int threads, Task task, void* context);
 
-// Sums over the same number of rows each, times the rows' weights. Rows that do not count have added 0.
-struct KdSums {
-  double* loss = nullptr;
-  double *hard = nullptr, *soft = nullptr;  // these three only where both parts are asked for
-  double* labelled = nullptr;               // the weights of the rows that have a hard part
+// Sums over some rows, times their weights; all but the first only where both parts are asked for.
+struct RowSums {
+  double loss = 0, hard = 0, soft = 0;
+  double labelled = 0;  // the weights of the rows that have a hard part
 };
 
 // An array to write to, in the type of its elements.
@@ -61,8 +60,8 @@ struct Arrays {
   std::int64_t rows = 0, classes = 0;
 };
 
-// One call of the loss, as every row sees it: the caller's options, but that beta lies between 0 and 1. T is
-// the type that is computed in.
+// One call of the loss: its arrays and options, of which beta is neither 0 nor 1 here. T is the type that is
+// computed in.
 template <class T>
 struct KdCall : Arrays, Options {
   Labels labels;
@@ -71,22 +70,23 @@ struct KdCall : Arrays, Options {
   double grad_scale = 1, hess_scale = 1;  // 1 / the mean's divisor; twice that for kBound
   bool both_parts = false;                // hard and soft whatever alpha is
   T *loss = nullptr, *hard = nullptr, *soft = nullptr;  // (rows,)
-  KdSums sums;                     // one for every rows_per_sum rows, so that their order never changes
+  RowSums* sums = nullptr;         // one for every rows_per_sum rows, so that their order never changes
   Runner split_columns = nullptr;  // spreads the columns of one row over threads; null: does not
   int threads = 1;
 };
 
-// Where rows lie side by side, so many are missing before the first for it to begin a cache line. Groups of
-// rows are cut at the lines, where that matters.
+// Where rows lie side by side, how many rows before the first would share its cache line. Large calls cut
+// their groups of rows at cache lines.
 template <class T>
 static std::int64_t rows_missing(const AnyView& v) {
   if (v.row_stride != 1 || v.type != kScalar<T> || v.rows * v.classes < kBeyondCaches) return 0;
   return line_offset(static_cast<const T*>(v.data));
 }
 
-// What a softmax-like call writes: one matrix or one number a row.
+// A call of softmax, or of its logarithm; row_out receives log-sum-exp (not beside softmax).
 template <class T>
 struct SoftmaxCall : Arrays {
+  bool log = false;
   T* row_out = nullptr;
   double tau = 1;
 };
@@ -101,8 +101,7 @@ struct KernelsFor {
   std::int64_t (*rows_per_sum)(std::int64_t classes);  // of KdCall::sums; blocks begin at a multiple of it
   // The first of rows [begin, end) that counts and whose soft labels are no probabilities, or -1.
   std::int64_t (*bad_probabilities)(const KdCall<T>&, std::int64_t begin, std::int64_t end, T* scratch);
-  using Softmax = void (*)(const SoftmaxCall<T>&, std::int64_t begin, std::int64_t end, T* scratch);
-  Softmax softmax, log_softmax, log_sum_exp;
+  void (*softmax)(const SoftmaxCall<T>&, std::int64_t begin, std::int64_t end, T* scratch);
   std::int64_t (*softmax_scratch)(const SoftmaxCall<T>&);
 };
 

@@ -20,22 +20,18 @@
 namespace kdloss {
 namespace {
 
-// What is worth a thread: some 6 microseconds of work, where waking one that waits costs one or two (measured
-// on two cores with AVX2, 0.7 elements a nanosecond).
+// The least work for a thread, in elements: several times what it costs to hand work to a thread that spins.
 constexpr std::int64_t kGrain = 4096;
 
-// Threads that sleep cost 25 to 60 microseconds to wake, and 150 beside a BLAS whose own threads still look
-// for work. So such a call is spread only from half a millisecond of work on, smaller ones where they follow
-// each other before the threads sleep (measured on two cores with AVX-512, spin count 1000: after a matrix
-// product 2^18 elements take 193 microseconds on one thread and 253 on two, 2^20 take 768 and 835, 2^22 3.4
-// and 2.9 ms; after a pause 193 and 120, 765 and 416, 3.4 and 1.7).
+// Threads that sleep are slow to wake, most of all beside a BLAS whose own threads still spin. So only a call
+// of this many elements wakes them; a smaller one uses them where it follows another before they sleep.
 constexpr std::int64_t kWorthWaking = 1 << 20;
 
-// Threads that spin take a processor from whatever the caller does next: 4 to 8 milliseconds of a matrix
-// product. That is worth it where they save more.
+// Threads that spin for milliseconds after a call take a processor from whatever the caller does next. Only a
+// call of this many elements saves more than that costs.
 constexpr std::int64_t kWorthSpinning = 1 << 25;
 
-// Whether a call begins before the threads of the last one sleep. Calls that may use threads are watched.
+// Whether a call begins before the threads of the last one sleep. Only calls that may use threads count.
 using Clock = std::chrono::steady_clock;
 std::atomic<Clock::rep> last_end{std::numeric_limits<Clock::rep>::min() / 2};
 thread_local bool watched = false;
@@ -45,20 +41,20 @@ bool follows_quickly() {
   return now() - last_end.load(std::memory_order_relaxed) < kSpin.count();
 }
 
-// What libgomp makes of its environment: it spins 300,000 times, some milliseconds, if nobody says otherwise.
+// libgomp's, from its environment: unless told otherwise it spins 300,000 times, which takes milliseconds.
 WaitPolicy policy_of_libgomp() {
-  constexpr unsigned long long kBriefly = 10000;  // some 0.2 milliseconds
+  constexpr unsigned long long kBriefly = 10000;
   if (const char* const spins = std::getenv("GOMP_SPINCOUNT")) {
     char* end = nullptr;
     const unsigned long long count = std::strtoull(spins, &end, 10);
-    // With a suffix it is thousands or more, and "infinite" is no number.
+    // A number with a suffix means thousands or more, and "infinite" is not a number.
     return end != spins && *end == '\0' && count <= kBriefly ? WaitPolicy::kBrief : WaitPolicy::kLong;
   }
   const char* const policy = std::getenv("OMP_WAIT_POLICY");
   return policy != nullptr && strcasecmp(policy, "passive") == 0 ? WaitPolicy::kBrief : WaitPolicy::kLong;
 }
 
-// LLVM's and Intel's runtime tells; libgomp does not.
+// LLVM's and Intel's runtimes have a function for it, libgomp has none.
 WaitPolicy policy_of_runtime() {
   Dl_info runtime;
   if (dladdr(reinterpret_cast<void*>(&omp_get_max_threads), &runtime) == 0) return WaitPolicy::kLong;
@@ -77,12 +73,12 @@ std::atomic<WaitPolicy>& policy_in_use() {
   return policy;
 }
 
-// libgomp's threads do not survive a fork, and a region in the child would wait for them forever, whoever
-// started them. So they end before it: parent and child start new ones when they need them.
+// libgomp's threads do not survive a fork: a parallel region in the child would wait for them forever. So
+// they end before a fork, and parent and child start new ones when they need them.
 [[maybe_unused]] const int forks_are_watched =
     pthread_atfork([] { omp_pause_resource_all(omp_pause_soft); }, nullptr, nullptr);
 
-// The processors that the control group's quota amounts to, which OpenMP does not look at; 0 without a quota.
+// How many processors the control group's CPU quota amounts to, which OpenMP ignores; 0 without a quota.
 int quota() {
   static const int processors = [] {
     std::string limit;
@@ -100,13 +96,13 @@ int quota() {
   return processors;
 }
 
-// What is left of a thread's part of a loop. Each on a cache line of its own.
+// What is left of a thread's share of a loop, on a cache line of its own.
 struct alignas(64) Part {
   std::atomic<std::int64_t> next;
   std::int64_t end;
 
-  // Takes half of it, from first on: long ranges at the beginning, short ones for those who come to help at
-  // the end. Their length, 0 when nothing is left.
+  // Takes half of what is left, from `first` on, and returns its length: 0 when nothing is left. So ranges
+  // are long at the beginning, and short when other threads come to help.
   std::int64_t take(std::int64_t& first) {
     std::int64_t length;
     first = next.load(std::memory_order_relaxed);
@@ -120,7 +116,7 @@ struct alignas(64) Part {
 }  // namespace
 
 int max_threads() {
-  // Asked at every call: the limit belongs to the calling thread, and threadpoolctl changes it.
+  // Read at every call: the limit belongs to the calling thread, and threadpoolctl changes it.
   const int allowed = omp_get_max_threads();
   return quota() > 0 ? std::min(allowed, quota()) : allowed;
 }
@@ -150,10 +146,9 @@ void parallel_for(std::int64_t count, int threads, Task body, void* context) {
     if (count > 0) body(context, 0, count, 0);
     return;
   }
-  // Each thread works through a part of its own from end to end, and then helps the others. So what it asks
-  // for ahead is for itself (4096 x 1000: a twentieth to a fifth of the time against blocks dealt out in
-  // turn, by how far apart the processors are), and a small call finds its arrays in the cache of the
-  // processor that had them before.
+  // Each thread works through a share of its own from end to end, and then helps the others. So the lines
+  // that it prefetches are its own, and a small call that is repeated finds its arrays in the same
+  // processor's cache.
   Scratch memory(threads, sizeof(Part), 1);
   Part* const parts = memory.piece<Part>(0);
   for (int k = 0; k < threads; ++k) new (parts + k) Part{{count * k / threads}, count * (k + 1) / threads};

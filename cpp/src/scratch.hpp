@@ -11,28 +11,27 @@
 
 namespace kdloss {
 
-// Much memory is new at every call, and each of its pages costs a fault: a third of the time of 128 x 128256
-// in F-order, where pages are small.
+// The operating system gives large memory anew at every call, and each page costs a fault: large pages cost
+// fewer.
 constexpr std::size_t kMuch = std::size_t{4} << 20;
 inline void ask_for_large_pages(void* data, std::size_t bytes) {
 #if defined(__linux__)
   constexpr std::uintptr_t kPage = 4096;
   const auto address = reinterpret_cast<std::uintptr_t>(data), begin = (address + kPage - 1) / kPage * kPage;
-  madvise(reinterpret_cast<void*>(begin), address + bytes - begin, MADV_HUGEPAGE);  // or not: no matter
+  madvise(reinterpret_cast<void*>(begin), address + bytes - begin, MADV_HUGEPAGE);  // may fail, harmlessly
 #else
   (void)data, (void)bytes;
 #endif
 }
 
-// Some memory that a thread keeps from call to call, since getting it anew would cost a small call
-// much of its time.
+// Memory that a thread keeps from call to call: a small call would spend much of its time on an allocation.
 class KeptMemory {
  public:
   static KeptMemory& of_this_thread() {
     static thread_local KeptMemory memory;
     return memory;
   }
-  // Null where it is in use, or is not that much.
+  // Null where it is in use already, or too small.
   char* take(std::size_t bytes) {
     if (taken_ || bytes > kBytes) return nullptr;
     if (data_ == nullptr) data_ = static_cast<char*>(::operator new(kBytes, std::align_val_t{64}));

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias, TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
+from . import _core, losses
 from .losses import Divergence, Reduction
 
 try:
@@ -544,15 +544,16 @@ def _compute(
     s = _array(student.detach())
     t = None if teacher is None else _teacher_array(teacher)
     y = None if labels is None else _array(labels)
+    keywords = dict(zip(NAMES, options, strict=True))
     grad: NDArray[Any] | None = None
     if parts:
         grad = np.empty_like(s, subok=False) if gradient else None
-        results: tuple[Any, ...] = _core.kd_loss_parts(s, t, y, options, grad)
+        results: tuple[Any, ...] = losses.kd_loss_parts(s, t, y, grad_out=grad, **keywords)
     elif gradient:
-        loss, grad = _core.kd_loss_and_grad(s, t, y, options, None)
+        loss, grad = losses.kd_loss_and_grad(s, t, y, **keywords)
         results = (loss,)
     else:
-        results = (_core.kd_loss_batch(s, t, y, options),)
+        results = (losses.kd_loss_batch(s, t, y, **keywords),)
     if options[REDUCTION] == "none":
         tensors = tuple([torch.from_numpy(x) for x in results])
     else:

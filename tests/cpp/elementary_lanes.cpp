@@ -33,7 +33,7 @@ void expm1_remainder_each(const T* x, T* y, std::int64_t count, T) {
 }
 template <class T>
 void log_each(const T* x, T* y, std::int64_t count, T) {
-  map(x, y, count, [](Lanes<T> v) { return log(v); });
+  map(x, y, count, [](Lanes<T> v) { return log_of_sum(v, Lanes<T>(0)); });
 }
 template <class T>
 void log1p_each(const T* x, T* y, std::int64_t count, T) {

@@ -8,14 +8,7 @@ namespace {
 
 template <class T>
 constexpr KernelsFor<T> kernels_for() {
-  return {kd<T>,
-          kd_scratch<T>,
-          rows_per_sum<T>,
-          bad_probabilities<T>,
-          softmax_rows<Want::kSoftmax, T>,
-          softmax_rows<Want::kLogSoftmax, T>,
-          softmax_rows<Want::kLogSumExp, T>,
-          softmax_scratch<T>};
+  return {kd<T>, kd_scratch<T>, rows_per_sum<T>, bad_probabilities<T>, softmax_rows<T>, softmax_scratch<T>};
 }
 constexpr Kernels kKernels = {kernels_for<float>(), kernels_for<double>(), are_classes};
 

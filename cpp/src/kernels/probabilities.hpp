@@ -71,11 +71,10 @@ std::int64_t bad_probabilities(const KdCall<T>& call, std::int64_t begin, std::i
   };
   Arrays arrays;
   arrays.soft_labels = call.soft_labels, arrays.rows = call.rows, arrays.classes = classes;
-  const Staging<T> staging(arrays, in_lanes(classes));
-  if (in_lanes(classes))
-    staging.for_chunks(begin, end, scratch + copies_at(call), by_lane);
-  else
-    staging.for_chunks(begin, end, scratch + copies_at(call), by_row);
+  const bool lanes = in_lanes(classes);
+  Staging<T>(arrays, lanes).for_chunks(begin, end, scratch + copies_at(call), [&](const Chunk<T>& chunk) {
+    lanes ? by_lane(chunk) : by_row(chunk);
+  });
   return bad;
 }
 

@@ -18,20 +18,18 @@ namespace {
 
 constexpr std::int64_t kMostSoftmaxLaneClasses = 144;
 
-enum class Want { kSoftmax, kLogSoftmax, kLogSumExp };
-
-// Of a row, or of rows in the lanes: written to `to`, which may be x; or, for log_sum_exp, the result.
-template <Want W, class Layout, class T>
-typename Layout::Number softmax(const Layout& layout, const T* x, const Temperature<T>& tau, double exact_tau,
+// Of a row, or of the rows in the lanes. Writes softmax or its logarithm to `to`, which may be x, or nowhere
+// (null); with the logarithm, returns log-sum-exp.
+template <bool log, class Layout, class T>
+typename Layout::Number softmax(const Layout& layout, const T* x, const Temperature<T>& tau, double given_tau,
                                 T* scratch, T* to) {
   using L = Lanes<T>;
   using Number = typename Layout::Number;
-  constexpr bool log = W != Want::kSoftmax;
   const L m = largest_of(layout, [&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return load(x + i); });
   const L k(tau.k), zero(tau.zero);
   const auto sums = layout.template sums<log ? 2 : 1>([&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
     const L v = load(x + i), below = v - m, e = exp_any(below, k, zero);
-    if constexpr (W != Want::kLogSumExp) store(scratch + i, log ? below : e);
+    store(scratch + i, log ? below : e);
     if constexpr (log) {
       const Mask<T> tie = v == m;
       return Some<L, 2>{where(tie, L(0), e), where(tie, L(1), L(0))};
@@ -39,49 +37,50 @@ typename Layout::Number softmax(const Layout& layout, const T* x, const Temperat
       return Some<L, 1>{e};
     }
   });
-  const auto log_z = [&] { return log1p((sums.x[log ? 1 : 0] - Number(1)) + sums.x[0]); };
-  if constexpr (W == Want::kLogSumExp) {
-    const Number most = layout.as_number(m), tau_number(exact_tau);  // which may be 0 in the number's type
-    return where(most == Number(0), Number(0), most / tau_number) + log_z();
-  } else {
-    const L factor = log ? L(tau.inverse) : layout.as_lanes(Number(1) / sums.x[0]);
+  Number log_z(0);
+  L factor, shift(0);
+  if constexpr (log) {
+    log_z = log1p((sums.x[1] - Number(1)) + sums.x[0]);
     // An infinite m makes log_softmax NaN.
-    const L shift = log ? layout.as_lanes(Number(0) - log_z()) - (m - m) : L(0);
+    factor = L(tau.inverse), shift = layout.as_lanes(Number(0) - log_z) - (m - m);
+  } else {
+    factor = layout.as_lanes(Number(1) / sums.x[0]);
+  }
+  if (to != nullptr)
     layout.each([&](std::int64_t i)
                     KDLOSS_INLINE_LAMBDA { store(to + i, fma(load(scratch + i), factor, shift)); });
-    return Number(0);
-  }
+  const Number most = layout.as_number(m), exact_tau(given_tau);  // which may be 0 in the number's type
+  return where(most == Number(0), Number(0), most / exact_tau) + log_z;
 }
 
 constexpr bool softmax_in_lanes(std::int64_t classes) { return classes <= kMostSoftmaxLaneClasses; }
-template <Want W, class T>
+template <class T>
 void softmax_rows(const SoftmaxCall<T>& call, std::int64_t begin, std::int64_t end, T* scratch) {
   constexpr int n = Lanes<T>::kCount;
   const Temperature<T> tau(call.tau);
   const std::int64_t classes = call.classes;
-  const Staging<T> staging(call, softmax_in_lanes(classes));
-  const auto by_lane = [&](const Chunk<T>& chunk) {
-    for (std::int64_t i = 0; i < chunk.count; i += n) {
-      const int count = static_cast<int>(chunk.count - i < n ? chunk.count - i : n);
-      gather(chunk.student, i, count, classes, scratch);
-      alignas(64) T number[n];
-      store(number, softmax<W>(InLanes<T>{classes}, scratch, tau, call.tau, scratch, scratch));
-      if constexpr (W != Want::kLogSumExp) scatter(scratch, i, count, classes, chunk.grad);
-      for (int j = 0; W == Want::kLogSumExp && j < count; ++j) call.row_out[chunk.first + i + j] = number[j];
-    }
+  const bool writes = call.grad.data != nullptr, lanes = softmax_in_lanes(classes);
+  const auto compute = [&](const auto& layout, const T* x, T* to) {
+    return call.log ? softmax<true>(layout, x, tau, call.tau, scratch, to)
+                    : softmax<false>(layout, x, tau, call.tau, scratch, to);
   };
-  const auto by_row = [&](const Chunk<T>& chunk) {
-    for (std::int64_t i = 0; i < chunk.count; ++i) {
-      T* const to = W == Want::kLogSumExp ? nullptr : at(chunk.grad, i);
-      const auto number = softmax<W>(InRow<T>{classes}, at(chunk.student, i), tau, call.tau, scratch, to);
-      if constexpr (W == Want::kLogSumExp) call.row_out[chunk.first + i] = static_cast<T>(first(number));
-    }
+  const auto tile = [&](const Chunk<T>& chunk, std::int64_t i) {
+    const int count = static_cast<int>(chunk.count - i < n ? chunk.count - i : n);
+    gather(chunk.student, i, count, classes, scratch);
+    alignas(64) T number[n];
+    store(number, compute(InLanes<T>{classes}, scratch, writes ? scratch : nullptr));
+    if (writes) scatter(scratch, i, count, classes, chunk.grad);
+    for (int j = 0; call.row_out != nullptr && j < count; ++j) call.row_out[chunk.first + i + j] = number[j];
   };
-  T* const copies = scratch + block_stride<T>(classes) * (softmax_in_lanes(classes) ? n : 1);
-  if (softmax_in_lanes(classes))
-    staging.for_chunks(begin, end, copies, by_lane);
-  else
-    staging.for_chunks(begin, end, copies, by_row);
+  const auto row = [&](const Chunk<T>& chunk, std::int64_t i) {
+    const auto number =
+        compute(InRow<T>{classes}, at(chunk.student, i), writes ? at(chunk.grad, i) : nullptr);
+    if (call.row_out != nullptr) call.row_out[chunk.first + i] = static_cast<T>(first(number));
+  };
+  T* const copies = scratch + block_stride<T>(classes) * (lanes ? n : 1);
+  Staging<T>(call, lanes).for_chunks(begin, end, copies, [&](const Chunk<T>& chunk) {
+    for (std::int64_t i = 0; i < chunk.count; i += lanes ? n : 1) lanes ? tile(chunk, i) : row(chunk, i);
+  });
 }
 
 template <class T>

@@ -6,7 +6,6 @@
 #pragma once
 
 #include "../move/next_lines.hpp"
-#include "../row/blend.hpp"
 #include "../row/plan.hpp"
 #include "../row/tile_rows.hpp"
 #include "exact_growth.hpp"
@@ -37,94 +36,6 @@ struct Tile {
     return 7 * classes * kStride + static_cast<std::int64_t>(sizeof(Section<T>) / sizeof(T));
   }
 };
-
-// The units that blend_tile() takes the rows' targets in, where class weights are beyond the type's range.
-template <class T>
-void set_target_units(const KdCall<T>& call, Tile<T> tile, TileRows<T>& rows, Lanes<T> label, Lanes<T> keep,
-                      Lanes<T> share) {
-  using L = Lanes<T>;
-  constexpr int n = L::kCount;
-  const Mask<T> uses_hard = load(rows.uses_hard) == L(1);
-  alignas(64) double most[n] = {}, target[n];
-  L index(T(0));
-  for (std::int64_t c = 0; c < call.classes; ++c, index = index + L(1)) {
-    const L y = call.labels.are_soft() ? where(uses_hard, load(tile.g + c * n), L(0))
-                                       : where(label == index, L(1), L(0));
-    store_wide(target, fma(keep, y, share));
-    for (int i = 0; i < n; ++i) most[i] = larger(target[i] * call.class_weight[c], most[i]);
-  }
-  for (int i = 0; i < n; ++i) rows.target_unit[i] = power_below(most[i]);
-}
-
-// blend_row() for the rows of a tile; g holds their soft labels, if there are any.
-template <class T>
-void blend_tile(const KdCall<T>& call, const Plans<T>& plans, Tile<T> tile, TileRows<T>& rows) {
-  using L = Lanes<T>;
-  constexpr int n = L::kCount;
-  const std::int64_t classes = call.classes;
-  const bool soft_labels = call.labels.are_soft();
-  const L keep(static_cast<T>(1 - call.label_smoothing));
-  const L share(static_cast<T>(call.label_smoothing / static_cast<double>(classes)));
-  const L label = load(rows.label);
-  const Mask<T> uses_hard = load(rows.uses_hard) == L(1);
-  L wanted(T(0)), last = wanted, run = wanted, top = wanted, index = wanted, g_top = wanted,
-                  ms(-infinity<T>());
-  Total<L> total_of_runs;
-  if (!call.weights_fit) set_target_units(call, tile, rows, label, keep, share);
-  alignas(64) double inverse_unit[n];
-  for (int i = 0; i < n; ++i) inverse_unit[i] = 1 / rows.target_unit[i];
-  for (std::int64_t c = 0; c < classes; ++c, index = index + L(1)) {
-    const L s = load(tile.s + c * n), y = soft_labels ? where(uses_hard, load(tile.g + c * n), L(0))
-                                                      : where(label == index, L(1), L(0));
-    wanted = wanted + where(y == L(0), L(0), where(y == L(1), L(1), L(2)));  // 1: one class, for certain
-    last = where(y == L(0), last, index);
-    L g = fma(keep, y, share);
-    // A weight may be beyond the type's range where its class is not wanted.
-    if (call.class_weight != nullptr)
-      g = where(g == L(0), L(0), g * TileRows<T>::narrowed(inverse_unit, call.class_weight[c]));
-    store(tile.g + c * n, g);
-    if (run_ends(c)) total_of_runs.add(run), run = L(0);
-    run = run + g;
-    top = where(ms < s, index, top), g_top = where(ms < s, g, g_top);
-    ms = max(s, ms);
-  }
-  const L total = total_of_runs.with(run);
-  const Mask<T> labelled = uses_hard & (L(0) < wanted);
-  const Mask<T> one_class = labelled & (wanted == L(1)) & (share == L(0));
-  const Mask<T> blended = labelled & ~one_class;
-  const Mask<T> keeps_p1 = blended & (g_top + g_top <= total);
-  Total<L> rest;
-  run = index = L(0);
-  for (std::int64_t c = 0; c < classes; ++c, index = index + L(1)) {
-    const L g = load(tile.g + c * n);
-    if (run_ends(c)) rest.add(run), run = L(0);
-    run = run + where(blended, wanted_gap(g, ms, load(tile.s + c * n)), L(0));
-    store(tile.g + c * n, where(blended, where((index == top) & ~keeps_p1, g - total, g), L(0)));
-  }
-  store(rows.label, where(blended, top, where(one_class, last, L(-1))));
-  store_wide(rows.target_sum, where(labelled, total, L(1)));
-  store_wide(rows.target_rest, rest.with_or_infinite(run));
-  for (int i = 0; i < n; ++i)
-    rows.target_sum[i] *= rows.target_unit[i], rows.target_rest[i] *= rows.target_unit[i];
-  store(rows.keeps_p1, where(keeps_p1, L(1), L(0)));
-  if (call.class_weight == nullptr && !any(uses_hard & ~(labelled & (L(0) < total)))) {
-    rows.set_hard_factors(call.grad_scale);
-    return;
-  }
-  for (int i = 0; i < n; ++i) {
-    if (rows.uses_hard[i] == 0) continue;
-    RowPlan plan = rows.plan(i);
-    if (lane(wanted, i) == 0) {
-      plan = plans.unlabelled(plan.weight);
-    } else {
-      // As for a class, not rounded to T.
-      if (lane(wanted, i) == 1 && call.label_smoothing == 0 && call.class_weight != nullptr)
-        plan.target_sum = call.class_weight[plan.label];
-      plan.hard = plan.target_sum > 0 || call.both_parts;
-    }
-    rows.set(i, plan, call.grad_scale);
-  }
-}
 
 // Each lane's label, class by class; -1: none.
 template <class T, int P = kParts>

@@ -36,24 +36,31 @@ struct CarefulRow {
   Span columns() const { return {0, padded(classes)}; }
 };
 
-// A number that all classes of a row share.
-using RowNumber = Lanes<double>;
-
-// Calls body(c) for each Lanes of classes, and adds up what it returns: in blocks, for the digits.
-template <class Body>
-KDLOSS_INLINE Lanes<double> sum_over(const CarefulRow& row, Body&& body) {
-  Lanes<double> total(0.0);
-  for_blocks(row.columns().end, [&](Span block) KDLOSS_INLINE_LAMBDA {
-    Lanes<double> in_block(0.0);
-    for_columns<double>(
-        block, [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA { in_block = in_block + body(c); });
-    total = total + in_block;
+// The sums of the N numbers that f(c) gives for each Vector of classes: in blocks, for the digits.
+template <int N, class F>
+KDLOSS_INLINE Some<double, N> sums_over(const CarefulRow& row, F&& f) {
+  Some<Lanes<double>, N> total{};
+  for_blocks(row.columns().end, [&](Span block) {
+    Some<Lanes<double>, N> in_block;
+    for (int part = 0; part < kParts; ++part) {
+      Some<Vector<double>, N> own{};
+      const std::int64_t first = block.begin + part * Vector<double>::kCount;
+      for (std::int64_t c = first; c < block.end; c += Lanes<double>::kCount) {
+        const Some<Vector<double>, N> x = f(c);
+        for (int i = 0; i < N; ++i) own.x[i] = own.x[i] + x.x[i];
+      }
+      for (int i = 0; i < N; ++i) set_part(in_block.x[i], part, own.x[i]);
+    }
+    for (int i = 0; i < N; ++i) total.x[i] = total.x[i] + in_block.x[i];
   });
-  return total;
+  Some<double, N> result;
+  for (int i = 0; i < N; ++i) result.x[i] = sum(total.x[i]);
+  return result;
 }
 
 class CarefulLoss {
-  using L = Lanes<double>;
+  // A row is slow in any case: one native vector at a time keeps its code short.
+  using L = Vector<double>;
 
  public:
   CarefulLoss(const CarefulRow& row, const RowPlan& plan, Divergence divergence)
@@ -88,15 +95,15 @@ class CarefulLoss {
   // In the gradient's place.
   void write_hessian(double scale) const {
     each([&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
-      if (plan_.hard) store(row_.p1 + c, load(row_.e1 + c) / (sums_.others + sums_.label));
-      if (has_softmax_) store(row_.p + c, load(row_.es + c) / sums_.zs);
+      if (plan_.hard) store(row_.p1 + c, load<1>(row_.e1 + c) / (sums_.others + sums_.label));
+      if (has_softmax_) store(row_.p + c, load<1>(row_.es + c) / sums_.zs);
       store(row_.grad + c, L(0));
     });
     const L hard_weight(plan_.hard_factor() * scale), soft_weight(plan_.soft_weight * scale);
     if (plan_.hard || has_softmax_)
       with_parts(plan_.hard, has_softmax_, [&](auto hard, auto soft) {
-        KDLOSS_ISA::write_hessian<hard.value, soft.value>(InRow<double>{row_.columns().end}, row_.p1, row_.p,
-                                                          hard_weight, soft_weight, row_.grad);
+        KDLOSS_ISA::write_hessian<hard.value, soft.value, InRow<double>, double>(
+            {row_.columns().end}, row_.p1, row_.p, first(hard_weight), first(soft_weight), row_.grad);
       });
     const double curvature = is_distance_ ? 2 * first(soft_weight) / static_cast<double>(row_.classes) : 0;
     for (std::int64_t c = 0; c < row_.classes; ++c) row_.grad[c] += curvature;
@@ -105,7 +112,7 @@ class CarefulLoss {
  private:
   template <class Body>
   KDLOSS_INLINE void each(Body&& body) const {
-    for_columns<double>(row_.columns(), [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA { body(c); });
+    for (std::int64_t c = 0; c < row_.columns().end; c += L::kCount) body(c);
   }
 
   // ---- First pass: the largest logits, and the largest magnitude of the finite ones
@@ -115,11 +122,11 @@ class CarefulLoss {
       return where(abs(x) < L(infinity<double>()), abs(x), L(0.0));
     };
     each([&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
-      const L s = load(row_.s + c), t = plan_.soft ? load(row_.t + c) : s;
+      const L s = load<1>(row_.s + c), t = plan_.soft ? load<1>(row_.t + c) : s;
       ms = max(s, ms), mt = max(t, mt), most = max(max(finite(s), finite(t)), most);
     });
     ms_ = L(largest(ms)), mt_ = L(largest(mt)), most_ = largest(most);
-    top_ = top_class(row_.s, row_.classes, ms_);
+    top_ = top_class(row_.s, row_.columns().end, Lanes<double>(first(ms_)));
   }
 
   // ---- Second pass: the exponentials and their sums. es and et are 2^kHeadroomExponent times themselves, so
@@ -132,32 +139,29 @@ class CarefulLoss {
     const Temperature<double> temperature(tau * quarter_);
     const L zero(temperature.zero), scale(quarter_), zero1(zero_at<double>(kLog2E, F::kHeadroomExponent));
     tau_ = L(temperature.tau);
-    frame_ = Frame<double>(ms_ * scale, mt_ * scale, temperature);
-    Sums<L> all;
+    frame_ = Frame<double, 1>(ms_ * scale, mt_ * scale, temperature);
     double label_e1 = 0;
-    for_blocks(row_.columns().end, [&](Span block) KDLOSS_INLINE_LAMBDA {
-      Sums<L> in_block;
-      for_columns<double>(block, [&](std::int64_t c, std::int64_t) KDLOSS_INLINE_LAMBDA {
-        const L s = load(row_.s + c);
-        Terms<double> x;
-        if constexpr (Soft) {
-          x = any_terms(s * scale, load(row_.t + c) * scale, frame_, zero, F::kHeadroomExponent);
-          store(row_.es + c, x.es), store(row_.et + c, x.et), store(row_.gap + c, x.gap);
+    const auto sums = sums_over<4>(row_, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
+      const L s = load<1>(row_.s + c);
+      Terms<double, 1> x;
+      x.et = x.es = x.de = L(0);
+      if constexpr (Soft) {
+        x = any_terms(s * scale, load<1>(row_.t + c) * scale, frame_, zero, F::kHeadroomExponent);
+        store(row_.es + c, x.es), store(row_.et + c, x.et), store(row_.gap + c, x.gap);
+      }
+      x.e1 = L(0);
+      if constexpr (Hard) {
+        x.e1 = exp_any(s - ms_, L(kLog2E), zero1);
+        store(row_.e1 + c, x.e1);
+        if (holds_label(c)) {
+          label_e1 = lane(x.e1, plan_.label - c);
+          x.e1 = with_lane(x.e1, plan_.label - c, 0.0);
         }
-        if constexpr (Hard) {
-          x.e1 = exp_any(s - ms_, L(kLog2E), zero1);
-          store(row_.e1 + c, x.e1);
-          if (holds_label(c)) {
-            label_e1 = lane(x.e1, plan_.label - c);
-            x.e1 = with_lane(x.e1, plan_.label - c, 0.0);
-          }
-        }
-        add<Hard, Soft>(in_block, x);
-      });
-      all.add(in_block);
+      }
+      return Some<L, 4>{x.et, x.es, x.de, x.e1};
     });
-    sums_.zt = sum(all.zt), sums_.zs = sum(all.zs), sums_.d = sum(all.d);
-    sums_.others = sum(all.others), sums_.label = label_e1;
+    sums_.zt = sums.x[0], sums_.zs = sums.x[1], sums_.d = sums.x[2];
+    sums_.others = sums.x[3], sums_.label = label_e1;
     if constexpr (Soft) log_ratio_ = soft_result(sums_, frame_.inverse_tau).log_ratio;
   }
   bool holds_label(std::int64_t c) const {
@@ -180,8 +184,8 @@ class CarefulLoss {
     return x;
   }
   KDLOSS_INLINE Numbers numbers_at(std::int64_t c, L room) const {
-    return numbers(load(row_.s + c), load(row_.t + c), load(row_.es + c), load(row_.et + c),
-                   load(row_.gap + c), room);
+    return numbers(load<1>(row_.s + c), load<1>(row_.t + c), load<1>(row_.es + c), load<1>(row_.et + c),
+                   load<1>(row_.gap + c), room);
   }
   template <class D>
   __attribute__((noinline)) double soft_loss(const D& divergence, double headroom) {
@@ -189,27 +193,25 @@ class CarefulLoss {
     tau_over_zs_ = tau_ / sums_.zs, tau_over_zt_ = tau_ / sums_.zt;
     const double top_t = row_.t[top_];
     top_frame_ =
-        Frame<double>(ms_ * L(quarter_), (top_t > -infinity<double>() ? L(top_t) : mt_) * L(quarter_),
-                      frame_.k, frame_.inverse_tau);
+        Frame<double, 1>(ms_ * L(quarter_), (top_t > -infinity<double>() ? L(top_t) : mt_) * L(quarter_),
+                         frame_.k, frame_.inverse_tau);
     const auto own = [&](const double* x) { return L(x[top_]); };
     const Numbers x = numbers(own(row_.s), own(row_.t), own(row_.es), own(row_.et), own(row_.gap), room);
     const TopClass<L> top{x.q, x.p, x.difference};
     up_ = most_ < 1e100 && first(tau_) < 1e100 ? 0x1p100 : 1;
-    L mean(0.0);
-    const L total = sum_over(row_, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
+    const auto sums = sums_over<2>(row_, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
       const Numbers x = numbers_at(c, room);
       L slope = x.difference;
       if constexpr (!D::kIsDifference) {
         slope = zero_where(x.p == L(0.0), x.p * L(up_) * divergence.slope(x, top));
-        mean = mean + slope;
       }
       store(row_.grad + c, slope / (D::kIsDifference ? room : room * L(up_)));
-      return divergence.term(x, tau_);
+      return Some<L, 2>{divergence.term(x, tau_), D::kIsDifference ? L(0) : slope};
     });
     const double zero = first(log_ratio_ - log_ratio_);  // NaN where a whole row is masked
-    const double loss = (sum(total) + zero) / headroom / (quarter_ * quarter_);
+    const double loss = (sums.x[0] + zero) / headroom / (quarter_ * quarter_);
     mean_slope_ =
-        L(sum(mean)) / (tau_ * room) + L(loss == loss ? 0.0 : loss);  // NaN in one class is NaN in all
+        L(sums.x[1]) / (tau_ * room) + L(loss == loss ? 0.0 : loss);  // NaN in one class is NaN in all
     return loss;
   }
 
@@ -218,16 +220,16 @@ class CarefulLoss {
     const double unit = most_ > 1e150 ? 0x1p520 : 1;
     const L inverse(1 / unit), minus_inf(-infinity<double>());
     const L whole = (ms_ - ms_) + (mt_ - mt_);  // NaN where a row has no finite largest logit
-    const L total = sum_over(row_, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
-      const L s = load(row_.s + c), t = load(row_.t + c);
-      const Mask<double> both = (s == minus_inf) & (t == minus_inf),
-                         either = (s == minus_inf) | (t == minus_inf);
+    const auto sums = sums_over<1>(row_, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
+      const L s = load<1>(row_.s + c), t = load<1>(row_.t + c);
+      const Mask<double, 1> both = (s == minus_inf) & (t == minus_inf),
+                            either = (s == minus_inf) | (t == minus_inf);
       const L d = zero_where(both, s * inverse - t * inverse);
       store(row_.grad + c, zero_where(either, s * L(0.25) - t * L(0.25)) + whole);
       store(row_.es + c, L(0));
-      return d * d + whole;
+      return Some<L, 1>{d * d + whole};
     });
-    const double mean = sum(total) / static_cast<double>(row_.classes) * unit * unit;
+    const double mean = sums.x[0] / static_cast<double>(row_.classes) * unit * unit;
     mean_slope_ = L(mean == mean ? 0.0 : mean);  // NaN in one class is NaN in all
     return mean;
   }
@@ -246,13 +248,14 @@ class CarefulLoss {
     each([&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
       L g(0.0);
       if constexpr (Hard) {
-        L e1 = load(row_.e1 + c);
+        L e1 = load<1>(row_.e1 + c);
         if (holds_label(c) && !plan_.keeps_p1) e1 = with_lane(e1, plan_.label - c, -first(sums_.others));
         g = hard_factor * e1;
       }
       if constexpr (Soft)
         g = fma(soft_factor,
-                load(row_.grad + c) - load(row_.es + c) * L(kUnit) * mean_factor / L(up_) + nan_or_zero, g);
+                load<1>(row_.grad + c) - load<1>(row_.es + c) * L(kUnit) * mean_factor / L(up_) + nan_or_zero,
+                g);
       store(row_.grad + c, g);
     });
   }
@@ -261,23 +264,19 @@ class CarefulLoss {
   const RowPlan& plan_;
   const Divergence divergence_;
   const bool is_distance_, has_softmax_;
-  RowNumber ms_, mt_, tau_, log_ratio_, tau_over_zs_, tau_over_zt_, mean_slope_ = RowNumber(0.0);
+  L ms_, mt_, tau_, log_ratio_, tau_over_zs_, tau_over_zt_, mean_slope_ = L(0.0);
   double most_ = 0, quarter_ = 1;
   double up_ = 1;         // headroom of the slopes
   std::int64_t top_ = 0;  // the student's largest class
-  Frame<double> frame_, top_frame_;
-  Sums<RowNumber> sums_;
+  Frame<double, 1> frame_, top_frame_;
+  Sums<L> sums_;
 };
 
 // ---- The row of a call
 
 template <class T>
 void widen(const Matrix<const T>& from, std::int64_t row, std::int64_t classes, double* to) {
-  const T* const values = at(from, row);
-  if (from.class_stride == 1)
-    for (std::int64_t c = 0; c < classes; ++c) to[c] = static_cast<double>(values[c]);
-  else
-    for (std::int64_t c = 0; c < classes; ++c) to[c] = static_cast<double>(*at(from, row, c));
+  for (std::int64_t c = 0; c < classes; ++c) to[c] = static_cast<double>(*at(from, row, c));
   for (std::int64_t c = classes; c < CarefulRow::padded(classes); ++c) to[c] = -infinity<double>();
 }
 
@@ -292,11 +291,8 @@ RowParts careful_row(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t 
   widen(chunk.student, i, call.classes, row.s);
   if (plan.soft) widen(chunk.teacher, i, call.classes, row.t);
   const auto copy_out = [&](T* to) {
-    if (to == nullptr) return;
-    if (stride == 1)
-      for (std::int64_t c = 0; c < call.classes; ++c) to[c] = static_cast<T>(row.grad[c]);
-    else
-      for (std::int64_t c = 0; c < call.classes; ++c) to[c * stride] = static_cast<T>(row.grad[c]);
+    for (std::int64_t c = 0; to != nullptr && c < call.classes; ++c)
+      to[c * stride] = static_cast<T>(row.grad[c]);
   };
   CarefulLoss loss(row, plan, call.divergence);
   const RowParts parts = loss.losses(tau_of(call, chunk.first + i), call.beta, call.grad_scale);

@@ -4,6 +4,7 @@
 
 #include "../move/gather.hpp"
 #include "../move/staging.hpp"
+#include "../row/blend.hpp"
 #include "by_lane.hpp"
 #include "by_row.hpp"
 #include "careful.hpp"
@@ -21,16 +22,6 @@ KDLOSS_INLINE void record_row(const KdCall<T>& call, std::int64_t row, const Row
   if (call.soft != nullptr) call.soft[row] = static_cast<T>(plan.soft ? parts.soft : absent);
 }
 
-// The sums over rows_per_sum rows.
-struct SumOfRows {
-  double loss, hard, soft, labelled;
-};
-// Writes the i-th.
-KDLOSS_INLINE void record_sum(const KdSums& sums, std::int64_t i, const SumOfRows& x) {
-  sums.loss[i] = x.loss;
-  if (sums.hard != nullptr) sums.hard[i] = x.hard, sums.soft[i] = x.soft, sums.labelled[i] = x.labelled;
-}
-
 template <class T>
 struct ScratchOf {
   double* careful;
@@ -38,7 +29,7 @@ struct ScratchOf {
 };
 
 // ---- Rows in the lanes
-// What becomes of the rows of a tile.
+// The losses of a tile's rows, and which rows need the careful path.
 template <class T>
 struct TileLoss {
   alignas(64) double hard[Lanes<T>::kCount], soft[Lanes<T>::kCount];
@@ -51,7 +42,7 @@ struct TileLoss {
   }
 };
 
-// Puts harmless numbers where a row does not use its logits: it shares its loops with rows that do.
+// Replaces logits that a row does not use, which may be NaN, by harmless ones: other rows share its loops.
 template <class T>
 void hide_unused(Tile<T> tile, std::int64_t classes, const TileRows<T>& rows, bool any_soft) {
   using L = Lanes<T>;
@@ -63,10 +54,10 @@ void hide_unused(Tile<T> tile, std::int64_t classes, const TileRows<T>& rows, bo
   }
 }
 
-// The sums of a tile's losses, which go to the caller too: rows [at, at + count) of a chunk.
+// Writes the losses of rows [at, at + count) of a chunk, and returns their sums.
 template <class T>
-KDLOSS_INLINE SumOfRows tile_sums(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t at, int count,
-                                  TileRows<T>& rows, TileLoss<T>& loss) {
+KDLOSS_INLINE RowSums tile_sums(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t at, int count,
+                                TileRows<T>& rows, TileLoss<T>& loss) {
   using D = Lanes<double>;
   constexpr int n = Lanes<T>::kCount;
   for (int i = count; i < n; ++i) loss.hard[i] = loss.soft[i] = rows.target_rest[i] = 0;
@@ -110,8 +101,8 @@ KDLOSS_INLINE void plain_tile(const ByLane<T>& walk, bool any_hard, bool any_sof
 // Rows [at, at + count) of a chunk, at most as many as there are lanes. Inline, since with few classes a
 // call is a share of the work.
 template <class T>
-KDLOSS_INLINE SumOfRows kd_tile(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t at, int count,
-                                const Plans<T>& plans, TileRows<T>& rows, const ScratchOf<T>& scratch) {
+KDLOSS_INLINE RowSums kd_tile(const KdCall<T>& call, const Chunk<T>& chunk, std::int64_t at, int count,
+                              const Plans<T>& plans, TileRows<T>& rows, const ScratchOf<T>& scratch) {
   using L = Lanes<T>;
   constexpr int n = L::kCount;
   const std::int64_t classes = call.classes;
@@ -123,7 +114,7 @@ KDLOSS_INLINE SumOfRows kd_tile(const KdCall<T>& call, const Chunk<T>& chunk, st
     gather(chunk.student, at, count, classes, tile.s);
     if (plans.blended()) {
       if (call.labels.are_soft()) gather(chunk.soft_labels, at, count, classes, tile.g);
-      blend_tile(call, plans, tile, rows);
+      set_targets(rows, call, plans, tile.s, tile.g);
       hard = load(rows.uses_hard) == L(1), soft = load(rows.uses_soft) == L(1);
     }
   }
@@ -138,15 +129,13 @@ KDLOSS_INLINE SumOfRows kd_tile(const KdCall<T>& call, const Chunk<T>& chunk, st
                            {ahead.teacher, at, classes, tile.t},
                            {ahead.grad, at, classes, tile.s}};
     plain_tile(ByLane<T>(call, tile, rows, next), any_hard, any_soft, grad, hess ? tile.t : nullptr, loss);
-    for (int i = 0; __builtin_expect(loss.any_careful, 0) && i < count; ++i) {
-      if (loss.careful[i] == 0) continue;
+    for (int i = 0; __builtin_expect(loss.any_careful || hess, 0) && i < count; ++i) {
+      const bool all = loss.careful[i] != 0;
+      if (!all && (!hess || loss.careful_hess[i] == 0)) continue;
       const RowParts parts = careful_row(call, chunk, at + i, rows.plan(i), scratch.careful,
-                                         grad ? tile.s + i : nullptr, hess ? tile.t + i : nullptr, n);
-      loss.hard[i] = parts.hard, loss.soft[i] = parts.soft;
+                                         grad && all ? tile.s + i : nullptr, hess ? tile.t + i : nullptr, n);
+      if (all) loss.hard[i] = parts.hard, loss.soft[i] = parts.soft;
     }
-    for (int i = 0; hess && i < count; ++i)
-      if (loss.careful_hess[i] != 0 && loss.careful[i] == 0)
-        careful_row<T>(call, chunk, at + i, rows.plan(i), scratch.careful, nullptr, tile.t + i, n);
     if (grad && plans.blended()) {
       const L weight = rows.in_target_units(rows.hard_weight, call.grad_scale);
       for (std::int64_t c = 0; c < classes * n; c += n)
@@ -172,7 +161,7 @@ void kd_lanes(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf<T>& 
     const std::int64_t first = chunk.first + at;
     const int count = static_cast<int>(chunk.count - at < n ? chunk.count - at : n);
     rows.fill(call, plans, first, count);
-    record_sum(call.sums, first / n, kd_tile(call, chunk, at, count, plans, rows, scratch));
+    call.sums[first / n] = kd_tile(call, chunk, at, count, plans, rows, scratch);
   }
 }
 
@@ -211,7 +200,8 @@ void kd_row_by_row(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf
     const T* const s = at(chunk.student, i);
     T* const grad = chunk.grad.data == nullptr ? nullptr : at(chunk.grad, i);
     T* const hess = chunk.hess.data == nullptr ? nullptr : at(chunk.hess, i);
-    if (plan.hard && plans.blended()) blend_row(call, plans, s, chunk.soft_labels, i, target, plan);
+    const T* const y = call.labels.are_soft() ? at(chunk.soft_labels, i) : nullptr;
+    const bool blended = plan.hard && plans.blended() && set_target(plan, call, plans, s, y, target);
     RowParts parts;
     if (plan.hard || plan.soft) {
       if (call.taus != nullptr)
@@ -221,17 +211,15 @@ void kd_row_by_row(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf
       const bool plain =
           temperature.ordinary && plain_row(call, chunk, i, plan, walk, hess, scratch.careful, parts);
       if (!plain) parts = careful_row(call, chunk, i, plan, scratch.careful, grad, hess, 1);
-      if (grad != nullptr && plan.blended)
-        blend_gradient(grad, target, classes,
-                       static_cast<T>(plan.hard_weight * plan.target_unit * call.grad_scale));
+      const T lost = static_cast<T>(plan.hard_weight * plan.target_unit * call.grad_scale);
+      for (std::int64_t c = 0; grad != nullptr && blended && c < classes; ++c) grad[c] -= lost * target[c];
       parts = with_target(plan, parts);
     } else {
       for (std::int64_t c = 0; grad != nullptr && c < classes; ++c) grad[c] = 0;
       for (std::int64_t c = 0; hess != nullptr && c < classes; ++c) hess[c] = 0;
     }
-    record_sum(call.sums, r,
-               {mixed(plan, parts), used(plan.weight, parts.hard), used(plan.weight, parts.soft),
-                plan.hard ? plan.weight : 0});
+    call.sums[r] = {mixed(plan, parts), used(plan.weight, parts.hard), used(plan.weight, parts.soft),
+                    plan.hard ? plan.weight : 0};
     record_row(call, r, plan, parts);
   }
 }

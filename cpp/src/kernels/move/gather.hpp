@@ -9,7 +9,8 @@ namespace {
 
 // tile[c, i] = from[first + i, c] for i < count <= 16 (or 8); the other lanes repeat the last row.
 template <class T>
-void gather(const Matrix<const T>& from, std::int64_t first, int count, std::int64_t classes, T* tile) {
+__attribute__((noinline)) void gather(const Matrix<const T>& from, std::int64_t first, int count,
+                                      std::int64_t classes, T* tile) {
   constexpr int n = Lanes<T>::kCount;
   const T* p = at(from, first);
   if (count == n && from.class_stride == 1) return transpose<n>(p, from.row_stride, tile, n, classes);
@@ -23,7 +24,8 @@ void gather(const Matrix<const T>& from, std::int64_t first, int count, std::int
     for (std::int64_t c = 0; c < classes; ++c) tile[c * n + i] = p[c * from.class_stride];
 }
 template <class T>
-void scatter(const T* tile, std::int64_t first, int count, std::int64_t classes, const Matrix<T>& to) {
+__attribute__((noinline)) void scatter(const T* tile, std::int64_t first, int count, std::int64_t classes,
+                                       const Matrix<T>& to) {
   constexpr int n = Lanes<T>::kCount;
   T* p = at(to, first);
   if (count == n && to.class_stride == 1) return transpose_back<n, true>(tile, n, p, to.row_stride, classes);

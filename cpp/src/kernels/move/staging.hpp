@@ -18,7 +18,7 @@ struct Chunk {
   Matrix<T> grad, hess;
 };
 
-// The most rows of a copy whose columns lie side by side, and how far apart these are: no whole pages.
+// A copy in columns has at most so many rows, and its columns lie so far apart: no whole number of pages.
 constexpr std::int64_t kColumnRows = 128;
 template <class T>
 constexpr std::int64_t kColumnStride = kColumnRows + Lanes<T>::kCount;
@@ -52,7 +52,7 @@ class Staging {
         grad_(place_of(arrays.grad, student_)),
         hess_(place_of(arrays.hess)) {}
 
-  // Elements of the memory that the copies need.
+  // Elements of memory that the copies take.
   std::int64_t size() const { return copies_ * copy_size(); }
 
   // Calls body(chunk) for all rows in [begin, end).

@@ -246,14 +246,13 @@ constexpr std::int64_t block_stride(std::int64_t classes) {
   return ((classes + n - 1) / n | 1) * n;
 }
 
-// Calls copy(constant, first) for groups of rows: many, some, few, one. constant.value rows begin at first;
-// the last few may reach back over rows that were copied before.
+// Calls copy(constant, first) for groups of rows: many, few, one. constant.value rows begin at first; the
+// last few may reach back over rows that were copied before.
 template <class T, class Copy>
 KDLOSS_INLINE void in_groups(std::int64_t count, Copy&& copy) {
-  constexpr int few = Lanes<T>::kCount, some = 2 * few, many = 8 * few;
+  constexpr int few = Lanes<T>::kCount, many = 8 * few;
   std::int64_t r = 0;
   for (; r + many <= count; r += many) copy(Constant<many>{}, r);
-  for (; r + some <= count; r += some) copy(Constant<some>{}, r);
   for (; r < count && few <= count; r += few) copy(Constant<few>{}, r + few <= count ? r : count - few);
   for (; r < count; ++r) copy(Constant<1>{}, r);
 }
@@ -268,8 +267,8 @@ void pack_rows(const Matrix<const T>& from, std::int64_t row, std::int64_t count
     const T* const p = at(from, row + r);
     T* const to = block + r * stride;
     if (n > 1 && from.row_stride == 1)
-      return n > 2 * Lanes<T>::kCount ? transpose_back_far<n>(p, from.class_stride, to, stride, classes)
-                                      : transpose_back<n, false>(p, from.class_stride, to, stride, classes);
+      return n > Lanes<T>::kCount ? transpose_back_far<n>(p, from.class_stride, to, stride, classes)
+                                  : transpose_back<n, false>(p, from.class_stride, to, stride, classes);
     for (std::int64_t i = 0; i < n; ++i) {
       const T* const one = p + i * from.row_stride;
       T* const copy = to + i * stride;

@@ -12,14 +12,31 @@ struct RowParts {
   double hard = 0, soft = 0;
 };
 
+constexpr int kPadding = -2;  // a label, where ignore_index may be any number
+
 template <class T>
 double tau_of(const KdCall<T>& call, std::int64_t row) {
   return call.taus == nullptr ? call.tau : call.taus[row];
 }
 
-// Which parts a row needs, and their weights. A class learns from both parts, -1 from the teacher alone,
-// padding from nothing.
-//
+// Which parts a row needs (1) or does not (0), and their weights; or the row in each lane. A class learns
+// from both parts, -1 from the teacher alone, padding from nothing.
+template <int P>
+struct PartWeights {
+  Lanes<double, P> row, hard, soft, needs_hard, needs_soft;
+};
+template <class T, int P>
+KDLOSS_INLINE PartWeights<P> part_weights(const KdCall<T>& call, Lanes<double, P> weight,
+                                          Lanes<double, P> alpha, Mask<double, P> has_label) {
+  using D = Lanes<double, P>;
+  const D zero(0.0), one(1.0), both(call.both_parts ? 1.0 : 0.0);
+  const D teacher(call.teacher.data == nullptr ? 0.0 : 1.0);
+  const Mask<double, P> counts = zero < weight, labelled = counts & has_label;
+  const D a = where(labelled, alpha, zero);  // padding may have any
+  return {weight, weight * a, weight * (one - a), where(labelled, where(zero < a, one, both), zero),
+          where(counts, where(a < one, one, both), zero) * teacher};
+}
+
 // The kernels compute the hard loss of one class, `label`, with weight 1. The hard loss of the row is
 // target_sum times that, plus target_rest: class weights change the one, blended targets (blend.hpp) both.
 struct RowPlan {
@@ -27,31 +44,24 @@ struct RowPlan {
   double weight = 0, hard_weight = 0, soft_weight = 0;
   std::int64_t label = -1;
   double target_sum = 1, target_rest = 0;
-  double target_unit = 1;                  // what blended targets are multiples of, a power of two
-  bool blended = false, keeps_p1 = false;  // keeps_p1: the gradient at label is that of p1, not of p1 - 1
+  double target_unit = 1;  // what blended targets are multiples of, a power of two
+  bool keeps_p1 = false;   // the gradient at label is that of p1, not of p1 - 1
 
-  double hard_factor() const {
-    return hard_weight * target_sum;
-  }  // of the row's loss in the kernel's hard loss
+  double hard_factor() const { return hard_weight * target_sum; }  // of the kernel's hard loss
 };
 
 template <class T>
 class Plans {
  public:
   explicit Plans(const KdCall<T>& call)
-      : call_(call),
-        weighted_(call.alphas != nullptr || call.sample_weight != nullptr),
-        plain_(call.taus == nullptr &&
-               (call.labels.are_soft() ||
-                (call.labels.are_indices() ? call.label_smoothing > 0 || call.class_weight == nullptr
-                                           : !weighted_))) {}
+      : call_(call), simple_(call.taus == nullptr && (call.class_weight == nullptr || blended())) {}
 
   RowPlan operator[](std::int64_t row) const {
     const double weight = call_.sample_weight == nullptr ? 1 : call_.sample_weight[row];
     const std::int64_t label = call_.labels.are_indices() ? class_of(row) : -1;
     if (weight == 0 || (call_.labels.are_indices() && label == call_.ignore_index)) return {};
     const double alpha = call_.alphas == nullptr ? call_.alpha : call_.alphas[row];
-    RowPlan plan = label >= 0 || call_.labels.are_soft() ? labelled(weight, alpha) : unlabelled(weight);
+    RowPlan plan = with_weights(weight, alpha, label >= 0 || call_.labels.are_soft());
     plan.label = label;
     if (label >= 0 && call_.class_weight != nullptr && !blended()) {
       plan.target_sum = call_.class_weight[label];
@@ -59,56 +69,49 @@ class Plans {
     }
     return plan;
   }
-  RowPlan labelled(double weight, double alpha) const {
+  RowPlan with_weights(double weight, double alpha, bool has_label) const {
+    using D = Vector<double>;
+    const auto x = part_weights(call_, D(weight), D(alpha), D(has_label ? 1.0 : 0.0) == D(1.0));
     RowPlan plan;
-    plan.counts = true, plan.weight = weight;
-    plan.hard = alpha > 0 || call_.both_parts;
-    plan.soft = call_.teacher.data != nullptr && (alpha < 1 || call_.both_parts);
-    plan.hard_weight = weight * alpha, plan.soft_weight = weight * (1 - alpha);
-    return plan;
-  }
-  RowPlan unlabelled(double weight) const {
-    RowPlan plan = labelled(weight, 0);
-    plan.hard = false;
+    plan.counts = weight > 0, plan.hard = first(x.needs_hard) == 1, plan.soft = first(x.needs_soft) == 1;
+    plan.weight = weight, plan.hard_weight = first(x.hard), plan.soft_weight = first(x.soft);
     return plan;
   }
 
-  // A row's label, read once: the caller's may change while the call runs, and what is no class now is no
-  // label.
+  // A row's label, read once, since the caller's array may change during the call. What is no class by now
+  // counts as unlabelled.
   std::int64_t class_of(std::int64_t row) const {
     const std::int64_t y = read_label(call_.labels, row);
     return y == call_.ignore_index || (y >= 0 && y < call_.classes) ? y : kUnlabelled;
   }
 
-  // Whether rows with a class are all alike, but for that class; and but for their weight and alpha.
-  bool uniform() const { return plain_ && !weighted_; }
-  bool weighted() const { return plain_ && weighted_; }
-  bool is_class(std::int64_t label) const { return label >= 0 && label != call_.ignore_index; }
-  // Writes the labels of these rows (-1 where they are no indices), unless rows have more of their own. True
-  // if each has a class, or none has, and they are uniform() or weighted(). Classes are few here: a label of
-  // more bits is that of padding, and replaced later.
+  // Whether a row has no more of its own than a label, a weight and an alpha.
+  bool are_simple() const { return simple_; }
+  // Writes the labels of these rows, kPadding for padding. Whether each has a class, or none has.
   bool read_labels(std::int64_t first, int count, T* to) const {
-    if (!plain_) return false;
     if (!call_.labels.are_indices()) {
       for (int i = 0; i < count; ++i) to[i] = -1;
       return true;
     }
-    return with_indices(call_.labels, first, [&](const auto* y, std::int64_t stride) KDLOSS_INLINE_LAMBDA {
-      for (int i = 0; i < count; ++i)  // AVX2 cannot convert the longer integers
+    std::int64_t others = 0;
+    with_indices(call_.labels, first, [&](const auto* y, std::int64_t stride) KDLOSS_INLINE_LAMBDA {
+      for (int i = 0; i < count; ++i)  // AVX2 cannot convert the longer integers, nor are there many classes
         to[i] = static_cast<T>(static_cast<std::int32_t>(y[i * stride]));
-      if (call_.all_have_class) return true;
-      std::int64_t others = 0;
+      if (call_.all_have_class) return;
       for (int i = 0; i < count; ++i) others |= (y[i * stride] < 0) | (y[i * stride] == call_.ignore_index);
-      return others == 0;
     });
+    for (int i = 0; others != 0 && i < count; ++i) {
+      const std::int64_t own = class_of(first + i);
+      to[i] = static_cast<T>(own == call_.ignore_index ? kPadding : own);
+    }
+    return others == 0;
   }
   // Whether targets are more than a class with a weight.
   bool blended() const { return call_.labels.are_soft() || call_.label_smoothing > 0; }
 
  private:
   const KdCall<T>& call_;
-  bool weighted_;  // rows have weights or alphas
-  bool plain_;     // and no more of their own than these and a label
+  bool simple_;
 };
 
 // weight * value, where a weight of 0 means that the value, infinite or not, is not used.

@@ -14,14 +14,14 @@ struct TileRows {
   alignas(64) T label[kCount];                         // -1: none
   alignas(64) T tau[kCount], inverse_tau[kCount], k[kCount], squarings[kCount];
   double tau_in_double[kCount];
-  alignas(64) T ordinary[kCount];  // 1 where the temperature is
+  alignas(64) T ordinary[kCount];  // 1 where Temperature::ordinary
   alignas(64) double weight[kCount], hard_weight[kCount], soft_weight[kCount];
   alignas(64) double target_sum[kCount], target_rest[kCount];
   alignas(64) double target_unit[kCount];
   alignas(64) T keeps_p1[kCount];  // 1 or 0
-  // Of the reduced loss, in the kernels' parts; of the soft one times tau.
+  // What the gradients of the kernels' hard and soft loss are multiplied by; the soft one has tau in it.
   alignas(64) T hard_factor[kCount], soft_factor[kCount];
-  bool still_alike = false;  // all this, but for the labels, is what all rows need that are alike
+  bool still_alike = false;  // but for the labels, this fits any tile whose rows all have a class
 
   void set(int i, const RowPlan& plan, double grad_scale) {
     label[i] = static_cast<T>(plan.hard ? plan.label : -1);  // its gradient would be -0 there
@@ -61,62 +61,45 @@ struct TileRows {
     plan.keeps_p1 = keeps_p1[i] != 0;
     return plan;
   }
-  // Rows [first, first + count). Lanes without a row repeat the last one, so that they cost no branch of
-  // their own; what comes of them is not used.
+  // Rows [first, first + count). Lanes beyond the last row repeat it, which needs no branch in the loops;
+  // their results are not used.
   void fill(const KdCall<T>& call, const Plans<T>& plans, std::int64_t first, int count) {
-    const bool alike = plans.read_labels(first, count, label) && (count == kCount || plans.uniform());
-    if (!alike)
-      set_one_by_one(call, plans, first, count);
-    else if (plans.weighted())
-      set_each(call, first);
-    else if (!still_alike)
-      set_all(plans[first], call.grad_scale);
-    for (int i = count; alike && i < kCount; ++i) label[i] = label[count - 1];
-    still_alike = alike && !plans.blended();
-  }
-  void set_one_by_one(const KdCall<T>& call, const Plans<T>& plans, std::int64_t first, int count) {
-    // Where nothing but the label is a row's own, only rows without a class need a plan of their own.
-    if (plans.uniform()) set_all(plans.labelled(1, call.alpha), call.grad_scale);
-    for (int i = 0; i < kCount; ++i) {
-      const std::int64_t row = first + (i < count ? i : count - 1);
-      const std::int64_t own = plans.uniform() ? plans.class_of(row) : kUnlabelled;
-      if (plans.is_class(own)) {
-        label[i] = static_cast<T>(own);
-        continue;
+    const auto row = [&](int i) { return first + (i < count ? i : count - 1); };
+    if (!plans.are_simple()) {
+      for (int i = 0; i < kCount; ++i) {
+        const RowPlan plan = plans[row(i)];
+        // A row that does not count may hold any temperature.
+        if (call.taus != nullptr) set(i, Temperature<T>(plan.counts ? tau_of(call, row(i)) : 1));
+        set(i, plan, call.grad_scale);
       }
-      const RowPlan plan = plans[row];
-      // A row that does not count may hold any temperature.
-      if (call.taus != nullptr) set(i, Temperature<T>(plan.counts ? tau_of(call, row) : 1));
-      set(i, plan, call.grad_scale);
+      return;
     }
-  }
-  // All rows alike, but for their labels.
-  void set_all(const RowPlan& plan, double grad_scale) {
-    const auto fill = [](auto* to, auto value) {
-      using L = Lanes<decltype(value)>;
-      for (int i = 0; i < kCount; i += L::kCount) store(to + i, L(value));
+    const bool alike = plans.read_labels(first, count, label);
+    for (int i = count; i < kCount; ++i) label[i] = label[count - 1];
+    if (alike && still_alike) return;
+    alignas(64) double alpha[kCount];
+    const auto read = [&](const double* x, double otherwise, double* to) {
+      if (x != nullptr && count == kCount)
+        __builtin_memcpy(to, x + first, sizeof alpha);
+      else
+        for (int i = 0; i < kCount; ++i) to[i] = x == nullptr ? otherwise : x[row(i)];
     };
-    fill(uses_hard, T(plan.hard)), fill(uses_soft, T(plan.soft)), fill(keeps_p1, T(0));
-    fill(weight, plan.weight), fill(hard_weight, plan.hard_weight), fill(soft_weight, plan.soft_weight);
-    fill(target_sum, 1.0), fill(target_rest, 0.0), fill(target_unit, 1.0);
-    fill(hard_factor, static_cast<T>(plan.hard_factor() * grad_scale));
-    fill(soft_factor, static_cast<T>(plan.soft_weight * static_cast<double>(tau[0]) * grad_scale));
+    read(call.sample_weight, 1, weight), read(call.alphas, call.alpha, alpha);
+    set_simple(call, alpha);
+    still_alike = alike && call.sample_weight == nullptr && call.alphas == nullptr && !plans.blended();
   }
-  // The rows from the given one, whose labels are known: each with a weight and an alpha of its own.
-  void set_each(const KdCall<T>& call, std::int64_t first) {
+  // As Plans makes them, of labels, weights and alphas.
+  void set_simple(const KdCall<T>& call, const double* alpha) {
     using D = Lanes<double>;
-    const bool has_teacher = call.teacher.data != nullptr;
-    alignas(64) double needs_hard[kCount], needs_soft[kCount], times_tau[kCount];
-    const D tau_of_all(static_cast<double>(tau[0]));
+    alignas(64) double labels[kCount], needs_hard[kCount], needs_soft[kCount], times_tau[kCount];
+    store_wide(labels, load(label));
     for (int i = 0; i < kCount; i += D::kCount) {
-      const D w = call.sample_weight == nullptr ? D(1.0) : load(call.sample_weight + first + i);
-      const D zero(0.0), one(1.0), any(call.both_parts ? 1.0 : 0.0), teacher(has_teacher ? 1.0 : 0.0);
-      const D alpha = call.alphas == nullptr ? D(call.alpha) : load(call.alphas + first + i);
-      const D a = where(zero < w, alpha, zero);  // a row of weight 0 may have any
-      store(needs_hard + i, where(zero < w, where(zero < a, one, any), zero));
-      store(needs_soft + i, where(zero < w, where(a < one, one, any), zero) * teacher);
-      store(weight + i, w), store(hard_weight + i, w * a), store(soft_weight + i, w * (one - a));
-      store(times_tau + i, load(soft_weight + i) * tau_of_all);
+      const D y = load(labels + i), zero(0.0), one(1.0);
+      const auto x = part_weights(call, where(y == D(kPadding), zero, load(weight + i)), load(alpha + i),
+                                  call.labels.are_soft() ? zero == zero : zero <= y);
+      store(weight + i, x.row), store(hard_weight + i, x.hard), store(soft_weight + i, x.soft);
+      store(needs_hard + i, x.needs_hard), store(needs_soft + i, x.needs_soft);
+      store(times_tau + i, x.soft * D(static_cast<double>(tau[0])));
       store(target_sum + i, one), store(target_rest + i, zero), store(target_unit + i, one);
     }
     store(uses_hard, narrowed(needs_hard, 1)), store(uses_soft, narrowed(needs_soft, 1));

@@ -48,9 +48,9 @@ struct Format<double> {
   static constexpr double kLn2Low = 0x1.a39ef35793c76p-33;
 };
 
-// A polynomial in x, highest power first: Horner's rule in x^2, on pairs of coefficients. A loop over classes
-// is as fast as its chains of dependent operations are short, and this one is half as long as Horner's own.
-// It rounds twice at the end, so that the leading terms of what follows are added by hand.
+// A polynomial in x, highest power first: Horner's rule in x^2, on pairs of coefficients. Its chain of
+// dependent operations, which limits a loop's speed, is half as long as that of Horner's rule in x. It rounds
+// twice at the end, so callers add the leading terms themselves.
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> pairs(Lanes<T, P>, Lanes<T, P>, Lanes<T, P> value) {
   return value;
@@ -127,8 +127,7 @@ struct Exponent {
   }
 };
 
-// 2^(x k) where that is a normal number; with k = log2(e) / tau it is exp(x / tau). The result for a NaN is
-// not defined: it may be a number.
+// 2^(x k) where that is a normal number; with k = log2(e) / tau it is exp(x / tau). A NaN may give a number.
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> exp_normal(const Exponent<T, P>& x) {
   return times_power_of_two(exp2(x.r), x.rounded);
@@ -149,8 +148,8 @@ KDLOSS_INLINE Grown<T, P> grow(Lanes<T, P> a, const Exponent<T, P>& x) {
   return {fma(fraction, scaled, scaled), fma(fraction, scaled, scaled - a)};
 }
 
-// The x at which 2^(x k) may be taken as 0: there the biased exponent is 0, and so is the scale, without a
-// denormal number on the way.
+// The x at which 2^(x k) is taken as 0: the biased exponent is 0 there, so that the scale is 0 and no
+// denormal number comes up.
 template <class T>
 T zero_at(double k, double headroom_exponent) {
   const double x = -(Format<T>::kBias + headroom_exponent) / k;
@@ -214,10 +213,16 @@ KDLOSS_INLINE Lanes<double, P> atanh_tail(Lanes<double, P> z) {
 // log(u + c) for normal u > 0 up to 2^(largest exponent) sqrt(2), where c is what rounding took from u (0 if
 // nothing); inf and NaN give NaN. With u = 1 + x rounded and c = x - (u - 1) this is log1p(x), accurate also
 // where x is tiny.
+template <class T>
+__attribute__((noinline)) Vector<T> log_of_part(Vector<T> u, Vector<T> c);
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> log_of_sum(Lanes<T, P> u, Lanes<T, P> c) {
   using F = Format<T>;
   using L = Lanes<T, P>;
+  if constexpr (P > 2) {  // many parts would be much code, for what no loop over classes does
+    for (int i = 0; i < P; ++i) set_part(u, i, log_of_part(part_of(u, i), part_of(c, i)));
+    return u;
+  }
   L exponent, m, scale;  // u = m / scale
   KDLOSS_EACH_PART {
     const typename L::NativeUint bits = (typename L::NativeUint)u.part[i];
@@ -233,9 +238,9 @@ KDLOSS_INLINE Lanes<T, P> log_of_sum(Lanes<T, P> u, Lanes<T, P> c) {
   const L low = fma(exponent, L(F::kLn2Low), c * scale * (L(1) - f));
   return fma(exponent, L(F::kLn2High), f - (half_square - (tail + low))) + (u - u);
 }
-template <class T, int P>
-KDLOSS_INLINE Lanes<T, P> log(Lanes<T, P> u) {
-  return log_of_sum(u, Lanes<T, P>(0));
+template <class T>
+Vector<T> log_of_part(Vector<T> u, Vector<T> c) {
+  return log_of_sum(u, c);
 }
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> log1p(Lanes<T, P> x) {

@@ -74,20 +74,17 @@ struct Lanes {
 
 // ---- The few operations that the generic vector syntax does not have
 
+#define KDLOSS_NATIVE(Float, Double, mm)                                                           \
+  KDLOSS_INLINE Float native_fma(Float a, Float b, Float c) { return mm##_fmadd_ps(a, b, c); }     \
+  KDLOSS_INLINE Double native_fma(Double a, Double b, Double c) { return mm##_fmadd_pd(a, b, c); } \
+  KDLOSS_INLINE Float native_max(Float a, Float b) { return mm##_max_ps(a, b); }                   \
+  KDLOSS_INLINE Double native_max(Double a, Double b) { return mm##_max_pd(a, b); }                \
+  KDLOSS_INLINE Float native_min(Float a, Float b) { return mm##_min_ps(a, b); }                   \
+  KDLOSS_INLINE Double native_min(Double a, Double b) { return mm##_min_pd(a, b); }
 #if defined(__AVX512F__)
-KDLOSS_INLINE __m512 native_fma(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
-KDLOSS_INLINE __m512d native_fma(__m512d a, __m512d b, __m512d c) { return _mm512_fmadd_pd(a, b, c); }
-KDLOSS_INLINE __m512 native_max(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
-KDLOSS_INLINE __m512d native_max(__m512d a, __m512d b) { return _mm512_max_pd(a, b); }
-KDLOSS_INLINE __m512 native_min(__m512 a, __m512 b) { return _mm512_min_ps(a, b); }
-KDLOSS_INLINE __m512d native_min(__m512d a, __m512d b) { return _mm512_min_pd(a, b); }
+KDLOSS_NATIVE(__m512, __m512d, _mm512)
 #elif defined(__AVX2__)
-KDLOSS_INLINE __m256 native_fma(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
-KDLOSS_INLINE __m256d native_fma(__m256d a, __m256d b, __m256d c) { return _mm256_fmadd_pd(a, b, c); }
-KDLOSS_INLINE __m256 native_max(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
-KDLOSS_INLINE __m256d native_max(__m256d a, __m256d b) { return _mm256_max_pd(a, b); }
-KDLOSS_INLINE __m256 native_min(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
-KDLOSS_INLINE __m256d native_min(__m256d a, __m256d b) { return _mm256_min_pd(a, b); }
+KDLOSS_NATIVE(__m256, __m256d, _mm256)
 #else
 template <class N>
 KDLOSS_INLINE N native_max(N a, N b) {
@@ -153,7 +150,7 @@ KDLOSS_INLINE Lanes<T, P> product_error(Lanes<T, P> a, Lanes<T, P> b, Lanes<T, P
   const Lanes<T, P> a1 = upper_half(a), b1 = upper_half(b), a2 = a - a1, b2 = b - b1;
   return ((a1 * b1 - product) + (a1 * b2 + a2 * b1)) + a2 * b2;
 }
-// The second operand where either is NaN (x86's rule).
+// Where either operand is NaN these give the second, as x86's instructions do.
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> max(Lanes<T, P> a, Lanes<T, P> b) {
   Lanes<T, P> r;
@@ -230,8 +227,8 @@ KDLOSS_INLINE Lanes<T, P> abs(Lanes<T, P> x) {
 
 // ---- Memory
 
-// A native vector at any address. (A copy by memcpy GCC may make in pieces that the next load cannot
-// forward.)
+// A native vector at any address. (GCC may split a memcpy into smaller stores, which the next load has to
+// wait for.)
 template <class T>
 struct Loose {
   typedef T Vector __attribute__((vector_size(kNativeBytes), aligned(sizeof(T)), may_alias));
@@ -278,11 +275,11 @@ KDLOSS_INLINE void finish_stores() {
 #endif
 }
 
-// One native vector: for a number of its own, a whole Lanes would be as many times the work as it has parts.
+// One native vector: a number that all lanes share would fill a whole Lanes with copies.
 template <class T>
 using Vector = Lanes<T, 1>;
 
-// So many elements from p, in its array or beyond it.
+// The address so many elements from p, which may lie beyond p's array.
 template <class T>
 KDLOSS_INLINE T* moved_by(T* p, std::int64_t elements) {
   return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(p) +
@@ -317,11 +314,11 @@ KDLOSS_INLINE void load_narrow(const double* p, Lanes<float>& x) {
 KDLOSS_INLINE void load_narrow(const double* p, Lanes<double>& x) { x = load(p); }
 
 // All lanes put together by op, always in the same order: halves onto halves.
-template <class T, class Op>
-KDLOSS_INLINE T fold(Lanes<T> x, Op op) {
+template <class T, int P, class Op>
+KDLOSS_INLINE T fold(Lanes<T, P> x, Op op) {
   typedef T Quarter __attribute__((vector_size(16)));
   constexpr int kQuarters = kNativeBytes / 16;
-  for (int half = kParts / 2; half > 0; half /= 2)
+  for (int half = P / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) x.part[i] = op(x.part[i], x.part[i + half]);
   Quarter quarter[kQuarters];
   __builtin_memcpy(quarter, &x.part[0], kNativeBytes);
@@ -337,8 +334,8 @@ template <class T>
 KDLOSS_INLINE T sum(Lanes<T> x) {
   return fold(x, [](auto a, auto b) KDLOSS_INLINE_LAMBDA { return a + b; });
 }
-template <class T>
-KDLOSS_INLINE T largest(Lanes<T> x) {
+template <class T, int P>
+KDLOSS_INLINE T largest(Lanes<T, P> x) {
   return fold(x, [](auto a, auto b) KDLOSS_INLINE_LAMBDA { return a > b ? a : b; });
 }
 template <class T>
@@ -346,9 +343,8 @@ KDLOSS_INLINE T smallest(Lanes<T> x) {
   return fold(x, [](auto a, auto b) KDLOSS_INLINE_LAMBDA { return a < b ? a : b; });
 }
 
-// A running sum is off by up to a half-ulp for each addition, and of equal terms, as rows of few different
-// numbers have, by nearly as much. So terms are added up in runs of this many, and a Total adds these up with
-// what rounding takes from each addition.
+// A running sum can be off by half an ulp for each addition; of many equal terms it nearly is. So terms are
+// added up in runs of this many, and a Total adds up the runs and the rounding error of each addition.
 constexpr std::int64_t kRun = 8;
 // Whether a run ends before the term at this place.
 KDLOSS_INLINE bool run_ends(std::int64_t place) { return place % kRun == 0 && place != 0; }

@@ -7,7 +7,7 @@
 namespace kdloss::KDLOSS_ISA {
 namespace {
 
-// Few enough additions a lane for a float, enough to hide the horizontal sum.
+// Classes of a block: few enough for sums in float, and many beside the horizontal sum at the end.
 constexpr std::int64_t kBlock = 1024;
 struct Span {
   std::int64_t begin, end;
@@ -66,6 +66,8 @@ class RunningSums {
 template <class T>
 struct InRow {
   using Number = Vector<double>;
+  using Class = std::int64_t;  // one of the row
+  static constexpr int kRows = 1;
   std::int64_t classes;
 
   // Calls body(i) for the place of each Lanes of numbers; the last may reach back.
@@ -91,6 +93,26 @@ struct InRow {
     for (int i = 0; i < N; ++i) result.x[i] = Number(all[i]);
     return result;
   }
+  // The first class at which f(i) is true, or the last class.
+  template <class F>
+  KDLOSS_INLINE Class first_where(F&& f) const {
+    constexpr std::int64_t n = Lanes<T>::kCount;
+    std::int64_t i = 0, in_lanes = 0;
+    while (i + n < classes && !any(f(i))) i += n;
+    i = i + n < classes ? i : classes - n;
+    const Lanes<T> found = where(f(i), Lanes<T>(1), Lanes<T>(0));
+    while (in_lanes + 1 < n && lane(found, in_lanes) == 0) ++in_lanes;
+    return i + in_lanes;
+  }
+  // Where the Lanes at place i are those of that class.
+  static Mask<T> holds(Class c, std::int64_t i) { return lane_index<T>() == Lanes<T>(static_cast<T>(c - i)); }
+  // x at that class becomes f of itself.
+  template <class F>
+  static void change_at(T* x, Class c, F&& f) {
+    x[c] = static_cast<T>(first(f(Number(static_cast<double>(x[c])))));
+  }
+  static Class choose(Mask<double, 1> m, Class yes, Class no) { return any(m) ? yes : no; }
+  static std::int64_t index(int, std::int64_t c) { return c; }
   static Lanes<T> largest_in_row(Lanes<T> x) { return largest(x); }
   static Lanes<T> as_lanes(Number x) { return static_cast<T>(first(x)); }
   static Number as_number(Lanes<T> x) { return static_cast<double>(first(x)); }
@@ -100,6 +122,8 @@ struct InRow {
 template <class T>
 struct InLanes {
   using Number = Lanes<T>;
+  using Class = Lanes<T>;
+  static constexpr int kRows = Lanes<T>::kCount;
   std::int64_t classes;
 
   template <class Body>
@@ -114,6 +138,24 @@ struct InLanes {
     for (int i = 0; i < N; ++i) result.x[i] = running.total(i);
     return result;
   }
+  template <class F>
+  KDLOSS_INLINE Class first_where(F&& f) const {
+    Class found(static_cast<T>(classes - 1));
+    for (std::int64_t c = classes - 1; c-- > 0;) found = where(f(c * kRows), Class(static_cast<T>(c)), found);
+    return found;
+  }
+  static Mask<T> holds(Class c, std::int64_t i) { return c == Class(static_cast<T>(i / kRows)); }
+  template <class F>
+  static void change_at(T* x, Class c, F&& f) {
+    alignas(64) T of_row[kRows], number[kRows];
+    store(of_row, c);
+    const auto at = [&](int i) -> T& { return x[index(i, static_cast<std::int64_t>(of_row[i]))]; };
+    for (int i = 0; i < kRows; ++i) number[i] = at(i);
+    store(number, f(load(number)));
+    for (int i = 0; i < kRows; ++i) at(i) = number[i];
+  }
+  static Class choose(Mask<T> m, Class yes, Class no) { return where(m, yes, no); }
+  static std::int64_t index(int row, std::int64_t c) { return c * kRows + row; }
   static Lanes<T> largest_in_row(Lanes<T> x) { return x; }
   static Lanes<T> as_lanes(Number x) { return x; }
   static Number as_number(Lanes<T> x) { return x; }
@@ -122,10 +164,8 @@ struct InLanes {
 // The first class of a row whose number is `most`, or the last class.
 template <class T>
 std::int64_t top_class(const T* row, std::int64_t classes, Lanes<T> most) {
-  std::int64_t top = 0;
-  while (top + Lanes<T>::kCount < classes && !any(load(row + top) == most)) top += Lanes<T>::kCount;
-  while (top + 1 < classes && row[top] != first(most)) ++top;
-  return top;
+  return InRow<T>{classes}.first_where([&](std::int64_t c)
+                                           KDLOSS_INLINE_LAMBDA { return load(row + c) == most; });
 }
 
 // The largest of the numbers f(i), in a row or in each.
