@@ -17,7 +17,7 @@ namespace {
 template <class T>
 struct RowInput {
   const T *s, *t;
-  std::int64_t ahead;  // from what is read now to what will be needed next
+  std::int64_t ahead;  // from this row to the next
   T* grad;             // where the gradient will be written, or null
 };
 
@@ -61,15 +61,23 @@ struct RowLabel {
   }
 };
 
+// Asks for the next row while this one is computed. A row of several blocks would not fit the first cache
+// beside them.
 template <class T>
 struct RowAhead {
   static constexpr bool kInLanes = false;
   std::int64_t distance;
+  bool has_blocks;
   const T* grad;  // of the first group; or null
   template <bool Soft>
   KDLOSS_INLINE void ask(const Groups<T>& groups, std::int64_t i) const {
-    prefetch(groups.s + i, distance);
-    if constexpr (Soft) prefetch(groups.t + i, distance);
+    if (has_blocks) {
+      prefetch<false, 2>(groups.s + i, distance);
+      if constexpr (Soft) prefetch<false, 2>(groups.t + i, distance);
+    } else {
+      prefetch(groups.s + i, distance);
+      if constexpr (Soft) prefetch(groups.t + i, distance);
+    }
     if (grad != nullptr) prefetch<true>(grad, i);
   }
 };
@@ -105,7 +113,7 @@ class ByRow {
     return {{input_.s + block.begin, input_.t + block.begin, scratch_.terms + block.begin, scratch_.apart,
              count, count * n - length},
             {plan_.label - block.begin},
-            {input_.ahead, grad},
+            {input_.ahead, block_count(call_.classes) > 1, grad},
             block.begin};
   }
   // On this thread, or on several where the call asks for it.

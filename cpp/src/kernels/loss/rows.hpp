@@ -192,7 +192,6 @@ void kd_row_by_row(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf
   const Plans<T> plans(call);
   const RowScratch<T> plain_scratch(scratch.plain, classes);
   T* const target = scratch.plain + RowScratch<T>::size(classes);
-  const std::int64_t ahead = block_count(classes) > 1 ? kBlock : chunk.student.row_stride;
 
   for (std::int64_t i = 0; i < chunk.count; ++i) {
     const std::int64_t r = chunk.first + i;
@@ -206,7 +205,7 @@ void kd_row_by_row(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf
     if (plan.hard || plan.soft) {
       if (call.taus != nullptr)
         temperature = Temperature<T>(call.taus[r]), exact = Temperature<double>(call.taus[r]);
-      const RowInput<T> input{s, plan.soft ? at(chunk.teacher, i) : nullptr, ahead, grad};
+      const RowInput<T> input{s, plan.soft ? at(chunk.teacher, i) : nullptr, chunk.student.row_stride, grad};
       const ByRow<T> walk(call, plan, input, temperature, exact, plain_scratch);
       const bool plain =
           temperature.ordinary && plain_row(call, chunk, i, plan, walk, hess, scratch.careful, parts);

@@ -285,10 +285,10 @@ KDLOSS_INLINE T* moved_by(T* p, std::int64_t elements) {
   return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(p) +
                               static_cast<std::uintptr_t>(elements) * sizeof(T));
 }
-// Asks for the cache line that lies so far ahead.
-template <bool Writing = false, class T>
+// Asks for the cache line that lies so far ahead, into the first cache or into the second.
+template <bool Writing = false, int Cache = 1, class T>
 KDLOSS_INLINE void prefetch(const T* p, std::int64_t ahead) {
-  __builtin_prefetch(moved_by(p, ahead), Writing);
+  __builtin_prefetch(moved_by(p, ahead), Writing, 4 - Cache);
 }
 
 // Widened to doubles, or rounded from them.
