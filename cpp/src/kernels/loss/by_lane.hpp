@@ -56,8 +56,8 @@ struct NextTile {
   NextLines<T> s, t, grad;
   // A tile's rows are read side by side, which no processor foresees.
   template <bool Soft>
-  KDLOSS_INLINE void ask(const Groups<T>&, std::int64_t i) {
-    if (i % (NextLines<T>::kAtOnce * Groups<T>::kSize) != 0) return;
+  KDLOSS_INLINE void ask(const Groups<T>&, int part, std::int64_t i) {
+    if (part != 0 || i % (NextLines<T>::kAtOnce * Groups<T>::kSize) != 0) return;
     s.template ask<false>();
     if constexpr (Soft) t.template ask<false>();
     grad.template ask<true>();

@@ -70,7 +70,7 @@ struct RowAhead {
   bool has_blocks;
   const T* grad;  // of the first group; or null
   template <bool Soft>
-  KDLOSS_INLINE void ask(const Groups<T>& groups, std::int64_t i) const {
+  KDLOSS_INLINE void ask(const Groups<T>& groups, int, std::int64_t i) const {
     if (has_blocks) {
       prefetch<false, 2>(groups.s + i, distance);
       if constexpr (Soft) prefetch<false, 2>(groups.t + i, distance);

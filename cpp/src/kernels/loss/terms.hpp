@@ -22,6 +22,7 @@ struct Groups {
   const T *s, *t;
   T* terms;
   std::int64_t apart, count, stale = 0;
+  std::int64_t tail = stale > 0 ? (count - 1) * kSize : -1;  // where the group that reaches back begins
 
   T* es() const { return terms; }
   T* slope() const { return terms + apart; }
@@ -32,7 +33,7 @@ struct Groups {
     return {s + at, t + at, terms + at, apart, count, stale};
   }
   // Whether the group at element i reaches back, and where its logits are read.
-  KDLOSS_INLINE bool reaches_back(std::int64_t i) const { return stale != 0 && i == (count - 1) * kSize; }
+  KDLOSS_INLINE bool reaches_back(std::int64_t i) const { return i == tail; }
   KDLOSS_INLINE std::int64_t from(std::int64_t i) const { return reaches_back(i) ? i - stale : i; }
   // Calls body(i, from) with the index of each group's first term, and of its first logit.
   template <class Body>
@@ -157,7 +158,7 @@ __attribute__((noinline)) void add_soft(const Groups<T>& all, const Frame<T>& wh
   };
   for (int part = 0; part < kParts; ++part) {
     Groups<T> groups = all.part(part);
-    if constexpr (Labels::kInLanes) groups.stale = 0;  // as it is: the compiler need not ask
+    if constexpr (Labels::kInLanes) groups.tail = -1;  // as it is: the compiler need not ask
     const Frame<T, 1> frame = part_of(whole_frame, part);
     const Mask<T, 1> normal = part_of(whole_normal, part);
     auto labels = all_labels.part(part);
@@ -172,7 +173,7 @@ __attribute__((noinline)) void add_soft(const Groups<T>& all, const Frame<T>& wh
           return Begun{s, t, {t, gap, frame}};
         },
         [&](const Begun& begun, std::int64_t i) KDLOSS_INLINE_LAMBDA {
-          if (part == 0) ahead.template ask<true>(groups, i);
+          ahead.template ask<true>(groups, part, i);
           Terms<T, 1> x;
           if constexpr (way != kWide) x = normal_terms(begun.reduced);
           if constexpr (way == kWide) x = wide_terms(begun.s, begun.t, frame);
@@ -206,7 +207,7 @@ __attribute__((noinline)) void add_hard(const Groups<T>& all, Lanes<T> whole_ms,
   };
   for (int part = 0; part < kParts; ++part) {
     Groups<T> groups = all.part(part);
-    if constexpr (Labels::kInLanes) groups.stale = 0;  // as it is: the compiler need not ask
+    if constexpr (Labels::kInLanes) groups.tail = -1;  // as it is: the compiler need not ask
     const V ms = part_of(whole_ms, part), squarings = part_of(whole_squarings, part);
     const Mask<T, 1> normal = part_of(whole_normal, part), is_square = V(0) <= squarings;
     auto labels = all_labels.part(part);
@@ -218,7 +219,7 @@ __attribute__((noinline)) void add_hard(const Groups<T>& all, Lanes<T> whole_ms,
           return Begun{s_below, reduced_e1(s_below)};
         },
         [&](const Begun& begun, std::int64_t i) KDLOSS_INLINE_LAMBDA {
-          if (part == 0) ahead.template ask<false>(groups, i);
+          ahead.template ask<false>(groups, part, i);
           V e1;
           if constexpr (!Beyond || Labels::kInLanes) e1 = normal_e1(begun.reduced);
           if constexpr (Beyond && !Labels::kInLanes) e1 = wide_e1(begun.s_below);
