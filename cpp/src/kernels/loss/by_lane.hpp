@@ -14,7 +14,7 @@
 namespace kdloss::KDLOSS_ISA {
 namespace {
 
-// Up to here a tile stays in the first cache and the transposes cost less than a row's logarithms and sums.
+// Up to here a tile stays in L1 and the transposes cost less than a row's logarithms and sums.
 constexpr std::int64_t kMostLaneClasses = 256;
 
 // Numbers for each class and lane. In the end s is the gradient and t the Hessian; g holds blended targets.
@@ -73,7 +73,8 @@ class ByLane {
   using Element = T;
   using Number = L;
   using Flag = Mask<T>;
-  // Where only some rows need the gaps' rounding errors, a row of its own can be read again, a lane cannot.
+  // After rounded gaps a row may need exact ones. One row can be read again, one lane of a tile cannot: so
+  // tiles always take exact gaps.
   static constexpr bool kHasRoundedGaps = false;
   static constexpr Way kBeyond = kMixed;
 
@@ -115,7 +116,7 @@ class ByLane {
   L squarings() const { return load(rows_.squarings); }
   L hard_factor() const { return load(rows_.hard_factor); }
   L soft_factor() const { return load(rows_.soft_factor); }
-  L distance_factor() const {
+  L mse_factor() const {
     return TileRows<T>::narrowed(rows_.soft_weight,
                                  2 * call_.grad_scale / static_cast<double>(call_.classes));
   }
@@ -134,7 +135,7 @@ class ByLane {
   }
   L soft_curvature() const { return TileRows<T>::narrowed(rows_.soft_weight, call_.hess_scale); }
   // How far the labels lie below the largest logits.
-  static L label_below(const Extent<T>& x) { return x.ms - x.label; }
+  static L label_below(const Extent<T>& x) { return x.ms - x.label_logit; }
   LaneLabels<T> gradient_labels(const LaneLabels<T>& x) const {
     return {where(load(rows_.keeps_p1) == L(1), L(-1), x.label)};
   }
@@ -142,8 +143,9 @@ class ByLane {
   T* p1() const { return tile_.p1; }
   T* p() const { return tile_.t; }
 
-  // ---- What a row alone cannot meet
-  // What rows without a teacher have left may be NaN, and 0 times it too.
+  // ---- For tiles alone
+  // Rows without a soft part share the loops of those that have one. The es and slope that they leave may be
+  // NaN, and so would 0 times that be in their gradient.
   void clear_unused_terms() const {
     const Mask<T> uses_soft = this->uses_soft(true);
     if (!any(~uses_soft)) return;

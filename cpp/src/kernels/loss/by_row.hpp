@@ -1,9 +1,9 @@
 // The walk over one row of many classes: sixteen (or eight) neighbouring classes in the lanes.
 //
-// A row is cut at fixed edges into blocks that fit the first cache. All are read for the row's largest
+// A row is cut at fixed edges into blocks that fit L1. All are read for the row's largest
 // logits, and again for their sums, which are added in double; the gradient follows from the exponentials
-// that this leaves. So the logits come from memory once where a row fits the last cache, threads may share
-// its blocks, and the order of all additions depends on the number of classes alone.
+// that this leaves. So the logits come from memory once where a row fits the last-level cache, threads may
+// share its blocks, and the order of all additions depends on the number of classes alone.
 #pragma once
 
 #include "../../kernel_table.hpp"
@@ -61,8 +61,8 @@ struct RowLabel {
   }
 };
 
-// Asks for the next row while this one is computed. A row of several blocks would not fit the first cache
-// beside them.
+// Prefetches the next row while this one is computed: into L2 where a row has several blocks, since L1 would
+// not hold it beside them.
 template <class T>
 struct RowAhead {
   static constexpr bool kInLanes = false;
@@ -163,7 +163,7 @@ class ByRow {
   static L largest_in_row(L x) { return L(largest(x)); }
   static Number total(L x) { return Number(static_cast<double>(sum(x))); }
   static Sums<Number> total(const Sums<L>& x) {
-    return {total(x.zt), total(x.zs), total(x.d), total(x.moved), total(x.others), total(x.label)};
+    return {total(x.zt), total(x.zs), total(x.d), total(x.moved), total(x.others), total(x.label_e1)};
   }
   static DivergenceSums<Number> total(const DivergenceSums<L>& x) {
     return {total(x.terms), total(x.slopes), Number(static_cast<double>(smallest(x.least)))};
@@ -183,7 +183,7 @@ class ByRow {
   L squarings() const { return L(temperature_.squarings); }
   Number hard_factor() const { return Number(plan_.hard_factor() * call_.grad_scale); }
   Number soft_factor() const { return Number(plan_.soft_weight * call_.grad_scale * in_double_.tau); }
-  Number distance_factor() const {
+  Number mse_factor() const {
     return Number(2 * plan_.soft_weight * call_.grad_scale / static_cast<double>(call_.classes));
   }
   Divergence divergence() const { return call_.divergence; }

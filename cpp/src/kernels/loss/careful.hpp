@@ -67,8 +67,8 @@ class CarefulLoss {
       : row_(row),
         plan_(plan),
         divergence_(divergence),
-        is_distance_(plan.soft && divergence == Divergence::kMSE),
-        has_softmax_(plan.soft && !is_distance_) {}
+        is_mse_(plan.soft && divergence == Divergence::kMSE),
+        has_softmax_(plan.soft && !is_mse_) {}
 
   // Its passes, in their order.
   RowParts losses(double tau, double beta, double grad_scale) {
@@ -78,14 +78,14 @@ class CarefulLoss {
       with_parts(plan_.hard, has_softmax_,
                  [&](auto hard, auto soft) { find_exponentials<hard.value, soft.value>(tau); });
     if (plan_.hard) parts.hard = first(hard_result(sums_, ms_ - L(row_.s[plan_.label])));
-    if (is_distance_) parts.soft = distance();
+    if (is_mse_) parts.soft = mse();
     if (has_softmax_)
       with_divergence(divergence_, [&](auto wrapped) {
         const typename decltype(wrapped)::Type divergence(beta);
         parts.soft = soft_loss(divergence, 1);
         // Terms that underflow where tau^2 D does not: once more, with headroom.
-        constexpr double kTiny = 1e-270, kRoom = 1 / Format<double>::kHeadroom;
-        if (parts.soft < kTiny && tau < 1e100) parts.soft = soft_loss(divergence, kRoom);
+        constexpr double kTiny = 1e-270, kHeadroom = 1 / Format<double>::kInverseHeadroom;
+        if (parts.soft < kTiny && tau < 1e100) parts.soft = soft_loss(divergence, kHeadroom);
       });
     with_parts(plan_.hard, plan_.soft,
                [&](auto hard, auto soft) { write_gradient<hard.value, soft.value>(grad_scale); });
@@ -95,7 +95,7 @@ class CarefulLoss {
   // In the gradient's place.
   void write_hessian(double scale) const {
     each([&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
-      if (plan_.hard) store(row_.p1 + c, load<1>(row_.e1 + c) / (sums_.others + sums_.label));
+      if (plan_.hard) store(row_.p1 + c, load<1>(row_.e1 + c) / (sums_.others + sums_.label_e1));
       if (has_softmax_) store(row_.p + c, load<1>(row_.es + c) / sums_.zs);
       store(row_.grad + c, L(0));
     });
@@ -105,7 +105,7 @@ class CarefulLoss {
         KDLOSS_ISA::write_hessian<hard.value, soft.value, InRow<double>, double>(
             {row_.columns().end}, row_.p1, row_.p, first(hard_weight), first(soft_weight), row_.grad);
       });
-    const double curvature = is_distance_ ? 2 * first(soft_weight) / static_cast<double>(row_.classes) : 0;
+    const double curvature = is_mse_ ? 2 * first(soft_weight) / static_cast<double>(row_.classes) : 0;
     for (std::int64_t c = 0; c < row_.classes; ++c) row_.grad[c] += curvature;
   }
 
@@ -161,7 +161,7 @@ class CarefulLoss {
       return Some<L, 4>{x.et, x.es, x.de, x.e1};
     });
     sums_.zt = sums.x[0], sums_.zs = sums.x[1], sums_.d = sums.x[2];
-    sums_.others = sums.x[3], sums_.label = label_e1;
+    sums_.others = sums.x[3], sums_.label_e1 = label_e1;
     if constexpr (Soft) log_ratio_ = soft_result(sums_, frame_.inverse_tau).log_ratio;
   }
   bool holds_label(std::int64_t c) const {
@@ -170,11 +170,12 @@ class CarefulLoss {
 
   // ---- Third pass: the soft loss. Leaves tau p (f - f of the top class) for the gradient, or tau (p - q).
   using Numbers = ClassNumbers<L>;
-  KDLOSS_INLINE Numbers numbers(L s, L t, L es, L et, L gap, L room) const {
+  KDLOSS_INLINE Numbers numbers(L s, L t, L es, L et, L gap, L headroom) const {
     Numbers x;
     const L minus_inf(-infinity<double>());
-    x.wanted_only = (s == minus_inf) & (minus_inf < t), x.unwanted = (t == minus_inf) & (minus_inf < s);
-    x.q = et * room * tau_over_zt_, x.p = es * room * tau_over_zs_;
+    x.student_masks = (s == minus_inf) & (minus_inf < t),
+    x.teacher_masks = (t == minus_inf) & (minus_inf < s);
+    x.q = et * headroom * tau_over_zt_, x.p = es * headroom * tau_over_zs_;
     x.u = gap * frame_.inverse_tau - log_ratio_, x.tau_u = gap - log_ratio_ * tau_;
     x.u_is_small = abs(x.u) < L(1.0);
     x.difference =
@@ -183,40 +184,39 @@ class CarefulLoss {
     x.step = logit_gap(s * scale, t * scale, top_frame_) * frame_.inverse_tau;
     return x;
   }
-  KDLOSS_INLINE Numbers numbers_at(std::int64_t c, L room) const {
+  KDLOSS_INLINE Numbers numbers_at(std::int64_t c, L headroom) const {
     return numbers(load<1>(row_.s + c), load<1>(row_.t + c), load<1>(row_.es + c), load<1>(row_.et + c),
-                   load<1>(row_.gap + c), room);
+                   load<1>(row_.gap + c), headroom);
   }
   template <class D>
-  __attribute__((noinline)) double soft_loss(const D& divergence, double headroom) {
-    const L room(headroom);
+  __attribute__((noinline)) double soft_loss(const D& divergence, L headroom) {
     tau_over_zs_ = tau_ / sums_.zs, tau_over_zt_ = tau_ / sums_.zt;
     const double top_t = row_.t[top_];
     top_frame_ =
         Frame<double, 1>(ms_ * L(quarter_), (top_t > -infinity<double>() ? L(top_t) : mt_) * L(quarter_),
                          frame_.k, frame_.inverse_tau);
     const auto own = [&](const double* x) { return L(x[top_]); };
-    const Numbers x = numbers(own(row_.s), own(row_.t), own(row_.es), own(row_.et), own(row_.gap), room);
+    const Numbers x = numbers(own(row_.s), own(row_.t), own(row_.es), own(row_.et), own(row_.gap), headroom);
     const TopClass<L> top{x.q, x.p, x.difference};
-    up_ = most_ < 1e100 && first(tau_) < 1e100 ? 0x1p100 : 1;
+    slope_headroom_ = most_ < 1e100 && first(tau_) < 1e100 ? 0x1p100 : 1;
     const auto sums = sums_over<2>(row_, [&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
-      const Numbers x = numbers_at(c, room);
+      const Numbers x = numbers_at(c, headroom);
       L slope = x.difference;
-      if constexpr (!D::kIsDifference) {
-        slope = zero_where(x.p == L(0.0), x.p * L(up_) * divergence.slope(x, top));
+      if constexpr (!D::kGradientIsPMinusQ) {
+        slope = zero_where(x.p == L(0.0), x.p * L(slope_headroom_) * divergence.slope(x, top));
       }
-      store(row_.grad + c, slope / (D::kIsDifference ? room : room * L(up_)));
-      return Some<L, 2>{divergence.term(x, tau_), D::kIsDifference ? L(0) : slope};
+      store(row_.grad + c, slope / (D::kGradientIsPMinusQ ? headroom : headroom * L(slope_headroom_)));
+      return Some<L, 2>{divergence.term(x, tau_), D::kGradientIsPMinusQ ? L(0) : slope};
     });
-    const double zero = first(log_ratio_ - log_ratio_);  // NaN where a whole row is masked
-    const double loss = (sums.x[0] + zero) / headroom / (quarter_ * quarter_);
+    const double nan_or_zero = first(log_ratio_ - log_ratio_);  // NaN where a whole row is masked
+    const double loss = (sums.x[0] + nan_or_zero) / first(headroom) / (quarter_ * quarter_);
     mean_slope_ =
-        L(sums.x[1]) / (tau_ * room) + L(loss == loss ? 0.0 : loss);  // NaN in one class is NaN in all
+        L(sums.x[1]) / (tau_ * headroom) + L(loss == loss ? 0.0 : loss);  // NaN in one class is NaN in all
     return loss;
   }
 
   // The mean square of s - t, which may leave the type's range on the way; 0 where both are masked.
-  double distance() {
+  double mse() {
     const double unit = most_ > 1e150 ? 0x1p520 : 1;
     const L inverse(1 / unit), minus_inf(-infinity<double>());
     const L whole = (ms_ - ms_) + (mt_ - mt_);  // NaN where a row has no finite largest logit
@@ -237,13 +237,13 @@ class CarefulLoss {
   // ---- Fourth pass: the gradient
   template <bool Hard, bool Soft>
   void write_gradient(double grad_scale) {
-    const L hard_factor = L(plan_.hard_factor() * grad_scale) / (sums_.others + sums_.label);
+    const L hard_factor = L(plan_.hard_factor() * grad_scale) / (sums_.others + sums_.label_e1);
     const double soft = plan_.soft_weight * grad_scale;
-    const L soft_factor(is_distance_ ? 8 * soft / static_cast<double>(row_.classes) : soft / quarter_);
-    constexpr double kUnit = Format<double>::kHeadroom;  // of es
-    // For KL the slope is tau (p - q) itself, and for a distance s - t: only a NaN comes of the mean.
+    const L soft_factor(is_mse_ ? 8 * soft / static_cast<double>(row_.classes) : soft / quarter_);
+    constexpr double kInverseHeadroom = Format<double>::kInverseHeadroom;  // of es
+    // For KL the slope is tau (p - q) itself, and for MSE s - t: only a NaN comes of the mean.
     const bool has_mean = has_softmax_ && divergence_ != Divergence::kKL;
-    const L mean_factor = has_mean ? tau_over_zs_ * L(1 / kUnit) * mean_slope_ : L(0.0),
+    const L mean_factor = has_mean ? tau_over_zs_ * L(1 / kInverseHeadroom) * mean_slope_ : L(0.0),
             nan_or_zero = mean_slope_ - mean_slope_;
     each([&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
       L g(0.0);
@@ -254,7 +254,9 @@ class CarefulLoss {
       }
       if constexpr (Soft)
         g = fma(soft_factor,
-                load<1>(row_.grad + c) - load<1>(row_.es + c) * L(kUnit) * mean_factor / L(up_) + nan_or_zero,
+                load<1>(row_.grad + c) -
+                    load<1>(row_.es + c) * L(kInverseHeadroom) * mean_factor / L(slope_headroom_) +
+                    nan_or_zero,
                 g);
       store(row_.grad + c, g);
     });
@@ -263,10 +265,10 @@ class CarefulLoss {
   const CarefulRow& row_;
   const RowPlan& plan_;
   const Divergence divergence_;
-  const bool is_distance_, has_softmax_;
+  const bool is_mse_, has_softmax_;
   L ms_, mt_, tau_, log_ratio_, tau_over_zs_, tau_over_zt_, mean_slope_ = L(0.0);
   double most_ = 0, quarter_ = 1;
-  double up_ = 1;         // headroom of the slopes
+  double slope_headroom_ = 1;
   std::int64_t top_ = 0;  // the student's largest class
   Frame<double, 1> frame_, top_frame_;
   Sums<L> sums_;

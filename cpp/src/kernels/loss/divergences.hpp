@@ -14,8 +14,9 @@
 //
 //     reverse_kl   u        js   (beta - 1) b        tv   sign(p - q) / 2
 //
-// less any number that all classes share: here less f of the student's largest class, so that the difference
-// keeps its digits where that class has nearly all. For kl it is tau (p - q) at once.
+// A constant that is added to f in all classes of a row cancels there. So we subtract f of the top class, the
+// student's largest, and the difference keeps its digits where that class has nearly all the mass. For kl the
+// gradient is tau (p - q) at once.
 //
 // The distance of the logits, mse, is sum (s - t)^2 / classes, without a softmax or a temperature.
 #pragma once
@@ -32,10 +33,10 @@ struct ClassNumbers {
   using Flag = decltype(V() == V());
   V q, p, difference;
   V u, tau_u;
-  Flag u_is_small;   // below 1
-  V step;            // u less that of the student's largest class
-  Flag wanted_only;  // masked by the student alone
-  Flag unwanted;     // masked by the teacher alone
+  Flag u_is_small;     // below 1
+  V step;              // u less that of the student's largest class
+  Flag student_masks;  // masked by the student alone
+  Flag teacher_masks;  // masked by the teacher alone
 };
 
 // Of the student's largest class.
@@ -65,16 +66,16 @@ KDLOSS_INLINE Lanes<T, P> ratio(Lanes<T, P> a, Lanes<T, P> b) {
   return zero_where(a == Lanes<T, P>(0), finite(a / b));
 }
 
-// ---- Each: term() is its term times tau (and what p and q are multiples by), and slope() is f less that of
-// the top class.
+// ---- The divergences. Where p and q are c times themselves, term() returns c tau times the class's term of
+// the sum. slope() returns f - f(top).
 struct ForwardKL {
-  static constexpr bool kIsDifference = true;  // the gradient is tau (p - q)
+  static constexpr bool kGradientIsPMinusQ = true;  // the gradient is tau (p - q)
   explicit ForwardKL(double) {}
   template <class V>
   KDLOSS_INLINE V term(const ClassNumbers<V>& x, V tau) const {
     const V far = fma(tau, x.difference, V(0) - zero_where(x.q == V(0), x.q * x.tau_u));
     const V near = x.q * x.tau_u * (x.u * expm1_remainder_over_square(x.u));
-    return where(x.wanted_only, V(__builtin_inf()), where(x.u_is_small, near, far));
+    return where(x.student_masks, V(__builtin_inf()), where(x.u_is_small, near, far));
   }
   template <class V>
   KDLOSS_INLINE V slope(const ClassNumbers<V>&, const TopClass<V>&) const {
@@ -82,21 +83,21 @@ struct ForwardKL {
   }
 };
 struct ReverseKL {
-  static constexpr bool kIsDifference = false;
+  static constexpr bool kGradientIsPMinusQ = false;
   explicit ReverseKL(double) {}
   template <class V>
   KDLOSS_INLINE V term(const ClassNumbers<V>& x, V tau) const {
     const V far = zero_where(x.p == V(0), x.p * x.tau_u) - tau * x.difference;
     const V near = x.p * x.tau_u * (x.u * expm1_remainder_over_square(V(0) - x.u));
-    return where(x.unwanted, V(__builtin_inf()), where(x.u_is_small, near, far));
+    return where(x.teacher_masks, V(__builtin_inf()), where(x.u_is_small, near, far));
   }
   template <class V>
   KDLOSS_INLINE V slope(const ClassNumbers<V>& x, const TopClass<V>&) const {
-    return zero_where(x.unwanted, x.step);
+    return zero_where(x.teacher_masks, x.step);
   }
 };
 struct JensenShannon {
-  static constexpr bool kIsDifference = false;
+  static constexpr bool kGradientIsPMinusQ = false;
   double beta;
   explicit JensenShannon(double beta_) : beta(beta_) {}
   // By a logarithm what m is of the larger of p and q, which is bounded; the other from a - b = u.
@@ -136,7 +137,7 @@ struct TotalVariation {
   static KDLOSS_INLINE V half_sign(V x) {
     return where(x < V(0), V(-0.5), where(V(0) < x, V(0.5), V(0)));
   }
-  static constexpr bool kIsDifference = false;
+  static constexpr bool kGradientIsPMinusQ = false;
   explicit TotalVariation(double) {}
   template <class V>
   KDLOSS_INLINE V term(const ClassNumbers<V>& x, V tau) const {

@@ -1,9 +1,9 @@
 // D = sum of et expm1(v), added once more in a wider type, for the gradient of rows in which it balances.
 //
-// A class that student and teacher both give much has p - q = -D es / (Zs Zt) and little beside it. Where the
-// terms of D balance, the entry is far smaller than they are, and their errors are not: of hundreds of
-// classes that are rounded all alike they add up to more than the promise. Floats are added again in double,
-// doubles in pairs of doubles.
+// In a class to which both models give most of their mass, p - q is essentially -D es / (Zs Zt). Where the
+// terms of D cancel, that entry is far smaller than they are, and their rounding errors dominate it: those of
+// hundreds of classes, if all are rounded alike, add up to more than the promised error. So D is summed
+// again: floats in double, doubles in pairs of doubles.
 #pragma once
 
 #include "../simd/layouts.hpp"
@@ -105,23 +105,23 @@ inline double exact_growth(const float* s, const float* t, std::int64_t stride, 
 // at the terms.
 template <class T>
 struct Balance {
-  Lanes<T> growth = Lanes<T>(0), most = Lanes<T>(0);  // sum |de|, and the largest |de - (D / Zs) es|
+  Lanes<T> sum_abs = Lanes<T>(0), most = Lanes<T>(0);  // sum |de|, and the largest |de - (D / Zs) es|
   KDLOSS_INLINE void add(Lanes<T> es, Lanes<T> de, Lanes<T> ratio) {
-    growth = growth + abs(de);
+    sum_abs = sum_abs + abs(de);
     most = max(abs(de - ratio * es), most);
   }
 };
 template <class T>
-KDLOSS_INLINE Lanes<T> rounded_growth(Lanes<T> growth, Lanes<T> depth, Lanes<T> zs) {
-  return growth * (min(depth, Lanes<T>(Threshold<T>::kTeacherDepth)) + Lanes<T>(T(4))) / zs;
+KDLOSS_INLINE Lanes<T> rounding_of_d(Lanes<T> sum_abs, Lanes<T> depth, Lanes<T> zs) {
+  return sum_abs * (min(depth, Lanes<T>(Threshold<T>::kTeacherDepth)) + Lanes<T>(T(4))) / zs;
 }
 template <class T>
 KDLOSS_INLINE Mask<T> may_balance(T classes, Lanes<T> depth, Lanes<T> zs) {
-  return Lanes<T>(Threshold<T>::kBalance) < rounded_growth(Lanes<T>(classes), depth, zs);
+  return Lanes<T>(Threshold<T>::kBalance) < rounding_of_d(Lanes<T>(classes), depth, zs);
 }
 template <class T>
-KDLOSS_INLINE Mask<T> balances(Lanes<T> growth, Lanes<T> most, Lanes<T> depth, Lanes<T> zs) {
-  return Lanes<T>(Threshold<T>::kBalance) * most < rounded_growth(growth, depth, zs);
+KDLOSS_INLINE Mask<T> balances(Lanes<T> sum_abs, Lanes<T> most, Lanes<T> depth, Lanes<T> zs) {
+  return Lanes<T>(Threshold<T>::kBalance) * most < rounding_of_d(sum_abs, depth, zs);
 }
 
 }  // namespace

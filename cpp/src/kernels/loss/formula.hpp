@@ -15,12 +15,12 @@
 //     et   = exp((t - mt) / tau)           Zt = sum et
 //     es   = et exp(v)                     Zs = sum es
 //     de   = et expm1(v) = es - et         D  = sum de = Zs - Zt
-//     L    = log(Zs / Zt) = log1p(D / Zt)  u  = v - L = log(p / q)
+//     log_ratio = log(Zs / Zt) = log1p(D / Zt)        u = v - log_ratio = log(p / q)
 //
 // nothing cancels:
 //
 //     p - q = (de - (D / Zs) es) / Zt
-//     KL    = L - sum q v             where that difference keeps its digits (kl_is_far), else
+//     KL    = log_ratio - sum q v     where that difference keeps its digits (kl_is_far), else
 //     KL    = sum q (expm1(u) - u)    every term of which is >= 0
 //     hard  = log1p(others)           others = sum over c != y of exp(s - ms), when y is the largest, else
 //     hard  = log(others + exp(s_y - ms)) + (ms - s_y)
@@ -137,16 +137,16 @@ KDLOSS_INLINE bool rounded_gap_is_fit(const Frame<T>& frame, double moved, doubl
 template <class T, int P = kParts>
 struct Reduced {
   Lanes<T, P> gap;
-  Exponent<T, P> teacher, growth;
+  Exponent<T, P> et, es_over_et;
   KDLOSS_INLINE Reduced(Lanes<T, P> t, Lanes<T, P> gap_, const Frame<T, P>& frame)
-      : gap(gap_), teacher(t - frame.mt, frame.k), growth(gap, frame.k) {}
+      : gap(gap_), et(t - frame.mt, frame.k), es_over_et(gap, frame.k) {}
 };
 template <class T, int P>
 KDLOSS_INLINE Terms<T, P> normal_terms(const Reduced<T, P>& reduced) {
   Terms<T, P> x;
-  x.et = exp_normal(reduced.teacher);
+  x.et = exp_normal(reduced.et);
   x.gap = reduced.gap;
-  const Grown<T, P> student = grow(x.et, reduced.growth);
+  const Grown<T, P> student = grow(x.et, reduced.es_over_et);
   x.es = student.value, x.de = student.growth;
   return x;
 }
@@ -180,8 +180,9 @@ KDLOSS_INLINE Terms<T, P> any_terms(Lanes<T, P> s, Lanes<T, P> t, const Frame<T,
   return x;
 }
 
-// The terms of rows beyond reach in their own type: what underflows is 0. moved is NaN, and the row careful,
-// where the teacher wants what the student masks but not enough to be a number.
+// The terms of rows beyond reach in their own type: what underflows is 0. If the student masks a class whose
+// teacher probability underflows to 0, et gap is 0 (-inf): `moved` becomes NaN, which sends the row to the
+// careful path.
 template <class T, int P>
 KDLOSS_INLINE Terms<T, P> wide_terms(Lanes<T, P> s, Lanes<T, P> t, const Frame<T, P>& frame) {
   using L = Lanes<T, P>;
@@ -209,11 +210,11 @@ template <class V>
 struct Sums {
   V zt = V(0), zs = V(0), d = V(0);  // sum et, sum es, sum de
   V moved = V(0);                    // sum et gap = Zt tau sum q v
-  V others = V(0), label = V(0);     // sum of e1 without the label's, and the label's
+  V others = V(0), label_e1 = V(0);  // sum of e1 without the label's, and the label's
 
   void add(const Sums& x) {
     zt = zt + x.zt, zs = zs + x.zs, d = d + x.d, moved = moved + x.moved;
-    others = others + x.others, label = label + x.label;
+    others = others + x.others, label_e1 = label_e1 + x.label_e1;
   }
 };
 // Of runs of terms, but for those of e1.
@@ -241,8 +242,8 @@ KDLOSS_INLINE void add(Sums<Lanes<T, P>>& sums, const Terms<T, P>& x) {
 
 template <class V>
 struct SoftResult {
-  V kl;          // L - sum q v
-  V log_ratio;   // L = log(Zs / Zt)
+  V kl;          // log_ratio - sum q v
+  V log_ratio;   // log(Zs / Zt)
   V inverse_zt;  // 1 / Zt
 };
 template <class T, int P>
@@ -255,7 +256,7 @@ KDLOSS_INLINE SoftResult<Lanes<T, P>> soft_result(const Sums<Lanes<T, P>>& sums,
   return {log_ratio - sums.moved * inverse_zt * inverse_tau, log_ratio, inverse_zt};
 }
 
-// Whether L - sum q v keeps its digits, |L| given; KL > 0 then for certain. NaN is not far.
+// Whether KL = log_ratio - sum q v keeps its digits; it is > 0 then for certain. NaN is not far.
 template <class T, int P>
 KDLOSS_INLINE Mask<T, P> kl_is_far(Lanes<T, P> kl, Lanes<T, P> abs_log_ratio) {
   return (Lanes<T, P>(T(kFarKl)) <= kl) & (abs_log_ratio * Lanes<T, P>(T(kFarRatio)) <= kl);
@@ -267,7 +268,7 @@ KDLOSS_INLINE Lanes<T, P> hard_result(const Sums<Lanes<T, P>>& sums, Lanes<T, P>
   using L = Lanes<T, P>;
   const Mask<T, P> largest = label_below == L(0);
   const L sum1 = L(1) + sums.others;
-  const L total = sums.others + sums.label;
+  const L total = sums.others + sums.label_e1;
   return log_of_sum(where(largest, sum1, total), where(largest, sums.others - (sum1 - L(1)), L(0))) +
          where(largest, L(0), label_below);
 }

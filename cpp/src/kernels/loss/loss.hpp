@@ -30,8 +30,8 @@ class Loss {
       : walk_(walk),
         hard_(hard),
         soft_(soft),
-        is_distance_(soft && walk.divergence() == Divergence::kMSE),
-        has_softmax_(soft && !is_distance_),
+        is_mse_(soft && walk.divergence() == Divergence::kMSE),
+        has_softmax_(soft && !is_mse_),
         uses_hard_(walk.uses_hard(hard)),
         uses_soft_(walk.uses_soft(soft)) {}
 
@@ -77,9 +77,11 @@ class Loss {
     if (soft_) {
       const bool is_kl = walk_.divergence() == Divergence::kKL;
       const Flag uses_soft = walk_.flag(uses_soft_);
-      const Number unit = is_distance_ ? walk_.distance_factor()
-                                       : walk_.soft_factor() * (is_kl ? result_.inverse_zt : inverse_zs_);
-      const Number ratio = is_distance_ ? Number(0) : (is_kl ? growth() / sums_->zs : mean_slope_);
+      // For KL: tau (p - q) = tau / Zt (de - (D / Zs) es). The others: tau p (f - mean f) = tau / Zs (slope -
+      // (sum of slopes / Zs) es). For MSE slope is s - t, and es is 0.
+      const Number unit =
+          is_mse_ ? walk_.mse_factor() : walk_.soft_factor() * (is_kl ? result_.inverse_zt : inverse_zs_);
+      const Number ratio = is_mse_ ? Number(0) : (is_kl ? balanced_d() / sums_->zs : mean_slope_);
       of_slope = where(uses_soft, unit, Number(0));
       of_es = where(uses_soft, Number(0) - unit * ratio, Number(0));
     }
@@ -87,18 +89,18 @@ class Loss {
     const L others = Walk::lanes(sums_->others);
     if (hard_ && soft_) walk_.clear_unused_terms();
     walk_.each_section([&](const Section<T>& section, const auto& x) KDLOSS_INLINE_LAMBDA {
-      with_loop(hard_, soft_, section.times, [&](auto hard, auto soft, auto times) KDLOSS_INLINE_LAMBDA {
-        write_terms<hard.value, soft.value, times.value>(x.groups, factor, walk_.gradient_labels(x.labels),
-                                                         others, walk_.grad() + x.column);
+      with_loop(hard_, soft_, section.squarings, [&](auto hard, auto soft, auto n) KDLOSS_INLINE_LAMBDA {
+        write_terms<hard.value, soft.value, n.value>(x.groups, factor, walk_.gradient_labels(x.labels),
+                                                     others, walk_.grad() + x.column);
       });
     });
   }
 
   // ---- The Hessian
-  // Where each probability comes out as the Hessian wants it: a normal number, with all its digits. A
-  // distance has none: its Hessian is left to the careful path.
+  // Where each probability comes out as the Hessian wants it: a normal number, with all its digits. MSE
+  // has none: its Hessian is left to the careful path.
   Mask<T> probabilities_are_normal() const {
-    if (is_distance_) return L(0) < L(0);
+    if (is_mse_) return L(0) < L(0);
     const L spread_s = frame_.ms - extent_->lowest_s, spread_t = frame_.mt - extent_->lowest_t;
     const L rounded = spread_t + L(2) * max(spread_s, spread_t);
     const L unit = where(uses_hard_ & (L(0) <= walk_.squarings()), L(1), walk_.tau());
@@ -110,9 +112,9 @@ class Loss {
     if (hard_) of_e1 = Walk::lanes(Number(1) / total_e1());
     if (soft_) of_es = where(uses_soft_, Walk::lanes(Number(1) / sums_->zs), L(0));
     walk_.each_section([&](const Section<T>& section, const auto& x) KDLOSS_INLINE_LAMBDA {
-      with_loop(hard_, soft_, section.times, [&](auto hard, auto soft, auto times) KDLOSS_INLINE_LAMBDA {
-        write_probabilities<hard.value, soft.value, times.value>(x.groups, of_e1, of_es,
-                                                                 walk_.p1() + x.column, walk_.p() + x.column);
+      with_loop(hard_, soft_, section.squarings, [&](auto hard, auto soft, auto n) KDLOSS_INLINE_LAMBDA {
+        write_probabilities<hard.value, soft.value, n.value>(x.groups, of_e1, of_es, walk_.p1() + x.column,
+                                                             walk_.p() + x.column);
       });
     });
     with_parts(hard_, soft_, [&](auto hard, auto soft) {
@@ -132,9 +134,9 @@ class Loss {
   }
   // How often es is squared for e1; -1 where e1 has an exponential of its own.
   KDLOSS_INLINE L squarings(const Extent<T>& x, Mask<T> normal) const {
-    const Mask<T> is_square = uses_soft_ & normal & (frame_.ms - x.lowest_s <= L(Limit::kHardDepth)) &
-                              (frame_.mt - x.lowest_t <= L(Limit::kPowerDepth));
-    return has_softmax_ ? where(is_square, walk_.squarings(), L(-1)) : L(-1);
+    const Mask<T> e1_is_power = uses_soft_ & normal & (frame_.ms - x.lowest_s <= L(Limit::kHardDepth)) &
+                                (frame_.mt - x.lowest_t <= L(Limit::kPowerDepth));
+    return has_softmax_ ? where(e1_is_power, walk_.squarings(), L(-1)) : L(-1);
   }
 
   template <class Classes>
@@ -142,13 +144,13 @@ class Loss {
     const Mask<T> normal = is_normal(section.extent);
     const L squarings = this->squarings(section.extent, normal);
     const bool is_alike = !any(~(squarings == L(first(squarings)))), beyond = any(~normal);
-    section.times = hard_ && is_alike && !beyond ? static_cast<int>(first(squarings)) : -1;
+    section.squarings = hard_ && is_alike && !beyond ? static_cast<int>(first(squarings)) : -1;
     Sums<L>& sums = section.sums;
     if (!hard_ || !has_softmax_) sums = Sums<L>();
-    if (section.times >= 0)
-      with_times(section.times, [&](auto times) KDLOSS_INLINE_LAMBDA {
-        if (rounded_gaps && add_rounded<times.value>(x, sums)) return;
-        add_soft<kExactGap, times.value>(x.groups, frame_, normal, x.labels, x.ahead, sums);
+    if (section.squarings >= 0)
+      with_squarings(section.squarings, [&](auto n) KDLOSS_INLINE_LAMBDA {
+        if (rounded_gaps && add_rounded<n.value>(x, sums)) return;
+        add_soft<kExactGap, n.value>(x.groups, frame_, normal, x.labels, x.ahead, sums);
       });
     else if (has_softmax_ && beyond)
       add_soft<Walk::kBeyond, -1>(x.groups, frame_, normal, x.labels, x.ahead, sums);
@@ -156,31 +158,31 @@ class Loss {
       add_soft<kExactGap, -1>(x.groups, frame_, normal, x.labels, x.ahead, sums);
     if (hard_ && (beyond || !is_alike))
       add_hard<true>(x.groups, frame_.ms, normal, squarings, x.labels, x.ahead, sums);
-    else if (hard_ && section.times < 0)
+    else if (hard_ && section.squarings < 0)
       add_hard<false>(x.groups, frame_.ms, normal, squarings, x.labels, x.ahead, sums);
   }
   // False where the gaps need their rounding errors.
-  template <int Times, class Classes>
+  template <int Squarings, class Classes>
   KDLOSS_INLINE bool add_rounded(const Classes& x, Sums<L>& sums) const {
     if constexpr (Walk::kHasRoundedGaps) {
-      add_soft<kRoundedGap, Times>(x.groups, frame_, L(0) == L(0), x.labels, x.ahead, sums);
+      add_soft<kRoundedGap, Squarings>(x.groups, frame_, L(0) == L(0), x.labels, x.ahead, sums);
       return rounded_gap_is_fit(frame_, static_cast<double>(sum(sums.moved)),
                                 static_cast<double>(sum(sums.zt)));
     }
     return false;
   }
-  Number total_e1() const { return sums_->others + sums_->label; }
+  Number total_e1() const { return sums_->others + sums_->label_e1; }
 
   // The soft loss, and where it is within reach.
   Flag find_soft(Number& soft) {
     if (walk_.divergence() == Divergence::kKL) return find_kl(soft);
-    if (is_distance_) return find_distance(soft);
+    if (is_mse_) return find_mse(soft);
     if (walk_.wants_hessian()) return Number(0) < Number(0);
     return find_divergence(soft);
   }
-  Flag find_distance(Number& soft) {
+  Flag find_mse(Number& soft) {
     walk_.each_section([&](Section<T>& section, const auto& x)
-                           KDLOSS_INLINE_LAMBDA { section.third = {add_distance(x.groups)}; });
+                           KDLOSS_INLINE_LAMBDA { section.third = {add_mse(x.groups)}; });
     soft = walk_.third().terms / Number(walk_.classes());
     return (Number(Limit::kLeastTerm) <= soft) & (soft < Number(Format<T>::kLargest));
   }
@@ -224,7 +226,8 @@ class Loss {
         balance.add(load(groups.es() + i), load(groups.slope() + i), ratio);
       });
     });
-    return wanted & balances(Walk::sum_in_row(balance.growth), Walk::largest_in_row(balance.most), depth, zs);
+    return wanted &
+           balances(Walk::sum_in_row(balance.sum_abs), Walk::largest_in_row(balance.most), depth, zs);
   }
 
   // As find_divergence, for KL, which has a sum that needs no reading of the classes where the row is far
@@ -247,13 +250,13 @@ class Loss {
   }
 
   // D, for the gradient.
-  Number growth() const {
+  Number balanced_d() const {
     const Mask<T> is_balanced = balanced(sums_->d / sums_->zs);
     return any(is_balanced) ? walk_.exact_growth(is_balanced, frame_, sums_->d) : sums_->d;
   }
 
   const Walk& walk_;
-  const bool hard_, soft_, is_distance_, has_softmax_;
+  const bool hard_, soft_, is_mse_, has_softmax_;
   const Mask<T> uses_hard_, uses_soft_;
   const Extent<T>* extent_ = nullptr;
   Frame<T> frame_;

@@ -12,10 +12,11 @@
 namespace kdloss::KDLOSS_ISA {
 namespace {
 
-// Some groups of students, teachers and terms: es, slope and e1 lie `apart` elements from each other. slope
-// is es times the derivative of the divergence in p, up to what all classes share: for KL it is de. The last
-// group may reach back: its logits are read `stale` elements before its terms lie, and as many of its classes
-// are those of the group before it.
+// Some groups of students, teachers and terms: es, slope and e1 lie `apart` elements from each other. What
+// slope() holds depends on the divergence: de for KL, s - t for MSE, and es times f less that of the top
+// class (divergences.hpp) for all others. If the row's length is no multiple of the lane count, the last
+// group's logits are loaded `stale` elements early. Its first `stale` lanes repeat the previous group's
+// classes, and are zeroed in sums.
 template <class T>
 struct Groups {
   static constexpr std::int64_t kSize = Lanes<T>::kCount;
@@ -50,11 +51,11 @@ KDLOSS_INLINE Lanes<T, P> only_fresh(Lanes<T, P> x, std::int64_t stale, int part
 }
 
 // Calls finish(begin(i), i) for all groups, by the index of their first element: each is begun a round before
-// it is finished. A processor looks ahead over some hundred operations, which is two or three native vectors
-// of logits, and finds as much to do at once as their chains of dependent operations are short. So loops with
-// long chains take one native vector of each group, and then the next of each: two at once need more
-// registers than AVX2 has. Two rounds are written out, so that what was begun is not moved from register to
-// register.
+// it is finished. The processor's out-of-order window covers only two or three native vectors of logits, so
+// that long chains of dependent operations would leave units idle. We therefore start one group's exponents
+// before we finish those of the previous group (software pipelining), and unroll by two, so that what was
+// begun is not moved from register to register. Loops with long chains take the first native vector of every
+// group, then the second of every group: two at once would need more registers than AVX2 has.
 template <class T, class Begin, class Finish>
 KDLOSS_INLINE void for_groups(std::int64_t count, Begin&& begin, Finish&& finish) {
   constexpr std::int64_t n = Groups<T>::kSize;
@@ -76,12 +77,12 @@ template <class T>
 struct Extent {
   using L = Lanes<T>;
   L ms, mt, lowest_s, lowest_t;
-  L label;  // the label's logit, in lanes
+  L label_logit;  // where labels are in lanes
 
   KDLOSS_INLINE void add(const Extent& x) {
     ms = max(x.ms, ms), lowest_s = min(x.lowest_s, lowest_s);
     mt = max(x.mt, mt), lowest_t = min(x.lowest_t, lowest_t);
-    label = x.label;
+    label_logit = x.label_logit;
   }
 };
 template <bool Soft, class T, class Labels>
@@ -96,7 +97,7 @@ KDLOSS_INLINE Extent<T> find_extent(const Groups<T>& groups, Labels labels) {
       x.mt = max(t, x.mt), x.lowest_t = min(t, x.lowest_t);
     }
     if constexpr (Labels::kInLanes)
-      labels.at(i, [&](Mask<T> here) KDLOSS_INLINE_LAMBDA { x.label = where(here, s, x.label); });
+      labels.at(i, [&](Mask<T> here) KDLOSS_INLINE_LAMBDA { x.label_logit = where(here, s, x.label_logit); });
   });
   return x;
 }
@@ -107,47 +108,48 @@ KDLOSS_INLINE Extent<T> find_extent(const Groups<T>& groups, Labels labels) {
 enum Way { kRoundedGap, kExactGap, kWide, kMixed };
 
 // e, e^2 or e^4: squared so many times.
-template <int Times, class T, int P>
+template <int Squarings, class T, int P>
 KDLOSS_INLINE Lanes<T, P> squared(Lanes<T, P> e) {
-  for (int i = 0; i < Times; ++i) e = e * e;
+  for (int i = 0; i < Squarings; ++i) e = e * e;
   return e;
 }
 // Calls f with 0, 1 or 2 as a compile-time constant.
 template <class F>
-KDLOSS_INLINE auto with_times(int times, F&& f) {
-  if (times == 2) return f(Constant<2>{});
-  return times == 1 ? f(Constant<1>{}) : f(Constant<0>{});
+KDLOSS_INLINE auto with_squarings(int squarings, F&& f) {
+  if (squarings == 2) return f(Constant<2>{});
+  return squarings == 1 ? f(Constant<1>{}) : f(Constant<0>{});
 }
 template <class T, int P>
-KDLOSS_INLINE Lanes<T, P> squared(Lanes<T, P> e, Lanes<T, P> times) {
+KDLOSS_INLINE Lanes<T, P> squared(Lanes<T, P> e, Lanes<T, P> squarings) {
   using L = Lanes<T, P>;
-  e = where(L(0) < times, e * e, e);
-  return where(L(1) < times, e * e, e);
+  e = where(L(0) < squarings, e * e, e);
+  return where(L(1) < squarings, e * e, e);
 }
 
 // The sum of e1 without the label's, and the label's, of one native vector of each group.
 template <class T>
 struct HardSums {
   using L = Vector<T>;
-  L label = L(0), run = L(0);
+  L label_e1 = L(0), run = L(0);
   Total<L> total;
 
   template <class Labels>
   KDLOSS_INLINE void add(L e1, std::int64_t i, std::int64_t from, Labels& labels) {
     if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) total.add(run), run = L(0);
-    labels.at(from, [&](Mask<T, 1> here)
-                        KDLOSS_INLINE_LAMBDA { label = where(here, e1, label), e1 = where(here, L(0), e1); });
+    labels.at(from, [&](Mask<T, 1> here) KDLOSS_INLINE_LAMBDA {
+      label_e1 = where(here, e1, label_e1), e1 = where(here, L(0), e1);
+    });
     run = run + e1;
   }
   KDLOSS_INLINE void set(Sums<Lanes<T>>& to, int part) const {
-    set_part(to.others, part, total.with(run)), set_part(to.label, part, label);
+    set_part(to.others, part, total.with(run)), set_part(to.label_e1, part, label_e1);
   }
 };
 
-// Leaves es and de, and adds up et, es, de and et gap. With Times >= 0 adds up e1 too, which is es squared so
-// many times, and not stored: a row's terms fit the first cache without it. whole_normal: where
+// Leaves es and de, and adds up et, es, de and et gap. With Squarings >= 0 adds up e1 too, which is es
+// squared so many times, and not stored: a row's terms fit L1 without it. whole_normal: where
 // normal_terms() will do.
-template <Way way, int Times, class T, class Labels, class Ahead>
+template <Way way, int Squarings, class T, class Labels, class Ahead>
 __attribute__((noinline)) void add_soft(const Groups<T>& all, const Frame<T>& whole_frame,
                                         Mask<T> whole_normal, const Labels& all_labels, Ahead ahead,
                                         Sums<Lanes<T>>& to) {
@@ -185,7 +187,7 @@ __attribute__((noinline)) void add_soft(const Groups<T>& all, const Frame<T>& wh
           }
           if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) total.add(run), run = Sums<V>();
           add<false, true>(run, x);
-          if constexpr (Times >= 0) hard.add(squared<Times>(x.es), i, groups.from(i), labels);
+          if constexpr (Squarings >= 0) hard.add(squared<Squarings>(x.es), i, groups.from(i), labels);
         });
     const Sums<V> sums = total.with(run);
     set_part(to.zt, part, sums.zt), set_part(to.zs, part, sums.zs);
@@ -209,7 +211,7 @@ __attribute__((noinline)) void add_hard(const Groups<T>& all, Lanes<T> whole_ms,
     Groups<T> groups = all.part(part);
     if constexpr (Labels::kInLanes) groups.tail = -1;  // as it is: the compiler need not ask
     const V ms = part_of(whole_ms, part), squarings = part_of(whole_squarings, part);
-    const Mask<T, 1> normal = part_of(whole_normal, part), is_square = V(0) <= squarings;
+    const Mask<T, 1> normal = part_of(whole_normal, part), e1_is_power = V(0) <= squarings;
     auto labels = all_labels.part(part);
     HardSums<T> sums;
     for_groups<T>(
@@ -224,9 +226,9 @@ __attribute__((noinline)) void add_hard(const Groups<T>& all, Lanes<T> whole_ms,
           if constexpr (!Beyond || Labels::kInLanes) e1 = normal_e1(begun.reduced);
           if constexpr (Beyond && !Labels::kInLanes) e1 = wide_e1(begun.s_below);
           if constexpr (Beyond && Labels::kInLanes) {
-            const V es = where(is_square, load<1>(groups.es() + i), V(1));
+            const V es = where(e1_is_power, load<1>(groups.es() + i), V(1));
             e1 = where(normal, e1, wide_e1(begun.s_below));
-            e1 = where(is_square, squared(es, squarings), e1);
+            e1 = where(e1_is_power, squared(es, squarings), e1);
           }
           store(groups.e1() + i, e1);
           if (__builtin_expect(groups.reaches_back(i), 0)) e1 = only_fresh(e1, groups.stale, part);
@@ -291,7 +293,9 @@ Lanes<T> near_terms(const Groups<T>& groups, const Frame<T>& frame, const NearFa
 // What all classes of a row share. p and q are Zs times themselves.
 template <class T, int P = kParts>
 struct Shared {
-  Frame<T, P> frame, top_frame;  // top_frame is that of the student's largest class
+  // In top_frame `mt` is not the largest: it is the teacher's logit of the student's largest class, so that
+  // gaps are taken from that class.
+  Frame<T, P> frame, top_frame;
   Lanes<T, P> tau, tau_log_ratio, zs_over_zt;
   TopClass<Lanes<T, P>> top;
 };
@@ -312,7 +316,7 @@ KDLOSS_INLINE ClassNumbers<Lanes<T, P>> class_numbers(const Difference<T, P>& ga
   x.u_is_small = abs(x.u) < L(1);
   x.difference = where(x.u_is_small, es * (x.u - remainder(L(0) - x.u)), es - x.q);
   x.step = logit_gap(gap, row.top_frame) * row.frame.inverse_tau;
-  x.wanted_only = x.unwanted = L(0) < L(0);
+  x.student_masks = x.teacher_masks = L(0) < L(0);
   return x;
 }
 
@@ -371,14 +375,14 @@ __attribute__((noinline)) DivergenceSums<Lanes<T>> add_divergence(Divergence div
   DivergenceSums<Lanes<T>> sums;
   with_divergence(divergence, [&](auto wrapped) KDLOSS_INLINE_LAMBDA {
     using Kind = typename decltype(wrapped)::Type;
-    if constexpr (!Kind::kIsDifference) sums = add_divergence(Kind(beta), groups, row);
+    if constexpr (!Kind::kGradientIsPMinusQ) sums = add_divergence(Kind(beta), groups, row);
   });
   return sums;
 }
 
 // sum (s - t)^2. Leaves the slopes s - t, and 0 for es.
 template <class T>
-__attribute__((noinline)) Lanes<T> add_distance(const Groups<T>& groups) {
+__attribute__((noinline)) Lanes<T> add_mse(const Groups<T>& groups) {
   Lanes<T> run(T(0));
   Total<Lanes<T>> total;
   groups.each([&](std::int64_t i, std::int64_t from) KDLOSS_INLINE_LAMBDA {
@@ -393,22 +397,22 @@ __attribute__((noinline)) Lanes<T> add_distance(const Groups<T>& groups) {
 
 // ---- Last pass: the gradient, which follows from the terms alone
 // e1 at element i: es squared that many times, or (-1) stored.
-template <int Times, class T>
+template <int Squarings, class T>
 KDLOSS_INLINE Lanes<T> stored_e1(const Groups<T>& groups, std::int64_t i) {
-  if constexpr (Times >= 0)
-    return squared<Times>(load(groups.es() + i));
+  if constexpr (Squarings >= 0)
+    return squared<Squarings>(load(groups.es() + i));
   else
     return load(groups.e1() + i);
 }
-// Calls f(hard, soft, times) with the three as compile-time constants.
+// Calls f(hard, soft, squarings) with the three as compile-time constants.
 template <class F>
-KDLOSS_INLINE void with_loop(bool hard, bool soft, int times, F&& f) {
-  if (!hard || !soft || times < 0)
+KDLOSS_INLINE void with_loop(bool hard, bool soft, int squarings, F&& f) {
+  if (!hard || !soft || squarings < 0)
     with_parts(hard, soft, [&](auto h, auto s) KDLOSS_INLINE_LAMBDA { f(h, s, Constant<-1>{}); });
   else
-    with_times(times, [&](auto n) KDLOSS_INLINE_LAMBDA { f(Constant<true>{}, Constant<true>{}, n); });
+    with_squarings(squarings, [&](auto n) KDLOSS_INLINE_LAMBDA { f(Constant<true>{}, Constant<true>{}, n); });
 }
-template <bool Hard, bool Soft, int Times, class T, class Labels>
+template <bool Hard, bool Soft, int Squarings, class T, class Labels>
 KDLOSS_INLINE void write_terms(const Groups<T>& groups, const GradientFactors<T>& factor, Labels labels,
                                Lanes<T> others, T* grad) {
   using L = Lanes<T>;
@@ -416,7 +420,7 @@ KDLOSS_INLINE void write_terms(const Groups<T>& groups, const GradientFactors<T>
     L es(T(0)), slope = es, e1 = es;
     if constexpr (Soft) es = load(groups.es() + i), slope = load(groups.slope() + i);
     if constexpr (Hard) {
-      e1 = stored_e1<Times>(groups, i);
+      e1 = stored_e1<Squarings>(groups, i);
       labels.at(from, [&](Mask<T> here) KDLOSS_INLINE_LAMBDA { e1 = where(here, L(0) - others, e1); });
     }
     store(grad + from, gradient<Hard, Soft>(factor, e1, slope, es));
@@ -424,10 +428,10 @@ KDLOSS_INLINE void write_terms(const Groups<T>& groups, const GradientFactors<T>
 }
 
 // p1 and p, for the Hessian.
-template <bool Hard, bool Soft, int Times, class T>
+template <bool Hard, bool Soft, int Squarings, class T>
 KDLOSS_INLINE void write_probabilities(const Groups<T>& groups, Lanes<T> of_e1, Lanes<T> of_es, T* p1, T* p) {
   groups.each([&](std::int64_t i, std::int64_t from) KDLOSS_INLINE_LAMBDA {
-    if constexpr (Hard) store(p1 + from, of_e1 * stored_e1<Times>(groups, i));
+    if constexpr (Hard) store(p1 + from, of_e1 * stored_e1<Squarings>(groups, i));
     if constexpr (Soft) store(p + from, of_es * load(groups.es() + i));
   });
 }

@@ -97,13 +97,13 @@ struct Threshold<double> {
   static constexpr double kMostTau = 1e30;
 };
 
-// KL = L - sum q v, with L = log(Zs / Zt), is off by some 4 half-ulps of sum q |v| (10 where few different
-// logits are rounded all alike). That sum is at most |L| + sum q |u|, and sum q |u| is at most 0.21 where KL
-// is 0.02: by Jensen, h(sum q |u|) <= KL with h(a) = exp(-a) - 1 + a.
+// KL = log_ratio - sum q v, with log_ratio = log(Zs / Zt), is off by some 4 half-ulps of sum q |v| (10 where
+// few different logits are rounded all alike). That sum is at most |log_ratio| + sum q |u|, and sum q |u| is
+// at most 0.21 where KL is 0.02: by Jensen, h(sum q |u|) <= KL with h(a) = exp(-a) - 1 + a.
 constexpr double kFarKl = 0.02;
 constexpr double kFarRatio = 1.0 / 8;
-// Where nearly all classes have v close to L, u = v - L is small and has v's error, a half-ulp or two of |L|:
-// KL and its kind are made of u^2, the total variation of |u|.
+// Where nearly all classes have v close to log_ratio, u = v - log_ratio is small and has v's error, a
+// half-ulp or two of |log_ratio|: KL and its kind are made of u^2, the total variation of |u|.
 constexpr double kNearRatio = 1.0 / 128;
 constexpr double kNearShare = 1.0 / 64;
 // The total variation's gradient is made of the signs of p - q, and a class's u is off by a few half-ulps.

@@ -14,7 +14,7 @@ namespace {
 template <class T>
 struct Section {
   Extent<T> extent;     // after the first pass
-  int times;            // after the second: how often es is squared for e1, or -1 where e1 is stored,
+  int squarings;        // after the second: how often es is squared for e1, or -1 where e1 is stored,
   Sums<Lanes<T>> sums;  // and the sums
   DivergenceSums<Lanes<T>> third;  // after the third, where there is one
 };

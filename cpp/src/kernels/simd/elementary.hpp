@@ -25,7 +25,7 @@ struct Format<float> {
   static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float kTwoToMantissaBits = 8388608.0f;
   static constexpr float kHeadroomExponent = 64.0f;
-  static constexpr float kHeadroom = 0x1p-64f;
+  static constexpr float kInverseHeadroom = 0x1p-64f;  // 2^-kHeadroomExponent
   static constexpr float kLn2 = 0x1.62e430p-1f;
   static constexpr float kLn2High = 0x1.62e400p-1f;
   static constexpr float kLn2Low = 0x1.7f7d1cp-20f;
@@ -42,7 +42,7 @@ struct Format<double> {
   static constexpr double kRound = 6755399441055744.0;
   static constexpr double kTwoToMantissaBits = 4503599627370496.0;
   static constexpr double kHeadroomExponent = 200.0;
-  static constexpr double kHeadroom = 0x1p-200;
+  static constexpr double kInverseHeadroom = 0x1p-200;
   static constexpr double kLn2 = 0x1.62e42fefa39efp-1;
   static constexpr double kLn2High = 0x1.62e42fee00000p-1;
   static constexpr double kLn2Low = 0x1.a39ef35793c76p-33;
@@ -176,7 +176,7 @@ KDLOSS_INLINE Lanes<T, P> exp_to_zero(Lanes<T, P> x, Lanes<T, P> k, Lanes<T, P> 
 // its digits. zero = zero_at(k, kHeadroomExponent).
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> exp_any(Lanes<T, P> x, Lanes<T, P> k, Lanes<T, P> zero) {
-  return exp_rebiased(x, k, zero, Format<T>::kHeadroomExponent) * Lanes<T, P>(Format<T>::kHeadroom);
+  return exp_rebiased(x, k, zero, Format<T>::kHeadroomExponent) * Lanes<T, P>(Format<T>::kInverseHeadroom);
 }
 
 // (e^u - 1 - u) / u^2 for |u| <= 1, minimax; relative error 4.3e-9 and 1.2e-17.
