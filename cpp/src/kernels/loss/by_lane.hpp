@@ -52,7 +52,6 @@ struct LaneLabels {
 
 template <class T>
 struct NextTile {
-  static constexpr bool kInLanes = true;
   NextLines<T> s, t, grad;
   // A tile's rows are read side by side, which no processor foresees.
   template <bool Soft>
@@ -73,8 +72,8 @@ class ByLane {
   using Element = T;
   using Number = L;
   using Flag = Mask<T>;
-  // After rounded gaps a row may need exact ones. One row can be read again, one lane of a tile cannot: so
-  // tiles always take exact gaps.
+  // A row whose rounded gaps do not suffice is computed again with exact ones. One lane of a tile cannot be,
+  // so tiles always take exact gaps.
   static constexpr bool kHasRoundedGaps = false;
   static constexpr Way kBeyond = kMixed;
 

@@ -1,9 +1,9 @@
 // The walk over one row of many classes: sixteen (or eight) neighbouring classes in the lanes.
 //
-// A row is cut at fixed edges into blocks that fit L1. All are read for the row's largest
-// logits, and again for their sums, which are added in double; the gradient follows from the exponentials
-// that this leaves. So the logits come from memory once where a row fits the last-level cache, threads may
-// share its blocks, and the order of all additions depends on the number of classes alone.
+// A row is cut at fixed edges into blocks that fit L1. All are read for the row's largest logits, and again
+// for their sums, which are added in double; the gradient follows from the exponentials that this leaves. So
+// the logits come from memory once where a row fits the last-level cache, threads may share its blocks, and
+// the order of all additions depends on the number of classes alone.
 #pragma once
 
 #include "../../kernel_table.hpp"
@@ -16,7 +16,7 @@ namespace {
 
 template <class T>
 struct RowInput {
-  const T *s, *t;
+  const T *s, *t;      // t is s, and not read, where the row has no soft part
   std::int64_t ahead;  // from this row to the next
   T* grad;             // where the gradient will be written, or null
 };
@@ -65,7 +65,6 @@ struct RowLabel {
 // not hold it beside them.
 template <class T>
 struct RowAhead {
-  static constexpr bool kInLanes = false;
   std::int64_t distance;
   bool has_blocks;
   const T* grad;  // of the first group; or null
@@ -97,13 +96,8 @@ class ByRow {
   static constexpr Way kBeyond = kWide;
 
   ByRow(const KdCall<T>& call, const RowPlan& plan, const RowInput<T>& input,
-        const Temperature<T>& temperature, const Temperature<double>& in_double, const RowScratch<T>& scratch)
-      : call_(call),
-        plan_(plan),
-        input_(input),
-        temperature_(temperature),
-        in_double_(in_double),
-        scratch_(scratch) {}
+        const Temperature<T>& temperature, const RowScratch<T>& scratch)
+      : call_(call), plan_(plan), input_(input), temperature_(temperature), scratch_(scratch) {}
 
   // ---- The classes: blocks, the last of which may have a group that reaches back
   Classes<T, RowLabel<T>, RowAhead<T>> classes_of(Span block) const {
@@ -169,20 +163,20 @@ class ByRow {
     return {total(x.terms), total(x.slopes), Number(static_cast<double>(smallest(x.least)))};
   }
   static L lanes(Number x) { return L(static_cast<T>(first(x))); }
-  static Flag flag(Mask<T> x) { return Number(any(~x) ? 0.0 : 1.0) == Number(1.0); }
+  static Flag flag(Mask<T> x) { return all_lanes<Number>(!any(~x)); }
 
   // ---- What the row needs
-  static KDLOSS_INLINE Mask<T> uses_hard(bool does) { return does ? L(0) == L(0) : L(0) < L(0); }
-  static KDLOSS_INLINE Mask<T> uses_soft(bool does) { return does ? L(0) == L(0) : L(0) < L(0); }
-  Flag is_ordinary() const { return Number(temperature_.ordinary) == Number(1); }
+  static KDLOSS_INLINE Mask<T> uses_hard(bool does) { return all_lanes<L>(does); }
+  static KDLOSS_INLINE Mask<T> uses_soft(bool does) { return all_lanes<L>(does); }
+  Flag is_ordinary() const { return all_lanes<Number>(temperature_.ordinary); }
   L tau() const { return L(temperature_.tau); }
   L inverse_tau() const { return L(temperature_.inverse); }
-  Number row_tau() const { return Number(in_double_.tau); }
-  Number row_inverse_tau() const { return Number(in_double_.inverse); }
+  Number row_tau() const { return Number(temperature_.in_double); }
+  Number row_inverse_tau() const { return Number(1 / temperature_.in_double); }
   L k() const { return L(temperature_.k); }
   L squarings() const { return L(temperature_.squarings); }
   Number hard_factor() const { return Number(plan_.hard_factor() * call_.grad_scale); }
-  Number soft_factor() const { return Number(plan_.soft_weight * call_.grad_scale * in_double_.tau); }
+  Number soft_factor() const { return Number(plan_.soft_weight * call_.grad_scale * temperature_.in_double); }
   Number mse_factor() const {
     return Number(2 * plan_.soft_weight * call_.grad_scale / static_cast<double>(call_.classes));
   }
@@ -204,7 +198,7 @@ class ByRow {
   void clear_unused_terms() const {}
   Number exact_growth(Mask<T>, const Frame<T>& frame, Number) const {
     return Number(KDLOSS_ISA::exact_growth(input_.s, input_.t, 1, call_.classes, first(frame.ms),
-                                           first(frame.mt), in_double_.tau));
+                                           first(frame.mt), temperature_.in_double));
   }
 
  private:
@@ -212,7 +206,6 @@ class ByRow {
   const RowPlan& plan_;
   const RowInput<T>& input_;
   const Temperature<T>& temperature_;
-  const Temperature<double>& in_double_;
   const RowScratch<T>& scratch_;
   mutable Extent<T> extent_;
   mutable Sums<Number> sums_;

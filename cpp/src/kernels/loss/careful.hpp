@@ -149,16 +149,16 @@ class CarefulLoss {
         x = any_terms(s * scale, load<1>(row_.t + c) * scale, frame_, zero, F::kHeadroomExponent);
         store(row_.es + c, x.es), store(row_.et + c, x.et), store(row_.gap + c, x.gap);
       }
-      x.e1 = L(0);
+      L e1(0.0);
       if constexpr (Hard) {
-        x.e1 = exp_any(s - ms_, L(kLog2E), zero1);
-        store(row_.e1 + c, x.e1);
+        e1 = exp_any(s - ms_, L(kLog2E), zero1);
+        store(row_.e1 + c, e1);
         if (holds_label(c)) {
-          label_e1 = lane(x.e1, plan_.label - c);
-          x.e1 = with_lane(x.e1, plan_.label - c, 0.0);
+          label_e1 = lane(e1, plan_.label - c);
+          e1 = with_lane(e1, plan_.label - c, 0.0);
         }
       }
-      return Some<L, 4>{x.et, x.es, x.de, x.e1};
+      return Some<L, 4>{x.et, x.es, x.de, e1};
     });
     sums_.zt = sums.x[0], sums_.zs = sums.x[1], sums_.d = sums.x[2];
     sums_.others = sums.x[3], sums_.label_e1 = label_e1;

@@ -66,8 +66,19 @@ KDLOSS_INLINE Lanes<T, P> ratio(Lanes<T, P> a, Lanes<T, P> b) {
   return zero_where(a == Lanes<T, P>(0), finite(a / b));
 }
 
+// What tells whether the rounding of log(Zs / Zt) counts, of one row or of the row in each lane.
+template <class V>
+struct Rounding {
+  V soft;  // tau^2 times the divergence
+  V tau;
+  V tau_log_ratio;  // tau log(Zs / Zt), with either sign
+  V least;          // the smallest |tau u|
+  double half_ulp;  // of the type of the logits
+};
+
 // ---- The divergences. Where p and q are c times themselves, term() returns c tau times the class's term of
-// the sum. slope() returns f - f(top).
+// the sum. slope() returns f - f(top). keeps_digits() is where the plain path's sum, and the gradient, are
+// within reach (KL has near_kl_is_fit()).
 struct ForwardKL {
   static constexpr bool kGradientIsPMinusQ = true;  // the gradient is tau (p - q)
   explicit ForwardKL(double) {}
@@ -94,6 +105,10 @@ struct ReverseKL {
   template <class V>
   KDLOSS_INLINE V slope(const ClassNumbers<V>& x, const TopClass<V>&) const {
     return zero_where(x.teacher_masks, x.step);
+  }
+  template <class V>
+  KDLOSS_INLINE auto keeps_digits(const Rounding<V>& x) const {
+    return x.tau_log_ratio * x.tau_log_ratio * V(kNearRatio) <= x.soft;
   }
 };
 struct JensenShannon {
@@ -131,6 +146,10 @@ struct JensenShannon {
     const V sum = where(is_near | is_sure, V(1), V(1 - beta) * p_over_m) + share;
     return V(beta - 1) * log_of_sum(sum, where(is_near | is_sure, share - (sum - V(1)), V(0)));
   }
+  template <class V>
+  KDLOSS_INLINE auto keeps_digits(const Rounding<V>& x) const {
+    return x.tau_log_ratio * x.tau_log_ratio * V(kNearRatio * (beta * (1 - beta))) <= x.soft;
+  }
 };
 struct TotalVariation {
   template <class V>
@@ -147,15 +166,13 @@ struct TotalVariation {
   KDLOSS_INLINE V slope(const ClassNumbers<V>& x, const TopClass<V>& top) const {
     return half_sign(x.difference) - half_sign(top.difference);
   }
+  // The gradient depends on the sign of p - q.
+  template <class V>
+  KDLOSS_INLINE auto keeps_digits(const Rounding<V>& x) const {
+    return (x.tau * abs(x.tau_log_ratio) * V(kNearShare) <= x.soft) &
+           (V(kSign * x.half_ulp) * (abs(x.tau_log_ratio) + x.soft / x.tau) <= x.least);
+  }
 };
-
-// How large soft = tau^2 D must be, at the least, for the rounding of L = log(Zs / Zt) not to count: tau_l =
-// tau L is given.
-template <class V>
-V rounding_of(Divergence divergence, double beta, V tau_l, V tau) {
-  if (divergence == Divergence::kTV) return tau * abs(tau_l) * V(kNearShare);
-  return tau_l * tau_l * V(kNearRatio * (divergence == Divergence::kJS ? beta * (1 - beta) : 1));
-}
 
 // Calls f(wrapped) with the type of a divergence that has a softmax, wrapped so that it need not be made.
 template <class Kind>
@@ -171,9 +188,11 @@ KDLOSS_INLINE auto with_divergence(Divergence divergence, F&& f) {
       return f(Wrapped<JensenShannon>{});
     case Divergence::kTV:
       return f(Wrapped<TotalVariation>{});
-    default:
-      return f(Wrapped<ForwardKL>{});
+    case Divergence::kKL:
+    case Divergence::kMSE:  // which has none
+      break;
   }
+  return f(Wrapped<ForwardKL>{});
 }
 
 }  // namespace

@@ -6,7 +6,6 @@
 // again: floats in double, doubles in pairs of doubles.
 #pragma once
 
-#include "../simd/layouts.hpp"
 #include "formula.hpp"
 
 namespace kdloss::KDLOSS_ISA {

@@ -100,7 +100,6 @@ KDLOSS_INLINE Frame<T, 1> part_of(const Frame<T>& whole, int i) {
 
 template <class T, int P = kParts>
 struct Terms {
-  Lanes<T, P> e1;  // exp(s - ms)
   Lanes<T, P> et, es, de, gap;
 };
 
@@ -229,15 +228,13 @@ struct Totals {
     return {zt.with(run.zt), zs.with(run.zs), d.with(run.d), moved.with(run.moved)};
   }
 };
-template <bool Hard, bool Soft, class T, int P>
+// All but those of e1.
+template <class T, int P>
 KDLOSS_INLINE void add(Sums<Lanes<T, P>>& sums, const Terms<T, P>& x) {
-  if constexpr (Soft) {
-    sums.zt = sums.zt + x.et;
-    sums.zs = sums.zs + x.es;
-    sums.d = sums.d + x.de;
-    sums.moved = fma(x.et, x.gap, sums.moved);
-  }
-  if constexpr (Hard) sums.others = sums.others + x.e1;
+  sums.zt = sums.zt + x.et;
+  sums.zs = sums.zs + x.es;
+  sums.d = sums.d + x.de;
+  sums.moved = fma(x.et, x.gap, sums.moved);
 }
 
 template <class V>

@@ -100,7 +100,7 @@ class Loss {
   // Where each probability comes out as the Hessian wants it: a normal number, with all its digits. MSE
   // has none: its Hessian is left to the careful path.
   Mask<T> probabilities_are_normal() const {
-    if (is_mse_) return L(0) < L(0);
+    if (is_mse_) return all_lanes<L>(false);
     const L spread_s = frame_.ms - extent_->lowest_s, spread_t = frame_.mt - extent_->lowest_t;
     const L rounded = spread_t + L(2) * max(spread_s, spread_t);
     const L unit = where(uses_hard_ & (L(0) <= walk_.squarings()), L(1), walk_.tau());
@@ -165,7 +165,7 @@ class Loss {
   template <int Squarings, class Classes>
   KDLOSS_INLINE bool add_rounded(const Classes& x, Sums<L>& sums) const {
     if constexpr (Walk::kHasRoundedGaps) {
-      add_soft<kRoundedGap, Squarings>(x.groups, frame_, L(0) == L(0), x.labels, x.ahead, sums);
+      add_soft<kRoundedGap, Squarings>(x.groups, frame_, all_lanes<L>(true), x.labels, x.ahead, sums);
       return rounded_gap_is_fit(frame_, static_cast<double>(sum(sums.moved)),
                                 static_cast<double>(sum(sums.zt)));
     }
@@ -177,7 +177,7 @@ class Loss {
   Flag find_soft(Number& soft) {
     if (walk_.divergence() == Divergence::kKL) return find_kl(soft);
     if (is_mse_) return find_mse(soft);
-    if (walk_.wants_hessian()) return Number(0) < Number(0);
+    if (walk_.wants_hessian()) return all_lanes<Number>(false);
     return find_divergence(soft);
   }
   Flag find_mse(Number& soft) {
@@ -205,12 +205,13 @@ class Loss {
     const DivergenceSums<Number> sums = walk_.third();
     inverse_zs_ = Number(1) / sums_->zs, mean_slope_ = sums.slopes * inverse_zs_;
     soft = sums.terms * inverse_zs_ * tau;
+    const Rounding<Number> rounding{soft, tau, tau_log_ratio, sums.least, Format<T>::kHalfUlp};
     Flag fit = walk_.flag(is_normal(*extent_)) & (soft < Number(__builtin_inf())) &
-               (Number(Limit::kTail) * tau * tau <= soft) &
-               (rounding_of(divergence, walk_.beta(), tau_log_ratio, tau) <= soft) &
-               (Number(Limit::kLeastTerm) <= abs(sums.slopes));
-    if (divergence == Divergence::kTV)  // whose gradient depends on the sign of p - q
-      fit = fit & (Number(kSign * Format<T>::kHalfUlp) * (abs(tau_log_ratio) + soft / tau) <= sums.least);
+               (Number(Limit::kTail) * tau * tau <= soft) & (Number(Limit::kLeastTerm) <= abs(sums.slopes));
+    with_divergence(divergence, [&](auto wrapped) {
+      using Kind = typename decltype(wrapped)::Type;
+      if constexpr (!Kind::kGradientIsPMinusQ) fit = fit & Kind(walk_.beta()).keeps_digits(rounding);
+    });
     return fit & ~walk_.flag(balanced(mean_slope_));
   }
 

@@ -188,7 +188,6 @@ template <class T>
 void kd_row_by_row(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf<T>& scratch) {
   const std::int64_t classes = call.classes;
   Temperature<T> temperature(call.tau);
-  Temperature<double> exact(call.tau);
   const Plans<T> plans(call);
   const RowScratch<T> plain_scratch(scratch.plain, classes);
   T* const target = scratch.plain + RowScratch<T>::size(classes);
@@ -203,10 +202,9 @@ void kd_row_by_row(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf
     const bool blended = plan.hard && plans.blended() && set_target(plan, call, plans, s, y, target);
     RowParts parts;
     if (plan.hard || plan.soft) {
-      if (call.taus != nullptr)
-        temperature = Temperature<T>(call.taus[r]), exact = Temperature<double>(call.taus[r]);
-      const RowInput<T> input{s, plan.soft ? at(chunk.teacher, i) : nullptr, chunk.student.row_stride, grad};
-      const ByRow<T> walk(call, plan, input, temperature, exact, plain_scratch);
+      if (call.taus != nullptr) temperature = Temperature<T>(call.taus[r]);
+      const RowInput<T> input{s, plan.soft ? at(chunk.teacher, i) : s, chunk.student.row_stride, grad};
+      const ByRow<T> walk(call, plan, input, temperature, plain_scratch);
       const bool plain =
           temperature.ordinary && plain_row(call, chunk, i, plan, walk, hess, scratch.careful, parts);
       if (!plain) parts = careful_row(call, chunk, i, plan, scratch.careful, grad, hess, 1);

@@ -186,7 +186,7 @@ __attribute__((noinline)) void add_soft(const Groups<T>& all, const Frame<T>& wh
             x.de = only_fresh(x.de, groups.stale, part);
           }
           if (__builtin_expect(run_ends(i / Groups<T>::kSize), 0)) total.add(run), run = Sums<V>();
-          add<false, true>(run, x);
+          add(run, x);
           if constexpr (Squarings >= 0) hard.add(squared<Squarings>(x.es), i, groups.from(i), labels);
         });
     const Sums<V> sums = total.with(run);
@@ -316,7 +316,7 @@ KDLOSS_INLINE ClassNumbers<Lanes<T, P>> class_numbers(const Difference<T, P>& ga
   x.u_is_small = abs(x.u) < L(1);
   x.difference = where(x.u_is_small, es * (x.u - remainder(L(0) - x.u)), es - x.q);
   x.step = logit_gap(gap, row.top_frame) * row.frame.inverse_tau;
-  x.student_masks = x.teacher_masks = L(0) < L(0);
+  x.student_masks = x.teacher_masks = all_lanes<L>(false);
   return x;
 }
 

@@ -216,6 +216,11 @@ KDLOSS_INLINE bool any(Mask<T, P> m) {
   return (((Pair)some)[0] | ((Pair)some)[1]) != 0;
 #endif
 }
+// The mask that is true, or false, in all lanes of a V.
+template <class V>
+KDLOSS_INLINE auto all_lanes(bool value) {
+  return value ? V(0) == V(0) : V(0) < V(0);
+}
 template <class T, int P>
 KDLOSS_INLINE Lanes<T, P> abs(Lanes<T, P> x) {
   using Uint = typename Lanes<T, P>::Uint;
