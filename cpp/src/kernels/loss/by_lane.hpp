@@ -151,16 +151,16 @@ class ByLane {
     for (std::int64_t i = 0; i < 2 * tile_.apart; i += n)  // es and slope
       store(tile_.terms + i, where(uses_soft, load(tile_.terms + i), L(0)));
   }
-  L exact_growth(Mask<T> wanted, const Frame<T>& frame, L growth) const {
-    alignas(64) T d[n];
-    store(d, growth);
+  L exact_growth(Mask<T> wanted, const Frame<T>& frame, L d) const {
+    alignas(64) T exact[n];
+    store(exact, d);
     const L is_wanted = where(wanted, L(1), L(0));
     for (int i = 0; i < n; ++i)
       if (lane(is_wanted, i) != 0)
-        d[i] = static_cast<T>(KDLOSS_ISA::exact_growth(tile_.s + i, tile_.t + i, n, call_.classes,
-                                                       lane(frame.ms, i), lane(frame.mt, i),
-                                                       rows_.tau_in_double[i]));
-    return load(d);
+        exact[i] = static_cast<T>(KDLOSS_ISA::exact_growth(tile_.s + i, tile_.t + i, n, call_.classes,
+                                                           lane(frame.ms, i), lane(frame.mt, i),
+                                                           rows_.tau_in_double[i]));
+    return load(exact);
   }
 
  private:

@@ -128,22 +128,9 @@ class ByRow {
   KDLOSS_INLINE void each_groups(F&& f) const {
     for_blocks(call_.classes, [&](Span block) KDLOSS_INLINE_LAMBDA { f(classes_of(block).groups); });
   }
-  // What all sections add up to.
-  const Extent<T>& extent() const {
-    extent_ = scratch_.blocks[0].extent;
-    for (std::int64_t i = 1; i < block_count(call_.classes); ++i) extent_.add(scratch_.blocks[i].extent);
-    return extent_;
-  }
-  const Sums<Number>& sums() const {
-    sums_ = total(scratch_.blocks[0].sums);
-    for (std::int64_t i = 1; i < block_count(call_.classes); ++i) sums_.add(total(scratch_.blocks[i].sums));
-    return sums_;
-  }
-  DivergenceSums<Number> third() const {
-    DivergenceSums<Number> all = total(scratch_.blocks[0].third);
-    for (std::int64_t i = 1; i < block_count(call_.classes); ++i) all.add(total(scratch_.blocks[i].third));
-    return all;
-  }
+  const Extent<T>& extent() const { return extent_ = combined(&Section<T>::extent); }
+  const Sums<Number>& sums() const { return sums_ = combined(&Section<T>::sums); }
+  DivergenceSums<Number> third() const { return combined(&Section<T>::third); }
   std::int64_t classes() const { return call_.classes; }
   InRow<T> layout() const { return {call_.classes}; }
 
@@ -155,6 +142,7 @@ class ByRow {
   }
   static L sum_in_row(L x) { return L(sum(x)); }
   static L largest_in_row(L x) { return L(largest(x)); }
+  static Extent<T> total(const Extent<T>& x) { return x; }  // spread() already
   static Number total(L x) { return Number(static_cast<double>(sum(x))); }
   static Sums<Number> total(const Sums<L>& x) {
     return {total(x.zt), total(x.zs), total(x.d), total(x.moved), total(x.others), total(x.label_e1)};
@@ -202,6 +190,14 @@ class ByRow {
   }
 
  private:
+  // What all blocks add up to.
+  template <class X>
+  KDLOSS_INLINE auto combined(X Section<T>::* member) const {
+    auto all = total(scratch_.blocks[0].*member);
+    for (std::int64_t i = 1; i < block_count(call_.classes); ++i) all.add(total(scratch_.blocks[i].*member));
+    return all;
+  }
+
   const KdCall<T>& call_;
   const RowPlan& plan_;
   const RowInput<T>& input_;

@@ -18,7 +18,7 @@
 // student's largest, and the difference keeps its digits where that class has nearly all the mass. For kl the
 // gradient is tau (p - q) at once.
 //
-// The distance of the logits, mse, is sum (s - t)^2 / classes, without a softmax or a temperature.
+// The mean squared difference of the logits, mse, is sum (s - t)^2 / classes: no softmax, no temperature.
 #pragma once
 
 #include "formula.hpp"
