@@ -33,9 +33,11 @@ def torch_loss(divergence: str) -> Callable[..., Any]:
             value = kl(log_q, log_p)
         elif divergence == "tv":
             value = (log_p.exp() - log_q.exp()).abs().sum(1).mean() / 2
-        else:
+        elif divergence == "js":
             log_m = torch.logaddexp(log_q + math.log(BETA), log_p + math.log(1 - BETA))
             value = BETA * kl(log_m, log_q) + (1 - BETA) * kl(log_m, log_p)
+        else:
+            raise ValueError(f"divergence is {divergence!r}, expected one that has a peer here")
         return TAU**2 * value
 
     def loss(s: Any, t: Any, y: Any) -> Any:
@@ -60,9 +62,11 @@ def jax_loss(divergence: str) -> Callable[..., Any]:
             value = kl(log_q, log_p)
         elif divergence == "tv":
             value = jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)).sum(1).mean() / 2
-        else:
+        elif divergence == "js":
             log_m = jnp.logaddexp(log_q + math.log(BETA), log_p + math.log(1 - BETA))
             value = BETA * kl(log_m, log_q) + (1 - BETA) * kl(log_m, log_p)
+        else:
+            raise ValueError(f"divergence is {divergence!r}, expected one that has a peer here")
         return TAU**2 * value
 
     def loss(s: Any, t: Any, y: Any) -> Any:

@@ -24,7 +24,7 @@ bool is_plain_ndarray(py::handle object) {
 }
 
 // Whether all elements are aligned: the address and the strides are multiples of the size, a power of two.
-bool in_place(const py::array& a, py::ssize_t size) {
+bool is_aligned(const py::array& a, py::ssize_t size) {
   auto bits = reinterpret_cast<std::uintptr_t>(a.data());
   for (py::ssize_t i = 0; i < a.ndim(); ++i) bits |= static_cast<std::uintptr_t>(a.strides()[i]);
   return (bits & static_cast<std::uintptr_t>(size - 1)) == 0;
@@ -45,12 +45,12 @@ bool is_bfloat16(const py::array& a) {
 }
 
 bool is_plain_float(const py::array& a, Halves halves) {
-  if (has_type(a, py::detail::npy_api::NPY_FLOAT_)) return in_place(a, 4);
-  if (has_type(a, py::detail::npy_api::NPY_DOUBLE_)) return in_place(a, 8);
-  return halves == Halves::kAccepted && (has_type(a, kNumpyHalf) || is_bfloat16(a)) && in_place(a, 2);
+  if (has_type(a, py::detail::npy_api::NPY_FLOAT_)) return is_aligned(a, 4);
+  if (has_type(a, py::detail::npy_api::NPY_DOUBLE_)) return is_aligned(a, 8);
+  return halves == Halves::kAccepted && (has_type(a, kNumpyHalf) || is_bfloat16(a)) && is_aligned(a, 2);
 }
 
-bool is_vector(const py::array& a, py::ssize_t size) { return a.ndim() == 1 && in_place(a, size); }
+bool is_vector(const py::array& a, py::ssize_t size) { return a.ndim() == 1 && is_aligned(a, size); }
 
 // The size of an element, of an array that is read in place (faster than array.itemsize()).
 std::intptr_t element_size(const py::array& a) {
@@ -112,8 +112,8 @@ kdloss::Scalar scalar_type(const py::array& array) {
 
 kdloss::AnyView any_view(const py::array& array) {
   static const double empty = 0;
-  return with_any_type(array, [&](auto zero) {
-    kdloss::AnyView v = view<const decltype(zero)>(array);
+  return with_any_type(array, [&](auto element) {
+    kdloss::AnyView v = view<const decltype(element)>(array);
     if (v.data == nullptr) v.data = &empty;
     return v;
   });

@@ -125,8 +125,8 @@ ffi::Error kd_loss(ffi::AnyBuffer student, ffi::AnyBuffer teacher, ffi::AnyBuffe
     options.ignore_index = ignore_index;
     options.label_smoothing = label_smoothing;
     options.num_threads = static_cast<int>(num_threads);
-    const auto with = [&](auto zero) {
-      run<decltype(zero)>(student, teacher, labels, options, *loss, *hard, *soft, *gradient);
+    const auto with = [&](auto element) {
+      run<decltype(element)>(student, teacher, labels, options, *loss, *hard, *soft, *gradient);
     };
     switch (student.element_type()) {
       case ffi::F16:

@@ -1,6 +1,8 @@
 // The losses: kdloss._core's functions behind kdloss.losses.
 #include <pybind11/gil_safe_call_once.h>
 
+#include <optional>
+
 #include "arguments.hpp"
 #include "bindings.hpp"
 
@@ -67,7 +69,7 @@ struct Arguments {
     options.sample_weight = doubles(sample_weight), options.class_weight = doubles(class_weight);
   }
 
-  bool by_row() const { return options.reduction == kdloss::Reduction::kNone; }
+  bool wants_rows() const { return options.reduction == kdloss::Reduction::kNone; }
   // The array to write to, which shares no memory with what is read, nor with what else is written.
   py::array to_write(py::handle out, const char* name, bool may_be_student, py::handle other = {}) const {
     return output(out, name, student, may_be_student,
@@ -81,7 +83,7 @@ struct RowResult {
   py::object array;
   kdloss::RowLoss<T>* data = nullptr;
   explicit RowResult(const Arguments& a) {
-    if (!a.by_row()) return;
+    if (!a.wants_rows()) return;
     py::array_t<kdloss::RowLoss<T>> rows(a.student.shape()[0]);
     data = rows.mutable_data();
     array = std::move(rows);
@@ -89,14 +91,14 @@ struct RowResult {
   py::object or_number(double x) { return array ? std::move(array) : py::object(py::float_(x)); }
 };
 
-// The result of loss(student, row losses), a function of the core.
-template <class Loss>
-py::object compute(const Arguments& a, Loss&& loss) {
-  return with_any_type(a.student, [&](auto zero) {
-    using T = decltype(zero);
+// The result of function(student, row losses), a call of the core.
+template <class Function>
+py::object compute(const Arguments& a, Function&& function) {
+  return with_any_type(a.student, [&](auto element) {
+    using T = decltype(element);
     RowResult<T> rows(a);
     const auto s = view<const T>(a.student);
-    return rows.or_number(without_interpreter(a.student.size(), [&] { return loss(s, rows.data); }));
+    return rows.or_number(without_interpreter(a.student.size(), [&] { return function(s, rows.data); }));
   });
 }
 
@@ -159,8 +161,8 @@ py::object kd_loss_parts(py::handle student, py::handle teacher, py::handle labe
   const Arguments a(student, teacher, labels, options);
   py::object grad = py::none();
   if (!grad_out.is_none()) grad = a.to_write(grad_out, "grad_out", true);
-  return with_any_type(a.student, [&](auto zero) -> py::object {
-    using T = decltype(zero);
+  return with_any_type(a.student, [&](auto element) -> py::object {
+    using T = decltype(element);
     RowResult<T> loss(a), hard(a), soft(a);
     const auto s = view<const T>(a.student);
     const auto g = grad.is_none() ? kdloss::View<T>() : view<T>(py::reinterpret_borrow<py::array>(grad));
@@ -184,17 +186,14 @@ double kd_loss_single(py::handle student_logits, py::handle teacher_logits, py::
   if (label_object.is_none() && alpha != 0)
     throw py::value_error("label is absent, expected one where alpha is not 0");
   const auto label = label_object.is_none() ? kdloss::kUnlabelled : py::cast<std::int64_t>(label_object);
-  return with_float_type(student, [&](auto zero) {
-    using T = decltype(zero);
+  return with_float_type(student, [&](auto element) {
+    using T = decltype(element);
+    using Row = py::array_t<T, py::array::c_style>;
     const kdloss::Scalar type = scalar_type(student);
-    const py::object teacher =
-        teacher_logits.is_none()
-            ? py::object(py::none())
-            : py::object(as_floats(teacher_logits, "teacher", Halves::kConverted, &type));
-    const auto contiguous = [](const py::object& row) { return py::array_t<T, py::array::c_style>(row); };
-    const auto s = contiguous(student);
-    if (teacher.is_none()) return kdloss::kd_loss_single<T>(s.data(), nullptr, s.size(), label, alpha, tau);
-    return kdloss::kd_loss_single<T>(s.data(), contiguous(teacher).data(), s.size(), label, alpha, tau,
+    const Row s(student);
+    std::optional<Row> t;
+    if (!teacher_logits.is_none()) t = as_floats(teacher_logits, "teacher", Halves::kConverted, &type);
+    return kdloss::kd_loss_single<T>(s.data(), t ? t->data() : nullptr, s.size(), label, alpha, tau,
                                      divergence, beta);
   });
 }
@@ -211,23 +210,23 @@ py::object kl_divergence(py::handle q_object, py::handle p_object, py::handle re
   const kdloss::Scalar type = scalar_type(q);
   const py::array p = as_floats(p_object, "p", Halves::kConverted, &type);
   const kdloss::Reduction reduction = as_reduction(reduction_object);
-  const bool one_row = q.ndim() == 1, by_row = reduction == kdloss::Reduction::kNone;
+  const bool one_row = q.ndim() == 1, wants_rows = reduction == kdloss::Reduction::kNone;
   if (!one_row) require_2d(q, "q"), require_2d(p, "p");
-  return with_float_type(q, [&](auto zero) -> py::object {
-    using T = decltype(zero);
-    py::array_t<T> divergences(by_row ? (one_row ? 1 : q.shape()[0]) : 0);
-    T* const row_data = by_row ? divergences.mutable_data() : nullptr;
+  return with_float_type(q, [&](auto element) -> py::object {
+    using T = decltype(element);
+    py::array_t<T> divergences(wants_rows ? (one_row ? 1 : q.shape()[0]) : 0);
+    T* const row_data = wants_rows ? divergences.mutable_data() : nullptr;
     double kl = 0;
     if (one_row) {
       const py::array_t<T, py::array::c_style> q_row(q), p_row(p);
       kl = kdloss::kl_divergence_single<T>(q_row.data(), p_row.data(), q_row.size());
-      if (by_row) *row_data = static_cast<T>(kl);
+      if (wants_rows) *row_data = static_cast<T>(kl);
     } else {
       const auto q_view = view<const T>(q), p_view = view<const T>(p);
       kl = without_interpreter(q.size(),
                                [&] { return kdloss::kl_divergence<T>(q_view, p_view, reduction, row_data); });
     }
-    if (by_row) return std::move(divergences);
+    if (wants_rows) return std::move(divergences);
     return py::float_(kl);
   });
 }

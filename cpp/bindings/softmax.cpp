@@ -12,8 +12,8 @@ py::array softmax(py::handle logits_object, py::handle tau_object, py::handle ou
   const double tau = as_number(tau_object, "tau");
   require_2d(logits, "logits");
   py::array out = output(out_object, "out", logits, true, {logits});
-  with_float_type(logits, [&](auto zero) {
-    using T = decltype(zero);
+  with_float_type(logits, [&](auto element) {
+    using T = decltype(element);
     const auto from = view<const T>(logits);
     const auto to = view<T>(out);
     without_interpreter(logits.size(), [&] {
@@ -30,8 +30,8 @@ py::array log_sum_exp(py::handle logits_object, py::handle tau_object) {
   const py::array logits = as_floats(logits_object, "logits");
   const double tau = as_number(tau_object, "tau");
   require_2d(logits, "logits");
-  return with_float_type(logits, [&](auto zero) -> py::array {
-    using T = decltype(zero);
+  return with_float_type(logits, [&](auto element) -> py::array {
+    using T = decltype(element);
     py::array_t<T> out(logits.shape()[0]);
     const auto from = view<const T>(logits);
     T* const to = out.mutable_data();

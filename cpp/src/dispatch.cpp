@@ -15,21 +15,21 @@ namespace kdloss {
 
 #if defined(__x86_64__)
 namespace baseline {
-extern const Kernels& kernels;
+extern const Kernels kernels;
 }
 namespace x86_64_v3 {
-extern const Kernels& kernels;
+extern const Kernels kernels;
 }
 namespace x86_64_v4 {
-extern const Kernels& kernels;
+extern const Kernels kernels;
 }
 #elif defined(__aarch64__)
 namespace neon {
-extern const Kernels& kernels;
+extern const Kernels kernels;
 }
 #else
 namespace baseline {
-extern const Kernels& kernels;
+extern const Kernels kernels;
 }
 #endif
 

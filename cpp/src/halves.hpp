@@ -1,7 +1,8 @@
 // Half-precision numbers to floats and back, one at a time; and functions called by an array's type.
 //
 // A half has a sign, 5 (or 8, in BFloat16) bits of exponent and 10 (or 7) of mantissa; all of them are
-// floats. (static: what a kernel's object holds is shared with no other.)
+// floats. Functions here are static: the linker must not merge copies that were compiled for different
+// instruction sets.
 #pragma once
 
 #include <cstdint>

@@ -3,13 +3,11 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
-#include <stdexcept>
-#include <string>
 
-#include "blocks.hpp"
 #include "checks.hpp"
 #include "dispatch.hpp"
 #include "kdloss/kdloss.hpp"
+#include "row_ranges.hpp"
 #include "sums.hpp"
 
 namespace kdloss {
@@ -69,7 +67,7 @@ void check_probabilities(const KdCall<T>& call, const KernelsFor<T>& kernel, int
     while (bad >= 0 && bad < least && !first.compare_exchange_weak(least, bad)) {
     }
   };
-  for_row_blocks<T>(call.rows, call.classes, {}, kernel.kd_scratch(call), threads, look);
+  for_row_ranges<T>(call.rows, call.classes, {}, kernel.kd_scratch(call), threads, look);
   if (first < call.rows) refuse_probabilities(call.labels.probabilities, first, call.teacher.data != nullptr);
 }
 
@@ -99,11 +97,11 @@ Parts run(KdCall<T>& call, const Options& o, Student student = {}) {
     call.threads = threads;
     threads = 1;
   }
-  RowGroups groups{rows_per_sum};
+  RowAlignment alignment{rows_per_sum};
   if (call.student.class_stride != 1)
-    groups = packed_groups(rows, threads, rows_per_sum == 1 ? rows_missing<T>(call.student) : 0);
-  for_row_blocks<T>(
-      rows, classes, groups, kernel.kd_scratch(call), threads,
+    alignment = packed_alignment(rows, threads, rows_per_sum == 1 ? rows_missing<T>(call.student) : 0);
+  for_row_ranges<T>(
+      rows, classes, alignment, kernel.kd_scratch(call), threads,
       [&](std::int64_t begin, std::int64_t end, T* scratch) { kernel.kd(call, begin, end, scratch); });
 
   if (o.reduction == Reduction::kNone) return {};

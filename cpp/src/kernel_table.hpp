@@ -14,7 +14,8 @@ struct Matrix {
   T* data = nullptr;
   std::int64_t row_stride = 0, class_stride = 0;
 };
-// Its element (r, c). (static: what a kernel's object holds is shared with no other.)
+// Its element (r, c). Functions here are static: the linker must not merge copies that were compiled for
+// different instruction sets.
 template <class T>
 static inline T* at(const Matrix<T>& m, std::int64_t r, std::int64_t c = 0) {
   return m.data + r * m.row_stride + c * m.class_stride;
@@ -76,7 +77,7 @@ struct KdCall : Arrays, Options {
 };
 
 // Where rows lie side by side, how many rows before the first would share its cache line. Large calls cut
-// their groups of rows at cache lines.
+// their ranges of rows at cache lines.
 template <class T>
 static std::int64_t rows_missing(const AnyView& v) {
   if (v.row_stride != 1 || v.type != kScalar<T> || v.rows * v.classes < kBeyondCaches) return 0;
@@ -91,14 +92,14 @@ struct SoftmaxCall : Arrays {
   double tau = 1;
 };
 
-// Each works on rows [begin, end) of its call, with a scratch of as many elements as the call says, aligned
-// to 64 bytes. A row's result never depends on where the rows were cut.
+// Each works on rows [begin, end) of its call, with a scratch of as many elements as kd_scratch or
+// softmax_scratch returns, aligned to 64 bytes. A row's result never depends on where the rows were cut.
 
 template <class T>
 struct KernelsFor {
   void (*kd)(const KdCall<T>&, std::int64_t begin, std::int64_t end, T* scratch);
   std::int64_t (*kd_scratch)(const KdCall<T>&);
-  std::int64_t (*rows_per_sum)(std::int64_t classes);  // of KdCall::sums; blocks begin at a multiple of it
+  std::int64_t (*rows_per_sum)(std::int64_t classes);  // of KdCall::sums; ranges begin at a multiple of it
   // The first of rows [begin, end) that counts and whose soft labels are no probabilities, or -1.
   std::int64_t (*bad_probabilities)(const KdCall<T>&, std::int64_t begin, std::int64_t end, T* scratch);
   void (*softmax)(const SoftmaxCall<T>&, std::int64_t begin, std::int64_t end, T* scratch);

@@ -31,7 +31,7 @@ double term(double q, double p) {
 
 // one_row: messages name its entries by one number.
 template <class T>
-void check_rows(const char* name, const View<const T>& v, bool one_row) {
+void check_are_probabilities(const char* name, const View<const T>& v, bool one_row) {
   for (std::int64_t i = 0; i < v.rows; ++i) {
     double sum = 0;
     for (std::int64_t c = 0; c < v.classes; ++c) {
@@ -59,8 +59,8 @@ template <class T>
 double divergence(View<const T> q, View<const T> p, Reduction reduction, T* row_divergences, bool one_row) {
   check_present("q", q.data, q.rows, q.classes);
   check_present("p", p.data, p.rows, p.classes);
-  check_rows("q", q, one_row);
-  check_rows("p", p, one_row);
+  check_are_probabilities("q", q, one_row);
+  check_are_probabilities("p", p, one_row);
   double total = 0;
   for (std::int64_t i = 0; i < q.rows; ++i) {
     double kl = 0;

@@ -97,7 +97,7 @@ int quota() {
 }
 
 // What is left of a thread's share of a loop, on a cache line of its own.
-struct alignas(64) Part {
+struct alignas(64) Share {
   std::atomic<std::int64_t> next;
   std::int64_t end;
 
@@ -124,7 +124,7 @@ int max_threads() {
 WaitPolicy wait_policy() { return policy_in_use().load(std::memory_order_relaxed); }
 void read_wait_policy() { policy_in_use() = policy_of_runtime(); }
 
-void call_ends() {
+void record_call_end() {
   if (watched) last_end.store(now(), std::memory_order_relaxed);
 }
 
@@ -149,16 +149,16 @@ void parallel_for(std::int64_t count, int threads, Task body, void* context) {
   // Each thread works through a share of its own from end to end, and then helps the others. So the lines
   // that it prefetches are its own, and a small call that is repeated finds its arrays in the same
   // processor's cache.
-  Scratch memory(threads, sizeof(Part), 1);
-  Part* const parts = memory.piece<Part>(0);
-  for (int k = 0; k < threads; ++k) new (parts + k) Part{{count * k / threads}, count * (k + 1) / threads};
+  Scratch memory(threads, sizeof(Share), 1);
+  Share* const shares = memory.piece<Share>(0);
+  for (int k = 0; k < threads; ++k) new (shares + k) Share{{count * k / threads}, count * (k + 1) / threads};
 #pragma omp parallel num_threads(threads)
   {
     const int thread = omp_get_thread_num();
     for (int k = 0; k < threads; ++k) {
-      Part& part = parts[(thread + k) % threads];
+      Share& share = shares[(thread + k) % threads];
       std::int64_t first;
-      while (const std::int64_t length = part.take(first)) body(context, first, first + length, thread);
+      while (const std::int64_t length = share.take(first)) body(context, first, first + length, thread);
     }
   }
 }

@@ -9,8 +9,8 @@ namespace kdloss {
 
 // The number of threads for a call that asks for num_threads (0: no wish) and has so much work, in elements.
 int threads_for(int num_threads, std::int64_t elements);
-// To be told when that work is done: what follows at once finds the threads awake.
-void call_ends();
+// To be called when that work is done: a call that follows at once finds the threads still awake.
+void record_call_end();
 
 // Runs body(begin, end, thread) for ranges that make up [0, count), on so many threads, numbered from 0; on
 // this one alone for one.

@@ -1,8 +1,8 @@
 // softmax, log-softmax and log-sum-exp of a batch of rows.
-#include "blocks.hpp"
 #include "checks.hpp"
 #include "dispatch.hpp"
 #include "kdloss/kdloss.hpp"
+#include "row_ranges.hpp"
 
 namespace kdloss {
 namespace {
@@ -17,8 +17,8 @@ void run(View<const T> logits, double tau, bool log, View<T> out, T* row_out, in
   const KernelsFor<T>& kernel = kernels().of<T>();
   const int threads = threads_for(num_threads, call.rows * call.classes);
   const bool strided = logits.class_stride != 1;
-  for_row_blocks<T>(
-      call.rows, call.classes, strided ? packed_groups(call.rows, threads, 0) : RowGroups{kFewRows},
+  for_row_ranges<T>(
+      call.rows, call.classes, strided ? packed_alignment(call.rows, threads, 0) : RowAlignment{kFewRows},
       kernel.softmax_scratch(call), threads,
       [&](std::int64_t begin, std::int64_t end, T* scratch) { kernel.softmax(call, begin, end, scratch); });
 }

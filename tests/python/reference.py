@@ -305,9 +305,11 @@ def exact_divergence(student, teacher, tau, divergence, beta=0.5, counts=None):
         elif divergence == "js":
             loss = beta * kl(q, log_q, log_m) + (1 - beta) * kl(p, log_p, log_m)
             slope = [(1 - beta) * (a - b) for a, b in zip(log_p, log_m, strict=True)]
-        else:
+        elif divergence == "tv":
             loss = total(abs(a - b) for a, b in zip(p, q, strict=True)) / 2
             slope = [mpmath.sign(a - b) / 2 for a, b in zip(p, q, strict=True)]
+        else:
+            raise ValueError(f"divergence is {divergence!r}, which has no reference")
         mean = total(a * f for a, f in zip(p, slope, strict=True))
         if divergence == "kl":
             slope, mean = [1 - b / a for a, b in zip(p, q, strict=True)], 0

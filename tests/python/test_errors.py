@@ -619,6 +619,11 @@ def test_kd_loss_single_takes_one_alpha():
         assert found == (TypeError, "alpha is of type numpy.ndarray, expected a number")
 
 
+def test_kd_loss_single_checks_beta_without_a_teacher():
+    found = refusal(kdloss.kd_loss_single, zeros(4), None, 0, alpha=1.0, beta=2.0)
+    assert found == (ValueError, "beta is 2, expected a number in [0, 1]")
+
+
 DIVERGENCE = {
     "negative": (
         [1.5, -0.5],

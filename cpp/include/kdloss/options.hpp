@@ -51,8 +51,8 @@ struct Options {
   double alpha = 0.5;  // weight of the hard loss, in [0, 1]
   double tau = 4;      // temperature, > 0
   Reduction reduction = Reduction::kMean;
-  // Padding: loss 0, gradient 0, not counted, whatever the row holds. Soft labels have none, and take no
-  // other.
+  // Padding: loss 0, gradient 0, not counted, whatever the row holds. Soft labels have no padding: with them,
+  // any number but the default is refused.
   std::int64_t ignore_index = -100;
   int num_threads = 0;  // at most; 0: as OpenMP has it, or 1 where more would not pay
 

@@ -1,4 +1,5 @@
 // Every kernel, compiled once for each instruction set: KDLOSS_ISA names this one.
+#include "loss/rows.hpp"
 #include "probabilities.hpp"
 #include "row/labels.hpp"
 #include "softmax.hpp"
@@ -10,11 +11,10 @@ template <class T>
 constexpr KernelsFor<T> kernels_for() {
   return {kd<T>, kd_scratch<T>, rows_per_sum<T>, bad_probabilities<T>, softmax_rows<T>, softmax_scratch<T>};
 }
-constexpr Kernels kKernels = {kernels_for<float>(), kernels_for<double>(), are_classes};
 
 }  // namespace
 
-extern const Kernels& kernels;
-const Kernels& kernels = kKernels;
+extern const Kernels kernels;
+constexpr Kernels kernels = {kernels_for<float>(), kernels_for<double>(), are_classes};
 
 }  // namespace kdloss::KDLOSS_ISA

@@ -43,37 +43,35 @@ std::int64_t bad_probabilities(const KdCall<T>& call, std::int64_t begin, std::i
     const bool counts = call.sample_weight == nullptr || call.sample_weight[row] != 0;
     if (bad < 0 && counts && !surely_probabilities(least, total) && !is_probabilities(call, row)) bad = row;
   };
-  const auto by_lane = [&](const Chunk<T>& chunk) {
-    for (std::int64_t i = 0; bad < 0 && i < chunk.count; i += n) {
-      const int count = static_cast<int>(chunk.count - i < n ? chunk.count - i : n);
-      gather(chunk.soft_labels, i, count, classes, scratch);
-      L least_lanes(T(0)), sums(T(0));
-      for (std::int64_t c = 0; c < classes; ++c) {
-        const L y = load(scratch + c * n);
-        sums = sums + y, least_lanes = min(y, least_lanes);
-      }
-      alignas(64) T least[n], total[n];
-      store(least, least_lanes), store(total, sums);
-      for (int j = 0; j < count; ++j) look(chunk.first + i + j, least[j], static_cast<double>(total[j]));
-    }
+  // The sum of a row, or of the row in each lane, and its smallest number (0 where all are larger).
+  const auto scan = [&](const auto& layout, const T* y, L& least) {
+    least = L(T(0));
+    const auto sums = layout.template sums<1>([&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
+      const L v = load(y + i);
+      least = min(v, least);
+      return Some<L, 1>{v};
+    });
+    return sums.x[0];
   };
-  const auto by_row = [&](const Chunk<T>& chunk) {
-    for (std::int64_t i = 0; bad < 0 && i < chunk.count; ++i) {
-      const T* const p = at(chunk.soft_labels, i);
-      L least(T(0));
-      const auto total = InRow<T>{classes}.template sums<1>([&](std::int64_t c) KDLOSS_INLINE_LAMBDA {
-        const L y = load(p + c);
-        least = min(y, least);
-        return Some<L, 1>{y};
-      });
-      look(chunk.first + i, smallest(least), first(total.x[0]));
-    }
+  const auto tile = [&](const Chunk<T>& chunk, std::int64_t i) {
+    const int count = chunk.rows_of_tile(i);
+    gather(chunk.soft_labels, i, count, classes, scratch);
+    L least;
+    alignas(64) T least_of[n], total_of[n];
+    store(total_of, scan(InLanes<T>{classes}, scratch, least)), store(least_of, least);
+    for (int j = 0; j < count; ++j) look(chunk.first + i + j, least_of[j], static_cast<double>(total_of[j]));
+  };
+  const auto row = [&](const Chunk<T>& chunk, std::int64_t i) {
+    L least;
+    const auto total = scan(InRow<T>{classes}, at(chunk.soft_labels, i), least);
+    look(chunk.first + i, smallest(least), first(total));
   };
   Arrays arrays;
   arrays.soft_labels = call.soft_labels, arrays.rows = call.rows, arrays.classes = classes;
   const bool lanes = in_lanes(classes);
   Staging<T>(arrays, lanes).for_chunks(begin, end, scratch + copies_at(call), [&](const Chunk<T>& chunk) {
-    lanes ? by_lane(chunk) : by_row(chunk);
+    for (std::int64_t i = 0; bad < 0 && i < chunk.count; i += lanes ? n : 1)
+      lanes ? tile(chunk, i) : row(chunk, i);
   });
   return bad;
 }

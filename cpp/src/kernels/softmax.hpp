@@ -8,9 +8,9 @@
 // it is close to 0.
 #pragma once
 
-#include "loss/formula.hpp"
 #include "move/gather.hpp"
 #include "move/staging.hpp"
+#include "row/temperature.hpp"
 #include "simd/layouts.hpp"
 
 namespace kdloss::KDLOSS_ISA {
@@ -21,14 +21,14 @@ constexpr std::int64_t kMostSoftmaxLaneClasses = 144;
 // Of a row, or of the rows in the lanes. Writes softmax or its logarithm to `to`, which may be x, or nowhere
 // (null); with the logarithm, returns log-sum-exp.
 template <bool log, class Layout, class T>
-typename Layout::Number softmax(const Layout& layout, const T* x, const Temperature<T>& tau, double given_tau,
-                                T* scratch, T* to) {
+typename Layout::Number softmax(const Layout& layout, const T* x, const Temperature<T>& temperature,
+                                double tau, T* scratch, T* to) {
   using L = Lanes<T>;
   using Number = typename Layout::Number;
   const L m = largest_of(layout, [&](std::int64_t i) KDLOSS_INLINE_LAMBDA { return load(x + i); });
-  const L k(tau.k), zero(tau.zero);
+  const L k(temperature.k), underflow_at(temperature.underflow_at);
   const auto sums = layout.template sums<log ? 2 : 1>([&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
-    const L v = load(x + i), below = v - m, e = exp_any(below, k, zero);
+    const L v = load(x + i), below = v - m, e = exp_any(below, k, underflow_at);
     store(scratch + i, log ? below : e);
     if constexpr (log) {
       const Mask<T> tie = v == m;
@@ -42,14 +42,14 @@ typename Layout::Number softmax(const Layout& layout, const T* x, const Temperat
   if constexpr (log) {
     log_z = log1p((sums.x[1] - Number(1)) + sums.x[0]);
     // An infinite m makes log_softmax NaN.
-    factor = L(tau.inverse), shift = layout.as_lanes(Number(0) - log_z) - (m - m);
+    factor = L(temperature.inverse), shift = layout.as_lanes(Number(0) - log_z) - (m - m);
   } else {
     factor = layout.as_lanes(Number(1) / sums.x[0]);
   }
   if (to != nullptr)
     layout.each([&](std::int64_t i)
                     KDLOSS_INLINE_LAMBDA { store(to + i, fma(load(scratch + i), factor, shift)); });
-  const Number most = layout.as_number(m), exact_tau(given_tau);  // which may be 0 in the number's type
+  const Number most = layout.as_number(m), exact_tau(tau);  // which may be 0 in the number's type
   return where(most == Number(0), Number(0), most / exact_tau) + log_z;
 }
 
@@ -57,15 +57,15 @@ constexpr bool softmax_in_lanes(std::int64_t classes) { return classes <= kMostS
 template <class T>
 void softmax_rows(const SoftmaxCall<T>& call, std::int64_t begin, std::int64_t end, T* scratch) {
   constexpr int n = Lanes<T>::kCount;
-  const Temperature<T> tau(call.tau);
+  const Temperature<T> temperature(call.tau);
   const std::int64_t classes = call.classes;
   const bool writes = call.grad.data != nullptr, lanes = softmax_in_lanes(classes);
   const auto compute = [&](const auto& layout, const T* x, T* to) {
-    return call.log ? softmax<true>(layout, x, tau, call.tau, scratch, to)
-                    : softmax<false>(layout, x, tau, call.tau, scratch, to);
+    return call.log ? softmax<true>(layout, x, temperature, call.tau, scratch, to)
+                    : softmax<false>(layout, x, temperature, call.tau, scratch, to);
   };
   const auto tile = [&](const Chunk<T>& chunk, std::int64_t i) {
-    const int count = static_cast<int>(chunk.count - i < n ? chunk.count - i : n);
+    const int count = chunk.rows_of_tile(i);
     gather(chunk.student, i, count, classes, scratch);
     alignas(64) T number[n];
     store(number, compute(InLanes<T>{classes}, scratch, writes ? scratch : nullptr));
@@ -77,7 +77,7 @@ void softmax_rows(const SoftmaxCall<T>& call, std::int64_t begin, std::int64_t e
         compute(InRow<T>{classes}, at(chunk.student, i), writes ? at(chunk.grad, i) : nullptr);
     if (call.row_out != nullptr) call.row_out[chunk.first + i] = static_cast<T>(first(number));
   };
-  T* const copies = scratch + block_stride<T>(classes) * (lanes ? n : 1);
+  T* const copies = scratch + packed_stride<T>(classes) * (lanes ? n : 1);
   Staging<T>(call, lanes).for_chunks(begin, end, copies, [&](const Chunk<T>& chunk) {
     for (std::int64_t i = 0; i < chunk.count; i += lanes ? n : 1) lanes ? tile(chunk, i) : row(chunk, i);
   });
@@ -86,7 +86,7 @@ void softmax_rows(const SoftmaxCall<T>& call, std::int64_t begin, std::int64_t e
 template <class T>
 std::int64_t softmax_scratch(const SoftmaxCall<T>& call) {
   const bool lanes = softmax_in_lanes(call.classes);
-  return block_stride<T>(call.classes) * (lanes ? Lanes<T>::kCount : 1) + Staging<T>(call, lanes).size();
+  return packed_stride<T>(call.classes) * (lanes ? Lanes<T>::kCount : 1) + Staging<T>(call, lanes).size();
 }
 
 }  // namespace

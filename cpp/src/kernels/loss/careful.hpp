@@ -137,7 +137,8 @@ class CarefulLoss {
     // A quarter of all logits, and of tau, where a difference could leave the type's range.
     quarter_ = Soft && most_ > F::kLargest / 8 ? 0.25 : 1;
     const Temperature<double> temperature(tau * quarter_);
-    const L zero(temperature.zero), scale(quarter_), zero1(zero_at<double>(kLog2E, F::kHeadroomExponent));
+    const L zero(temperature.underflow_at), scale(quarter_),
+        zero1(zero_at<double>(kLog2E, F::kHeadroomExponent));
     tau_ = L(temperature.tau);
     frame_ = Frame<double, 1>(ms_ * scale, mt_ * scale, temperature);
     double label_e1 = 0;

@@ -30,13 +30,12 @@
 // of sixteen rows.
 #pragma once
 
+#include "../row/temperature.hpp"
 #include "../simd/elementary.hpp"
 #include "thresholds.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
-
-constexpr double kLog2E = 1.4426950408889634;
 
 // An infinite constant, without the standard library.
 template <class T>
@@ -55,28 +54,6 @@ KDLOSS_INLINE Difference<T, P> two_diff(Lanes<T, P> a, Lanes<T, P> b) {
 }
 
 // ---- What is known before a row's classes are read
-
-// The temperature, in the forms that the loops use.
-template <class T>
-struct Temperature {
-  double in_double;
-  T tau, inverse;
-  T k;            // exp(x / tau) = 2^(x k)
-  T zero;         // where exp_any() is 0
-  T squarings;    // of exp(x / tau) that give exp(x): 0, 1 or 2 where tau is 1, 2 or 4; else -1
-  bool ordinary;  // within the plain path's reach
-  explicit Temperature(double t) {
-    ordinary = t >= Threshold<T>::kLeastTau && t <= Threshold<T>::kMostTau;
-    const double largest = 1e-2 * Format<T>::kLargest;  // beyond, the limits are reached
-    t = t > largest ? largest : (t < 1 / largest ? 1 / largest : t);
-    in_double = t;
-    tau = static_cast<T>(t);
-    inverse = static_cast<T>(1 / t);
-    k = static_cast<T>(kLog2E / t);
-    zero = zero_at<T>(kLog2E / t, Format<T>::kHeadroomExponent);
-    squarings = static_cast<T>(t == 1 ? 0 : (t == 2 ? 1 : (t == 4 ? 2 : -1)));
-  }
-};
 
 // The frame that a row's logits are seen in: their largest values, and the difference of these.
 template <class T, int P = kParts>

@@ -159,7 +159,7 @@ void kd_lanes(const KdCall<T>& call, const Chunk<T>& chunk, const ScratchOf<T>& 
   rows.set_all(Temperature<T>(call.tau));
   for (std::int64_t at = 0; at < chunk.count; at += n) {
     const std::int64_t first = chunk.first + at;
-    const int count = static_cast<int>(chunk.count - at < n ? chunk.count - at : n);
+    const int count = chunk.rows_of_tile(at);
     rows.fill(call, plans, first, count);
     call.sums[first / n] = kd_tile(call, chunk, at, count, plans, rows, scratch);
   }

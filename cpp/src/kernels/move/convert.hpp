@@ -19,16 +19,16 @@ KDLOSS_INLINE Matrix<T> typed(const Output& v) {
   return {static_cast<T*>(v.data), v.row_stride, v.class_stride};
 }
 
-// Rows [row, row + count) of any matrix, to a block with one row after another.
+// Rows [row, row + count) of any matrix, packed one row after another.
 template <class T>
-void read_rows(const AnyView& from, std::int64_t row, std::int64_t count, std::int64_t classes, T* block) {
+void read_rows(const AnyView& from, std::int64_t row, std::int64_t count, std::int64_t classes, T* packed) {
   with_scalar(from.type, [&](auto element) {
     using E = decltype(element);
     const Matrix<const E> m = typed<E>(from);
-    if constexpr (sizeof(E) == sizeof(T)) return pack_rows(m, row, count, classes, block);
+    if constexpr (sizeof(E) == sizeof(T)) return pack_rows(m, row, count, classes, packed);
     for (std::int64_t i = 0; i < count; ++i) {
       const E* const p = at(m, row + i);
-      T* const to = block + i * block_stride<T>(classes);
+      T* const to = packed + i * packed_stride<T>(classes);
       if (m.class_stride == 1)
         for (std::int64_t c = 0; c < classes; ++c) to[c] = static_cast<T>(widened(p[c]));
       else
@@ -38,16 +38,16 @@ void read_rows(const AnyView& from, std::int64_t row, std::int64_t count, std::i
 }
 // Copies rows of T to the caller's array, of T or of a half type.
 template <class T>
-void write_rows(const T* block, std::int64_t row, std::int64_t count, std::int64_t classes,
+void write_rows(const T* packed, std::int64_t row, std::int64_t count, std::int64_t classes,
                 const Output& to) {
-  if (to.type == kScalar<T>) return unpack_rows(block, row, count, classes, typed<T>(to));
+  if (to.type == kScalar<T>) return unpack_rows(packed, row, count, classes, typed<T>(to));
   with_scalar(to.type, [&](auto element) {
     using E = decltype(element);
     if constexpr (sizeof(E) < sizeof(float) && sizeof(T) == sizeof(float)) {
       const Matrix<E> m = typed<E>(to);
       for (std::int64_t i = 0; i < count; ++i) {
         E* const p = at(m, row + i);
-        const T* const from = block + i * block_stride<T>(classes);
+        const T* const from = packed + i * packed_stride<T>(classes);
         for (std::int64_t c = 0; c < classes; ++c) narrow(from[c], p[c * m.class_stride]);
       }
     }

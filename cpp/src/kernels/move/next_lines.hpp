@@ -1,7 +1,8 @@
-// Cache lines where the rows of tiles to come are read from, or written to: asked for four at a time, and as
-// many by a tile as it has classes. Where classes lie side by side they are those of the next tile; where
-// rows do, those of a class in the next four tiles, each tile until then asking for a quarter of the classes:
-// what comes in runs the processor fetches twice as fast. The tile itself stands for what is absent.
+// Prefetches the cache lines of the tiles to come, four neighbours at a time, which arrive twice as fast as
+// lines that lie apart. A tile asks for as many lines as it has classes. Where the classes of a row lie side
+// by side, these lines are the next tile's. Where the rows of a class do, four lines are that class in the
+// next four tiles, and each of the four tiles before these asks for a quarter of the classes. In the place of
+// an absent array the tile itself is asked for, which does no harm.
 #pragma once
 
 #include "../../kernel_table.hpp"
@@ -16,7 +17,7 @@ class NextLines {
   static constexpr std::int64_t kAtOnce = 4;
 
   template <class E>
-  NextLines(const Matrix<E>& m, std::int64_t row, std::int64_t classes, const T* tile) : run_(tile) {
+  NextLines(const Matrix<E>& m, std::int64_t row, std::int64_t classes, const T* tile) : lines_(tile) {
     if (m.data == nullptr) return;
     std::int64_t first = (row + kLine) * m.row_stride;
     if (m.row_stride == 1) {
@@ -25,18 +26,18 @@ class NextLines {
       // A line holds the end of one tile's rows and the beginning of the next's.
       first = ((tiles / kAtOnce + 1) * kAtOnce + 1) * kLine - 1 + share * step_;
     }
-    run_ = moved_by<const T>(m.data, first);
+    lines_ = moved_by<const T>(m.data, first);
   }
   template <bool Writing>
   KDLOSS_INLINE void ask() {
-    for (std::int64_t i = 0; i < kAtOnce * kLine; i += kLine) prefetch<Writing>(run_, i);
-    run_ = moved_by(run_, step_);
+    for (std::int64_t i = 0; i < kAtOnce * kLine; i += kLine) prefetch<Writing>(lines_, i);
+    lines_ = moved_by(lines_, step_);
   }
 
  private:
   static constexpr std::int64_t kLine = Lanes<T>::kCount;
-  const T* run_;
-  std::int64_t step_ = kAtOnce * kLine;  // from run to run
+  const T* lines_;
+  std::int64_t step_ = kAtOnce * kLine;  // from one four to the next
 };
 
 }  // namespace

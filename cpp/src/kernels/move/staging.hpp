@@ -16,10 +16,16 @@ struct Chunk {
   std::int64_t first = 0, count = 0;
   Matrix<const T> student, teacher, soft_labels;
   Matrix<T> grad, hess;
+
+  // How many of its rows, from row i, are in one tile.
+  int rows_of_tile(std::int64_t i) const {
+    constexpr std::int64_t n = Lanes<T>::kCount;
+    return static_cast<int>(count - i < n ? count - i : n);
+  }
 };
 
 // A copy in columns has at most so many rows, and its columns lie so far apart: no whole number of pages.
-constexpr std::int64_t kColumnRows = 128;
+constexpr std::int64_t kColumnRows = kPackedRows;
 template <class T>
 constexpr std::int64_t kColumnStride = kColumnRows + Lanes<T>::kCount;
 
@@ -84,14 +90,14 @@ class Staging {
   Form form_of(const V& v) const {
     if (v.type != kScalar<T>) return kRows;
     if (!in_lanes_) return v.class_stride == 1 ? kInPlace : kRows;
-    // Classes that lie whole pages apart share a few sets of the caches, where lines are lost before the next
-    // tile comes to them, but for a few classes.
+    // Classes that lie whole pages apart share a few sets of L1 and L2. If they are more than a few, their
+    // lines are evicted before the next tile reads the rest of them.
     constexpr std::int64_t kPage = 4096 / sizeof(T), kFew = 24;
     const bool in_pages = v.row_stride == 1 && v.class_stride % kPage == 0 && arrays_.classes > kFew;
     return in_pages ? kColumns : kInPlace;
   }
-  // In a copy of its own, or in the place of another's: the gradient, which has the student's type and so its
-  // form, in that of the student's.
+  // What is copied has a copy of its own, or shares one: the gradient is written over the student's copy, if
+  // there is one. Their types agree, and so do the forms of their copies.
   template <class V>
   Place place_of(const V& v, Place shared = {kInPlace, 0}) {
     const Form form = v.data == nullptr ? kInPlace : form_of(v);
@@ -108,7 +114,7 @@ class Staging {
     return arrays_.rows < most ? arrays_.rows : most;
   }
   std::int64_t copy_size() const {
-    return (columns_ ? kColumnStride<T> : most_rows()) * block_stride<T>(arrays_.classes);
+    return (columns_ ? kColumnStride<T> : most_rows()) * packed_stride<T>(arrays_.classes);
   }
   // How many of the rows [first, end) are a chunk.
   std::int64_t rows_from(std::int64_t first, std::int64_t end) const {
@@ -129,7 +135,7 @@ class Staging {
   }
   Matrix<T> copy(Place place, T* memory) const {
     T* const data = memory + place.copy * copy_size();
-    if (place.form == kRows) return {data, block_stride<T>(arrays_.classes), 1};
+    if (place.form == kRows) return {data, packed_stride<T>(arrays_.classes), 1};
     return {data, 1, kColumnStride<T>};
   }
   Matrix<const T> read(const AnyView& from, Place place, std::int64_t first, std::int64_t count,

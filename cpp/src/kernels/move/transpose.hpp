@@ -1,4 +1,4 @@
-// Copies between a matrix of any strides and the contiguous blocks that the loops want.
+// Copies between a matrix of any strides and the contiguous rows and tiles that the loops want.
 #pragma once
 
 #include "../../kernel_table.hpp"
@@ -7,8 +7,8 @@
 namespace kdloss::KDLOSS_ISA {
 namespace {
 
-// A 16-byte piece holds 4 floats or 2 doubles of a row, and squares of so many rows and columns are turned:
-// in a native vector as many squares as it has pieces.
+// Squares of kSide rows and columns are transposed: a row of one is a piece of 16 bytes, 4 floats or 2
+// doubles. A native vector holds one row of each of several squares, one in each of its pieces.
 template <class T>
 constexpr int kSide = 16 / sizeof(T);
 template <class T>
@@ -93,7 +93,7 @@ KDLOSS_INLINE void store_pieces(T* p, std::int64_t stride, Native<T> v) {
   for (int i = 0; i < kPieces; ++i) __builtin_memcpy(p + i * stride, &piece[i], sizeof(Piece));
 }
 
-// Turns the squares in v[0], v[1], ...; turn_pieces() turns the one square of whole pieces.
+// Transposes the squares in v[0], v[1], ...; turn_pieces() transposes the one square of whole pieces.
 template <class T>
 KDLOSS_INLINE void turn(Native<T>* v) {
   if constexpr (sizeof(T) == sizeof(float)) {
@@ -172,8 +172,8 @@ KDLOSS_INLINE void transpose_back(const T* from, std::int64_t from_stride, T* to
   }
 }
 
-// The same between rows and columns that lie far apart, each in pages of its own: by way of memory that is
-// near, so that each column is written, or read, from end to end while its page is known.
+// The same where the columns lie far apart, each in pages of its own: by way of a small buffer, so that each
+// column is written, or read, from end to end while its page is still in the TLB.
 constexpr std::int64_t kNearColumns = 16;
 
 // A column of an array that no cache holds: whole lines are written past the caches, so that they need not be
@@ -232,24 +232,26 @@ void transpose_back_far(const T* from, std::int64_t from_stride, T* to, std::int
 }
 
 // Rows that are packed together, so that the cache lines which hold several rows of one class are used up
-// while they are there; fewer where so many would no longer fit the second cache.
+// while they are there; fewer where so many would no longer fit L2.
 template <class T>
 constexpr std::int64_t pack_rows_at_once(std::int64_t classes) {
-  return (classes <= 4096 ? 8 : 2) * Lanes<T>::kCount;
+  constexpr std::int64_t many = 8 * Lanes<T>::kCount;
+  static_assert(many <= kPackedRows);
+  return classes <= 4096 ? many : many / 4;
 }
 
-// From row to row of a block: an odd number of cache lines, so that no count of classes puts the rows into a
-// few sets of the caches (1024 classes would put all into one).
+// From row to row of a packed copy: an odd number of cache lines, so that no count of classes puts the rows
+// into a few sets of the caches (1024 classes would put all into one).
 template <class T>
-constexpr std::int64_t block_stride(std::int64_t classes) {
+constexpr std::int64_t packed_stride(std::int64_t classes) {
   constexpr std::int64_t n = 64 / sizeof(T);
   return ((classes + n - 1) / n | 1) * n;
 }
 
-// Calls copy(constant, first) for groups of rows: many, few, one. constant.value rows begin at first; the
+// Calls copy(constant, first) for strips of rows: many, few, one. constant.value rows begin at first; the
 // last few may reach back over rows that were copied before.
 template <class T, class Copy>
-KDLOSS_INLINE void in_groups(std::int64_t count, Copy&& copy) {
+KDLOSS_INLINE void in_strips(std::int64_t count, Copy&& copy) {
   constexpr int few = Lanes<T>::kCount, many = 8 * few;
   std::int64_t r = 0;
   for (; r + many <= count; r += many) copy(Constant<many>{}, r);
@@ -257,15 +259,15 @@ KDLOSS_INLINE void in_groups(std::int64_t count, Copy&& copy) {
   for (; r < count; ++r) copy(Constant<1>{}, r);
 }
 
-// count rows of a matrix, from the given row, to a block with one row after another.
+// count rows of a matrix, from the given row, packed one row after another.
 template <class T>
 void pack_rows(const Matrix<const T>& from, std::int64_t row, std::int64_t count, std::int64_t classes,
-               T* block) {
-  const std::int64_t stride = block_stride<T>(classes);
-  in_groups<T>(count, [&](auto rows, std::int64_t r) {
+               T* packed) {
+  const std::int64_t stride = packed_stride<T>(classes);
+  in_strips<T>(count, [&](auto rows, std::int64_t r) {
     constexpr int n = rows.value;
     const T* const p = at(from, row + r);
-    T* const to = block + r * stride;
+    T* const to = packed + r * stride;
     if (n > 1 && from.row_stride == 1)
       return n > Lanes<T>::kCount ? transpose_back_far<n>(p, from.class_stride, to, stride, classes)
                                   : transpose_back<n, false>(p, from.class_stride, to, stride, classes);
@@ -283,12 +285,12 @@ void pack_rows(const Matrix<const T>& from, std::int64_t row, std::int64_t count
 }
 // The reverse copy.
 template <class T>
-void unpack_rows(const T* block, std::int64_t row, std::int64_t count, std::int64_t classes,
+void unpack_rows(const T* packed, std::int64_t row, std::int64_t count, std::int64_t classes,
                  const Matrix<T>& to) {
-  const std::int64_t stride = block_stride<T>(classes);
-  in_groups<T>(count, [&](auto rows, std::int64_t r) {
+  const std::int64_t stride = packed_stride<T>(classes);
+  in_strips<T>(count, [&](auto rows, std::int64_t r) {
     constexpr int n = rows.value;
-    const T* const from = block + r * stride;
+    const T* const from = packed + r * stride;
     if (n > 1 && to.row_stride == 1)
       return transpose_far<n>(from, stride, at(to, row + r), to.class_stride, classes);
     for (std::int64_t i = 0; i < n; ++i)

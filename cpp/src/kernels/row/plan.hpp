@@ -19,11 +19,11 @@ double tau_of(const KdCall<T>& call, std::int64_t row) {
   return call.taus == nullptr ? call.tau : call.taus[row];
 }
 
-// Which parts a row needs (1) or does not (0), and their weights; or the row in each lane. A class learns
-// from both parts, -1 from the teacher alone, padding from nothing.
+// The weights of a row's parts, and whether it needs them (1) or not (0); or of the row in each lane. A class
+// learns from both parts, -1 from the teacher alone, padding from nothing.
 template <int P>
 struct PartWeights {
-  Lanes<double, P> row, hard, soft, needs_hard, needs_soft;
+  Lanes<double, P> hard, soft, needs_hard, needs_soft;
 };
 template <class T, int P>
 KDLOSS_INLINE PartWeights<P> part_weights(const KdCall<T>& call, Lanes<double, P> weight,
@@ -33,7 +33,7 @@ KDLOSS_INLINE PartWeights<P> part_weights(const KdCall<T>& call, Lanes<double, P
   const D teacher(call.teacher.data == nullptr ? 0.0 : 1.0);
   const Mask<double, P> counts = zero < weight, labelled = counts & has_label;
   const D a = where(labelled, alpha, zero);  // padding may have any
-  return {weight, weight * a, weight * (one - a), where(labelled, where(zero < a, one, both), zero),
+  return {weight * a, weight * (one - a), where(labelled, where(zero < a, one, both), zero),
           where(counts, where(a < one, one, both), zero) * teacher};
 }
 

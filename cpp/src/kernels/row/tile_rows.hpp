@@ -1,8 +1,8 @@
 // What the rows in a tile need: a RowPlan and a Temperature in each lane.
 #pragma once
 
-#include "../loss/formula.hpp"
 #include "plan.hpp"
+#include "temperature.hpp"
 
 namespace kdloss::KDLOSS_ISA {
 namespace {
@@ -21,10 +21,11 @@ struct TileRows {
   alignas(64) T keeps_p1[kCount];  // 1 or 0
   // What the gradients of the kernels' hard and soft loss are multiplied by; the soft one has tau in it.
   alignas(64) T hard_factor[kCount], soft_factor[kCount];
-  bool still_alike = false;  // but for the labels, this fits any tile whose rows all have a class
+  bool still_alike = false;  // all but `label` holds for the next tile too, if its rows all have a class
 
   void set(int i, const RowPlan& plan, double grad_scale) {
-    label[i] = static_cast<T>(plan.hard ? plan.label : -1);  // its gradient would be -0 there
+    // Without a hard part: -1, since a class of that index would get a gradient of -0.
+    label[i] = static_cast<T>(plan.hard ? plan.label : -1);
     uses_hard[i] = plan.hard, uses_soft[i] = plan.soft;
     weight[i] = plan.weight, hard_weight[i] = plan.hard_weight, soft_weight[i] = plan.soft_weight;
     target_sum[i] = plan.target_sum, target_rest[i] = plan.target_rest, target_unit[i] = plan.target_unit;
@@ -95,9 +96,10 @@ struct TileRows {
     store_wide(labels, load(label));
     for (int i = 0; i < kCount; i += D::kCount) {
       const D y = load(labels + i), zero(0.0), one(1.0);
-      const auto x = part_weights(call, where(y == D(kPadding), zero, load(weight + i)), load(alpha + i),
-                                  call.labels.are_soft() ? zero == zero : zero <= y);
-      store(weight + i, x.row), store(hard_weight + i, x.hard), store(soft_weight + i, x.soft);
+      const D own = where(y == D(kPadding), zero, load(weight + i));
+      const auto x =
+          part_weights(call, own, load(alpha + i), call.labels.are_soft() ? zero == zero : zero <= y);
+      store(weight + i, own), store(hard_weight + i, x.hard), store(soft_weight + i, x.soft);
       store(needs_hard + i, x.needs_hard), store(needs_soft + i, x.needs_soft);
       store(times_tau + i, x.soft * D(static_cast<double>(tau[0])));
       store(target_sum + i, one), store(target_rest + i, zero), store(target_unit + i, one);

@@ -18,8 +18,8 @@ namespace kdloss::KDLOSS_ISA {
 namespace {  // internal linkage: nothing compiled here may be shared with another instruction set's object
 
 #define KDLOSS_INLINE inline __attribute__((always_inline))
-#define KDLOSS_INLINE_LAMBDA \
-  __attribute__((always_inline))  // behind a loop body's parameters: GCC would call it
+// Stands after the parameters of a lambda that is a loop's body: without it GCC may call the lambda.
+#define KDLOSS_INLINE_LAMBDA __attribute__((always_inline))
 
 #if defined(__AVX512F__)
 constexpr int kNativeBytes = 64;
@@ -280,7 +280,7 @@ KDLOSS_INLINE void finish_stores() {
 #endif
 }
 
-// One native vector: a number that all lanes share would fill a whole Lanes with copies.
+// One native vector: enough for a number of one row, of which a Lanes would hold needless copies.
 template <class T>
 using Vector = Lanes<T, 1>;
 
@@ -290,7 +290,7 @@ KDLOSS_INLINE T* moved_by(T* p, std::int64_t elements) {
   return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(p) +
                               static_cast<std::uintptr_t>(elements) * sizeof(T));
 }
-// Asks for the cache line that lies so far ahead, into the first cache or into the second.
+// Asks for the cache line that lies so far ahead, into L1 or into L2.
 template <bool Writing = false, int Cache = 1, class T>
 KDLOSS_INLINE void prefetch(const T* p, std::int64_t ahead) {
   __builtin_prefetch(moved_by(p, ahead), Writing, 4 - Cache);

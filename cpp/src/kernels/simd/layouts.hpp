@@ -7,14 +7,15 @@
 namespace kdloss::KDLOSS_ISA {
 namespace {
 
-// Classes of a block: few enough for sums in float, and many beside the horizontal sum at the end.
+// Classes of a block: few enough to be summed in float, and enough to make up for the horizontal sum at the
+// end.
 constexpr std::int64_t kBlock = 1024;
 struct Span {
   std::int64_t begin, end;
 };
 
-// The blocks of a row, whose sums are taken apart and added in double. The last one takes up what would be
-// too short for one of its own.
+// The blocks of a row are summed separately, and their sums added in double. The last block also takes what
+// would be too short for a block of its own.
 constexpr std::int64_t block_count(std::int64_t classes) {
   return classes < 2 * kBlock ? 1 : classes / kBlock;
 }
