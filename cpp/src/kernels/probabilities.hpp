@@ -44,13 +44,14 @@ std::int64_t bad_probabilities(const KdCall<T>& call, std::int64_t begin, std::i
     if (bad < 0 && counts && !surely_probabilities(least, total) && !is_probabilities(call, row)) bad = row;
   };
   // The sum of a row, or of the row in each lane, and its smallest number (0 where all are larger).
-  const auto scan = [&](const auto& layout, const T* y, L& least) {
-    least = L(T(0));
+  const auto scan = [](const auto& layout, const T* y, L& least_of_row) KDLOSS_INLINE_LAMBDA {
+    L least(T(0));
     const auto sums = layout.template sums<1>([&](std::int64_t i) KDLOSS_INLINE_LAMBDA {
       const L v = load(y + i);
       least = min(v, least);
       return Some<L, 1>{v};
     });
+    least_of_row = least;
     return sums.x[0];
   };
   const auto tile = [&](const Chunk<T>& chunk, std::int64_t i) {
