@@ -96,7 +96,7 @@ int quota() {
   return processors;
 }
 
-// What is left of a thread's share of a loop, on a cache line of its own.
+// The rest of a thread's share of a loop, on a cache line that no other share uses.
 struct alignas(64) Share {
   std::atomic<std::int64_t> next;
   std::int64_t end;

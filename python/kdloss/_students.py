@@ -17,7 +17,7 @@ from .trainer.rows import is_sparse
 
 
 class Targets(NamedTuple):
-    """What a student learns: labels, the teacher, and the settings of the loss."""
+    """The targets of a student: labels, the teacher, and the settings of the loss."""
 
     labels: Array
     """(N,) from 0 to C - 1, or -1 for no label."""

@@ -194,7 +194,7 @@ def kd_loss_batch(
         weights of a whole batch, the losses and gradients of its micro-batches add up to those of
         the batch. Only for ``reduction="mean"``.
     divergence : {"kl", "reverse_kl", "js", "tv", "mse"}, default "kl"
-        What the soft loss measures, with m = beta q + (1 - beta) p:
+        The divergence of the soft loss, with m = beta q + (1 - beta) p:
 
         - "kl": tau^2 KL(q || p), the teacher first. Its gradient is tau (p - q).
         - "reverse_kl": tau^2 KL(p || q), the student first. The student concentrates on the

@@ -129,7 +129,7 @@ def kd_loss(
         the batch. Hugging Face's Trainer calls it ``num_items_in_batch``. DistributedDataParallel
         averages the gradients of its processes: there, divide it by the number of processes.
     divergence : {"kl", "reverse_kl", "js", "tv", "mse"}, default "kl"
-        What the soft loss measures, as in `kdloss.kd_loss_batch`.
+        The divergence of the soft loss, as in `kdloss.kd_loss_batch`.
     beta : float, default 0.5
         For "js": the teacher's weight, in [0, 1].
     num_threads : int, optional

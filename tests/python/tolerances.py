@@ -21,8 +21,8 @@ TEACHER_PROBABILITY = 1e-5
 # to its row's largest entry) and the functions of softmax.
 PROMISE = {"float32": 1e-5, "float64": 1e-12}
 
-# What the limits of the plain path keep: the promise, and in float64 a third of it. The worst of
-# 25,000 random rows near the limits is off by 2.8e-13.
+# The errors that rows within the limits of the plain path may have: the promise, in float64 a third
+# of it. The worst of 25,000 random rows near the limits is off by 2.8e-13.
 LIMITED = {"float32": 1e-5, "float64": 3e-13}
 
 # Exact numbers, rounded to float64 by two programs.

@@ -18,8 +18,8 @@ namespace {
 
 constexpr std::int64_t kMostSoftmaxLaneClasses = 144;
 
-// Of a row, or of the rows in the lanes. Writes softmax or its logarithm to `to`, which may be x, or nowhere
-// (null); with the logarithm, returns log-sum-exp.
+// Writes the softmax of a row, or of the row in each lane, or its logarithm, to `to`, which may be x, or null
+// to write nothing. With the logarithm it returns log-sum-exp.
 template <bool log, class Layout, class T>
 typename Layout::Number softmax(const Layout& layout, const T* x, const Temperature<T>& temperature,
                                 double tau, T* scratch, T* to) {

@@ -88,7 +88,7 @@ class LinearStudent:
         "lbfgs" stops when no entry of the gradient of the objective (mean loss and l2 term) is
         larger than this.
     divergence : {"kl", "reverse_kl", "js", "tv", "mse"}
-        What the soft loss measures: see `kdloss.kd_loss_batch`. With "kl" and "mse" the loss is
+        The divergence of the soft loss: see `kdloss.kd_loss_batch`. With "kl" and "mse" the loss is
         convex in W and b, and "lbfgs" finds its optimum. With the others it finds a local optimum.
     beta : float in [0, 1]
         The teacher's weight in "js".

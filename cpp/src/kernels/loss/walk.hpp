@@ -10,7 +10,7 @@
 namespace kdloss::KDLOSS_ISA {
 namespace {
 
-// What is known of a section, in the lanes of the loops.
+// The results of each pass over a section, not yet added up over the lanes.
 template <class T>
 struct Section {
   Extent<T> extent;     // after the first pass

@@ -96,8 +96,8 @@ class Staging {
     const bool in_pages = v.row_stride == 1 && v.class_stride % kPage == 0 && arrays_.classes > kFew;
     return in_pages ? kColumns : kInPlace;
   }
-  // What is copied has a copy of its own, or shares one: the gradient is written over the student's copy, if
-  // there is one. Their types agree, and so do the forms of their copies.
+  // Each copied array has a place of its own, except the gradient: it is written over the student's copy, if
+  // there is one. Both have the same type, and so their copies have the same form.
   template <class V>
   Place place_of(const V& v, Place shared = {kInPlace, 0}) {
     const Form form = v.data == nullptr ? kInPlace : form_of(v);

@@ -19,7 +19,7 @@ struct TileRows {
   alignas(64) double target_sum[kCount], target_rest[kCount];
   alignas(64) double target_unit[kCount];
   alignas(64) T keeps_p1[kCount];  // 1 or 0
-  // What the gradients of the kernels' hard and soft loss are multiplied by; the soft one has tau in it.
+  // Factors of the gradients of the kernels' hard and soft loss. The soft one includes tau.
   alignas(64) T hard_factor[kCount], soft_factor[kCount];
   bool still_alike = false;  // all but `label` holds for the next tile too, if its rows all have a class
 
